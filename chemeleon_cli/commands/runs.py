@@ -1,0 +1,177 @@
+"""What every training command does before and after its loop: device and ranks, run folder, records."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from chemeleon_cli import __version__
+from chemeleon_cli.errors import UserError
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+    from rich.console import Console
+
+    from chemeleon_cli.core.dataset import Table
+    from chemeleon_cli.core.trainer import Logger, Run
+    from chemeleon_cli.recipe.base import RunOptions, RunRecipe
+
+
+@dataclass(frozen=True)
+class Start:
+    """A run that is about to begin.
+
+    Attributes:
+        folder: `<output>/<name>`.
+        fabric: launched, one process per device.
+        logger: Weights & Biases, where the recipe asks for it.
+    """
+
+    folder: Path
+    fabric: Fabric
+    logger: Logger | None
+
+
+def begin(recipe: RunRecipe, options: RunOptions, console: Console) -> Start:
+    """Open the run folder and launch the ranks.
+
+    Raises:
+        UserError: the folder holds a run already, or there is no such device.
+    """
+    folder = Path(recipe.output) / recipe.name
+    if int(os.environ.get("LOCAL_RANK", 0)) == 0:
+        _open_folder(folder, recipe, options)
+    fabric = make_fabric(recipe.device, recipe.devices)
+    if not fabric.is_global_zero:
+        console.quiet = True
+    for warning in recipe.warnings():
+        console.print(f"[yellow]warning[/]: {warning}", highlight=False)
+    return Start(folder, fabric, _logger(recipe, folder) if fabric.is_global_zero else None)
+
+
+def make_fabric(device: str = "auto", devices: int = 1) -> Fabric:
+    """One process per device, launched through torch.distributed where there are several.
+
+    Raises:
+        UserError: there is no such device.
+    """
+    import torch
+    from lightning_fabric import Fabric
+
+    kind, _, index = device.partition(":")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise UserError("device cuda: this machine has no usable GPU", "take --device cpu or auto")
+    accelerator = "cuda" if kind == "cuda" or (kind == "auto" and torch.cuda.is_available()) else "cpu"
+    if accelerator == "cpu" and devices > 1:
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // devices))
+    fabric = Fabric(
+        accelerator=accelerator,
+        devices=[int(index)] if index else devices,
+        strategy="ddp" if devices > 1 else "auto",
+    )
+    fabric.launch()
+    return fabric
+
+
+def load_data(path: str, max_atoms: int | None, console: Console) -> tuple[Table, Table]:
+    """The train and val tables of a data folder, with what was rejected said aloud.
+
+    Raises:
+        UserError: one of them is missing or holds nothing.
+    """
+    from chemeleon_cli.core.dataset import load_split
+
+    tables = []
+    for split in ("train", "val"):
+        table = load_split(path, split, max_atoms)
+        if table is None:
+            raise UserError(f"{path}: no {split}.csv(.gz)", "chemeleon fetch-data makes the splits")
+        tables.append(table)
+        console.print(f"{split}: {len(table)} crystals from {table.path}", highlight=False)
+        if table.rejected:
+            name, reason = table.rejected[0]
+            text = f"  [yellow]{len(table.rejected)} rows skipped[/], the first {name}: {reason}"
+            console.print(text, highlight=False)
+    return tables[0], tables[1]
+
+
+def describe(recipe: RunRecipe, data: Mapping[str, Any], parents: list[dict[str, Any]]) -> dict[str, Any]:
+    """The meta of a run's checkpoints: data, parents, recipe and version."""
+    return {
+        "data": dict(data),
+        "parents": parents,
+        "recipe": {"command": recipe.command, **recipe.model_dump(mode="json", by_alias=True)},
+        "chemeleon": __version__,
+    }
+
+
+def say(run: Run, metrics: Mapping[str, float], improved: bool, console: Console) -> None:
+    """One line per validation."""
+    text = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+    mark = " [green]best[/]" if improved else ""
+    console.print(f"step {run.step + 1:>6}  {run.minutes():6.1f} min  {text}{mark}", highlight=False, soft_wrap=True)
+
+
+def finish(start: Start, results: Mapping[str, Any], console: Console) -> None:
+    """Write the final figures beside the run and say where everything is."""
+    if start.fabric.is_global_zero:
+        (start.folder / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    console.print(f"checkpoints, metrics.csv and results.json are in {start.folder}", highlight=False)
+
+
+def _open_folder(folder: Path, recipe: RunRecipe, options: RunOptions) -> None:
+    from chemeleon_cli.recipe.load import dump
+
+    if options.resume:
+        if not (folder / "run.json").is_file():
+            raise UserError(f"{folder}: no run to resume", "leave out --resume to start it")
+        return
+    if folder.exists() and any(folder.iterdir()):
+        if not options.overwrite:
+            hint = "--resume goes on, --overwrite replaces it, --set name=NAME keeps both"
+            raise UserError(f"{folder}: holds a run already", hint)
+        if not (folder / "run.json").is_file():
+            raise UserError(f"{folder}: is not empty and not a run; it is left alone", "take another --set name=NAME")
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "recipe.yaml").write_text(dump(recipe))
+    packages = ("torch", "pymatgen", "lightning-fabric", "safetensors")
+    record = {
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": recipe.command,
+        "seed": recipe.seed,
+        "device": recipe.device,
+        "devices": recipe.devices,
+        "python": platform.python_version(),
+        "chemeleon": __version__,
+        "versions": {name: importlib.metadata.version(name) for name in packages},
+    }
+    (folder / "run.json").write_text(json.dumps(record, indent=1) + "\n")
+
+
+def _logger(recipe: RunRecipe, folder: Path) -> Logger | None:
+    if recipe.logger is None:
+        return None
+    try:
+        import wandb  # type: ignore[import-not-found]
+    except ImportError:
+        hint = "pip install 'chemeleon-cli[wandb]', or --set logger=null"
+        raise UserError("logger: wandb is not installed", hint) from None
+    section = recipe.logger
+    return wandb.init(  # type: ignore[return-value]
+        project=section.project,
+        name=section.name or recipe.name,
+        mode=section.mode,
+        dir=folder,
+        config=recipe.model_dump(mode="json"),
+        resume="allow",
+        id=recipe.name,
+    )

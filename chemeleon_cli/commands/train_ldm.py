@@ -1,0 +1,119 @@
+"""`chemeleon train-ldm`: a generator of crystals, by diffusion in a VAE's latents."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from chemeleon_cli.commands import runs
+from chemeleon_cli.sources.models import find_model
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from torch import Tensor
+
+    from chemeleon_cli.core.dataset import Table
+    from chemeleon_cli.core.latent_diffusion import LatentDiffusion
+    from chemeleon_cli.core.vae import VAE
+    from chemeleon_cli.recipe.base import RunOptions
+    from chemeleon_cli.recipe.models import TrainLdm
+
+FINAL_SAMPLES = 1000
+
+
+def run(recipe: TrainLdm, options: RunOptions, console: Console) -> None:
+    """Train a denoiser on a frozen VAE; ends with a report on samples."""
+    import torch
+
+    from chemeleon_cli.core import checkpoint
+    from chemeleon_cli.core.dataset import BatchOrder, augment
+    from chemeleon_cli.core.latent_diffusion import LatentDiffusion, Sampling
+    from chemeleon_cli.core.trainer import Run, Settings
+    from chemeleon_cli.core.vae import VAE
+
+    start = runs.begin(recipe, options, console)
+    train, val = runs.load_data(recipe.data.path, recipe.data.max_atoms, console)
+    vae_folder = find_model(recipe.vae, "vae")
+    vae, vae_meta = checkpoint.load(vae_folder, "vae", start.fabric.device)
+    vae = cast(VAE, vae)
+    torch.manual_seed(recipe.seed)
+    summary = train.summary()
+    denoiser = {"latent_dim": vae.config["latent_dim"], **recipe.model.model_dump()}
+    model = LatentDiffusion(vae.config, denoiser, recipe.diffusion.model_dump(), summary["sizes"]).to(
+        start.fabric.device
+    )
+    model.vae.load_state_dict(vae.state_dict())
+    model.set_latent_statistics(encode_all(vae, train, recipe.training.batch_size))
+    settings = Settings(**recipe.training.model_dump(exclude={"batch_size"}))
+    meta = runs.describe(recipe, summary, [checkpoint.parent(vae_folder, vae_meta)])
+    training = Run(
+        start.folder, "ldm", model, settings, start.fabric, recipe.seed, meta, "val/loss", logger=start.logger
+    )
+    if options.resume:
+        training.resume()
+    order = BatchOrder(train.num_atoms, recipe.training.batch_size, recipe.seed)
+
+    for _ in training.steps():
+        for shard in training.shards():
+            generator = training.generator(shard)
+            crystals = augment(train.crystals(order[shard]), generator).to(start.fabric.device)
+            loss = model.loss(crystals, generator)
+            training.backward(loss)
+        norm = training.optimise()
+        training.log({"loss": loss, "gradient_norm": norm})
+        if training.validation_is_due():
+            with training.ema_weights():
+                metrics = {"val/loss": validate(model, val, recipe.training.batch_size)}
+            runs.say(training, metrics, training.validated(metrics), console)
+
+    if start.fabric.is_global_zero:
+        best, _ = checkpoint.load(start.folder / "checkpoints" / "best", "ldm", start.fabric.device)
+        sampling = Sampling(**recipe.sampling.model_dump())
+        report = judge(cast(LatentDiffusion, best), sampling, train, val, recipe.seed, console)
+        runs.finish(start, report, console)
+
+
+def encode_all(vae: VAE, table: Table, batch_size: int) -> Tensor:
+    """(A, D) posterior means of every atom of a table."""
+    import torch
+
+    from chemeleon_cli.core.dataset import in_batches
+
+    device = next(vae.parameters()).device
+    with torch.no_grad():
+        posteriors = [vae.encoder(crystals.to(device)) for _, crystals in in_batches(table, batch_size)]
+    return torch.cat([p.mean[p.mask] for p in posteriors])
+
+
+def validate(model: LatentDiffusion, table: Table, batch_size: int) -> float:
+    """Mean loss over a table, with noise and steps that are the same at every validation."""
+    import torch
+
+    from chemeleon_cli.core.dataset import in_batches
+
+    generator = torch.Generator().manual_seed(0)
+    total = 0.0
+    for rows, crystals in in_batches(table, batch_size):
+        total += model.loss(crystals.to(model.device), generator).item() * len(rows)
+    return total / len(table)
+
+
+def judge(
+    model: LatentDiffusion, sampling: object, train: Table, val: Table, seed: int, console: Console
+) -> dict[str, float]:
+    """Draw crystals and compare them with what the model was trained on."""
+    import torch
+
+    from chemeleon_cli.core.latent_diffusion import Sampling, sample_many
+    from chemeleon_cli.core.layers import set_precision
+    from chemeleon_cli.core.metrics import generation_report
+
+    set_precision(model, "auto")
+    generator = torch.Generator().manual_seed(seed)
+    sizes = model.draw_sizes(FINAL_SAMPLES, generator)
+    structures = []
+    for _, crystals in sample_many(model, sizes, cast(Sampling, sampling), generator, 256):
+        structures += crystals.to_structures()
+    report = generation_report(structures, train.structures(), val.structures())
+    for name, value in report.items():
+        console.print(f"  {name:<24} {value:.5g}", highlight=False)
+    return report

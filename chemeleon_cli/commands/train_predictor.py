@@ -1,0 +1,167 @@
+"""`chemeleon train-predictor`: properties of a crystal from the VAE's encoder."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from chemeleon_cli.commands import runs
+from chemeleon_cli.errors import UserError
+from chemeleon_cli.sources.models import find_model
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from rich.console import Console
+    from torch import Tensor
+
+    from chemeleon_cli.core.dataset import Table
+    from chemeleon_cli.core.predictor import Predictor
+    from chemeleon_cli.recipe.base import RunOptions
+    from chemeleon_cli.recipe.models import TrainPredictor
+
+
+def run(recipe: TrainPredictor, options: RunOptions, console: Console) -> None:
+    """Train a predictor; ends with its errors on val and test, beside trivial baselines."""
+    import torch
+
+    from chemeleon_cli.core import checkpoint
+    from chemeleon_cli.core.dataset import BatchOrder, augment, load_split
+    from chemeleon_cli.core.predictor import Predictor
+    from chemeleon_cli.core.trainer import Run, Settings
+    from chemeleon_cli.core.vae import VAE
+
+    start = runs.begin(recipe, options, console)
+    train, val = runs.load_data(recipe.data.path, recipe.data.max_atoms, console)
+    test = load_split(recipe.data.path, "test", recipe.data.max_atoms)
+    train = with_labels(train, list(recipe.targets))
+    vae_folder = find_model(recipe.vae, "vae")
+    vae, vae_meta = checkpoint.load(vae_folder, "vae")
+    encoder = cast(VAE, vae).encoder
+    torch.manual_seed(recipe.seed)
+    model = Predictor(
+        encoder.config,
+        list(recipe.targets),
+        recipe.use_encoder_features,
+        recipe.reduce,
+        recipe.model.dropout,
+        recipe.origins,
+    )
+    model.encoder.load_state_dict(encoder.state_dict())
+    model.encoder.requires_grad_(recipe.encoder == "finetune")
+    set_statistics(model, recipe, train)
+    weights = torch.tensor([t.loss_weight for t in recipe.targets.values()], device=start.fabric.device)
+    settings = Settings(**recipe.training.model_dump(exclude={"batch_size"}))
+    meta = runs.describe(recipe, train.summary(), [checkpoint.parent(vae_folder, vae_meta)])
+    training = Run(
+        start.folder, "predictor", model, settings, start.fabric, recipe.seed, meta, "val/loss", logger=start.logger
+    )
+    if options.resume:
+        training.resume()
+    order = BatchOrder(train.num_atoms, recipe.training.batch_size, recipe.seed)
+
+    for _ in training.steps():
+        for shard in training.shards():
+            crystals = augment(train.crystals(order[shard]), training.generator(shard)).to(start.fabric.device)
+            terms = model.loss(crystals, weights)
+            training.backward(terms["loss"])
+        norm = training.optimise()
+        training.log({**terms, "gradient_norm": norm})
+        if training.validation_is_due():
+            with training.ema_weights():
+                metrics = validate(model, val, weights)
+            runs.say(training, metrics, training.validated(metrics), console)
+
+    if start.fabric.is_global_zero:
+        best, _ = checkpoint.load(start.folder / "checkpoints" / "best", "predictor", start.fabric.device)
+        results: dict[str, float] = {}
+        for split, table in (("val", val), ("test", test)):
+            if table is not None:
+                results |= report(cast(Predictor, best), recipe, train, table, split, start.folder, console)
+        runs.finish(start, results, console)
+
+
+def with_labels(table: Table, targets: list[str]) -> Table:
+    """The rows that have at least one of the targets.
+
+    Raises:
+        UserError: a target is not among the labels, or has no number at all.
+    """
+    import torch
+
+    for name in targets:
+        if name not in table.properties or bool(table.properties[name].isnan().all()):
+            known = ", ".join(table.properties) or "none"
+            raise UserError(f"{table.path}: no numbers in a column '{name}'; labels there: {known}", "change targets:")
+    known = torch.stack([~table.properties[name].isnan() for name in targets]).any(0)
+    return table.select(known.nonzero().flatten())
+
+
+def set_statistics(model: Predictor, recipe: TrainPredictor, train: Table) -> None:
+    """Mean and std of each target: the recipe's where it gives them, else those of the train split."""
+    import torch
+
+    for k, (name, target) in enumerate(recipe.targets.items()):
+        values = train.properties[name]
+        known = values[~values.isnan()]
+        model.mean[k] = torch.as_tensor(target.mean) if target.mean is not None else known.mean()
+        spread = torch.as_tensor(target.std) if target.std is not None else known.std(correction=0)
+        model.std[k] = spread if spread > 0 else 1.0
+
+
+def predict(model: Predictor, table: Table) -> Tensor:
+    """(M, K) predictions for a table, in the targets' units."""
+    import torch
+
+    from chemeleon_cli.core.dataset import in_batches
+
+    out = torch.zeros(len(table), len(model.targets))
+    for rows, crystals in in_batches(table, 256):
+        out[rows] = model.predict(crystals.to(model.mean.device)).cpu()
+    return out
+
+
+def validate(model: Predictor, table: Table, weights: Tensor) -> dict[str, float]:
+    """Mean absolute error of each target in its unit, and their weighted sum in standard deviations."""
+    prediction = predict(model, table)
+    metrics, loss = {}, 0.0
+    for k, name in enumerate(model.targets):
+        error = (prediction[:, k] - table.properties[name]).abs() if name in table.properties else prediction[:0, k]
+        error = error[~error.isnan()]
+        if len(error):
+            metrics[f"val/{name}_mae"] = error.mean().item()
+            loss += weights[k].item() * (error.mean() / model.std[k].cpu()).item()
+    return {"val/loss": loss, **metrics}
+
+
+def report(
+    model: Predictor, recipe: TrainPredictor, train: Table, table: Table, split: str, folder: Path, console: Console
+) -> dict[str, float]:
+    """Print a table of errors, write `predictions_<split>.csv`, and return the figures."""
+    import pandas as pd
+    from rich.table import Table as RichTable
+
+    from chemeleon_cli.core.layers import set_precision
+    from chemeleon_cli.core.metrics import regression_report
+
+    set_precision(model, "float32")  # as rewards use it
+    prediction = predict(model, table)
+    columns: dict[str, object] = {"material_id": table.ids, "formula": table.formulas}
+    grid = RichTable("target", title=f"{split}: errors in each target's unit")
+    results: dict[str, float] = {}
+    for k, (name, target) in enumerate(recipe.targets.items()):
+        if name not in table.properties:
+            continue
+        truth = table.properties[name].numpy()
+        columns |= {f"{name}": truth, f"predicted_{name}": prediction[:, k].numpy()}
+        known = train.properties[name][~train.properties[name].isnan()]
+        found = regression_report(
+            truth, prediction[:, k].numpy(), known.mean().item(), known.median().item(), target.window, target.zero_is
+        )
+        for key in found:
+            if key not in [column.header for column in grid.columns]:
+                grid.add_column(key, justify="right")
+        grid.add_row(name, *(f"{found[key]:.3g}" if (key := str(c.header)) in found else "" for c in grid.columns[1:]))
+        results |= {f"{split}/{name}/{key}": value for key, value in found.items()}
+    console.print(grid)
+    pd.DataFrame(columns).to_csv(folder / f"predictions_{split}.csv", index=False)
+    return results

@@ -1,0 +1,91 @@
+"""`chemeleon train-vae`: crystals to one small vector per atom, and back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from chemeleon_cli.commands import runs
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from chemeleon_cli.core.dataset import Table
+    from chemeleon_cli.core.vae import VAE
+    from chemeleon_cli.recipe.base import RunOptions
+    from chemeleon_cli.recipe.models import TrainVae
+
+
+def run(recipe: TrainVae, options: RunOptions, console: Console) -> None:
+    """Train a VAE; ends with how many held-out crystals come back the same."""
+    import torch
+
+    from chemeleon_cli.core import checkpoint
+    from chemeleon_cli.core.dataset import BatchOrder, augment
+    from chemeleon_cli.core.trainer import Run, Settings
+    from chemeleon_cli.core.vae import VAE
+
+    start = runs.begin(recipe, options, console)
+    train, val = runs.load_data(recipe.data.path, recipe.data.max_atoms, console)
+    torch.manual_seed(recipe.seed)
+    vae = VAE(**recipe.model.model_dump())
+    settings = Settings(**recipe.training.model_dump(exclude={"batch_size"}))
+    meta = runs.describe(recipe, train.summary(), [])
+    training = Run(start.folder, "vae", vae, settings, start.fabric, recipe.seed, meta, "val/loss", logger=start.logger)
+    if options.resume:
+        training.resume()
+    order = BatchOrder(train.num_atoms, recipe.training.batch_size, recipe.seed)
+    weights = recipe.loss.model_dump()
+
+    for _ in training.steps():
+        for shard in training.shards():
+            generator = training.generator(shard)
+            crystals = augment(train.crystals(order[shard]), generator).to(start.fabric.device)
+            terms = vae.loss(crystals, generator)
+            loss = sum((weights[name] * term for name, term in terms.items()), torch.zeros(()))
+            training.backward(loss)
+        norm = training.optimise()
+        training.log({"loss": loss, **terms, "gradient_norm": norm})
+        if training.validation_is_due():
+            with training.ema_weights():
+                metrics = validate(vae, val, weights, recipe.training.batch_size)
+            runs.say(training, metrics, training.validated(metrics), console)
+
+    if start.fabric.is_global_zero:
+        best, _ = checkpoint.load(start.folder / "checkpoints" / "best", "vae", start.fabric.device)
+        runs.finish(start, reconstruct(best, val, recipe.training.batch_size, console), console)  # type: ignore[arg-type]
+
+
+def validate(vae: VAE, table: Table, weights: dict[str, float], batch_size: int) -> dict[str, float]:
+    """Mean loss terms over a table, at the crystals' canonical origin, with seeded posterior noise."""
+    import torch
+
+    from chemeleon_cli.core.dataset import in_batches
+
+    generator = torch.Generator().manual_seed(0)
+    device = next(vae.parameters()).device
+    totals: dict[str, float] = dict.fromkeys(weights, 0.0)
+    for rows, crystals in in_batches(table, batch_size):
+        for name, term in vae.loss(crystals.to(device), generator).items():
+            totals[name] += term.item() * len(rows) / len(table)
+    loss = sum(weights[name] * value for name, value in totals.items())
+    return {"val/loss": loss, **{f"val/{name}": value for name, value in totals.items()}}
+
+
+def reconstruct(vae: VAE, table: Table, batch_size: int, console: Console) -> dict[str, float]:
+    """Encode and decode a table by posterior means and compare with pymatgen's matcher."""
+    import torch
+
+    from chemeleon_cli.core.dataset import in_batches
+    from chemeleon_cli.core.metrics import reconstruction_report
+
+    originals, decoded = [], []
+    device = next(vae.parameters()).device
+    with torch.no_grad():
+        for _, crystals in in_batches(table, batch_size):
+            posterior = vae.encoder(crystals.to(device))
+            originals += crystals.to_structures()
+            decoded += vae.decoder(posterior.mean, posterior.mask.sum(1)).to_crystals().to("cpu").to_structures()
+    report = reconstruction_report(originals, decoded)
+    for name, value in report.items():
+        console.print(f"  {name:<24} {value:.5g}", highlight=False)
+    return {f"val/{name}": value for name, value in report.items()}

@@ -1,0 +1,1 @@
+"""The shared torch core: crystals, models, diffusion, reinforcement learning, rewards."""

@@ -1,0 +1,336 @@
+"""Tables of crystals: a split's CSV file to canonical crystals, and those to batches.
+
+Parsing a CIF and bringing it to canonical form takes milliseconds, so it is done once in worker
+processes and kept in a cache, keyed by the content of the file.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import multiprocessing
+import os
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from pymatgen.core import Composition, DummySpecies, Element, Structure
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from chemeleon_cli.core.crystals import MAX_Z, Crystals, canonical, origin_atoms, shift_to_atom
+from chemeleon_cli.errors import UserError
+
+SPLITS = ("train", "val", "test")
+CACHE_VERSION = "1"
+ID_COLUMN, CIF_COLUMN = "material_id", "cif"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Canonical crystals of one split, packed: M crystals with A atoms in all.
+
+    Attributes:
+        path: the file they came from.
+        sha256: of that file.
+        ids: M names.
+        numbers: (A,) atomic numbers, one crystal after the other.
+        frac_coords: (A, 3).
+        lattice: (M, 3, 3) Å.
+        num_atoms: (M,).
+        properties: named (M,) float32 labels, NaN where there is none.
+        rejected: (name, reason) of every row that is not in the table.
+    """
+
+    path: Path
+    sha256: str
+    ids: list[str]
+    numbers: Tensor
+    frac_coords: Tensor
+    lattice: Tensor
+    num_atoms: Tensor
+    properties: dict[str, Tensor]
+    rejected: list[tuple[str, str]]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @functools.cached_property
+    def _starts(self) -> Tensor:
+        return self.num_atoms.cumsum(0) - self.num_atoms
+
+    def crystals(self, index: Sequence[int] | Tensor | slice = slice(None)) -> Crystals:
+        """The chosen rows as a batch padded to its largest crystal."""
+        rows = torch.arange(len(self))[index]
+        num_atoms = self.num_atoms[rows]
+        column = torch.arange(int(num_atoms.max()) if len(rows) else 0)
+        mask = column < num_atoms.unsqueeze(1)
+        atoms = torch.where(mask, self._starts[rows].unsqueeze(1) + column, 0)
+        return Crystals(
+            self.numbers[atoms] * mask,
+            self.frac_coords[atoms] * mask.unsqueeze(-1),
+            self.lattice[rows],
+            num_atoms,
+            {k: v[rows] for k, v in self.properties.items()},
+        )
+
+    def structures(self, index: Sequence[int] | Tensor | slice = slice(None)) -> list[Structure]:
+        """The chosen rows as pymatgen structures."""
+        return self.crystals(index).to_structures()
+
+    def select(self, index: Sequence[int] | Tensor) -> Table:
+        """A table of the chosen rows only."""
+        rows = torch.arange(len(self))[index]
+        part = self.crystals(rows)
+        return Table(
+            self.path,
+            self.sha256,
+            [self.ids[i] for i in rows.tolist()],
+            part.numbers[part.mask],
+            part.frac_coords[part.mask],
+            part.lattice,
+            part.num_atoms,
+            part.properties,
+            self.rejected,
+        )
+
+    @functools.cached_property
+    def formulas(self) -> list[str]:
+        """Reduced formula of every row."""
+        numbers = self.numbers.tolist()
+        starts = self._starts.tolist()
+        return [
+            _reduced_formula(tuple(numbers[s : s + n])) for s, n in zip(starts, self.num_atoms.tolist(), strict=True)
+        ]
+
+    def summary(self) -> dict[str, Any]:
+        """What a checkpoint remembers of the set it was trained on: counts, sizes, label statistics, hash."""
+        labels = {}
+        for name, values in self.properties.items():
+            known = values[~values.isnan()].double()
+            if len(known):
+                labels[name] = {
+                    "count": len(known),
+                    "mean": known.mean().item(),
+                    "std": known.std(correction=0).item(),
+                    "min": known.min().item(),
+                    "max": known.max().item(),
+                }
+        sizes = Counter(self.num_atoms.tolist())
+        return {
+            "path": str(self.path.parent),
+            "sha256": self.sha256,
+            "count": len(self),
+            "rejected": dict(Counter(reason for _, reason in self.rejected)),
+            "sizes": {str(n): sizes[n] for n in sorted(sizes)},
+            "properties": labels,
+        }
+
+
+def load_split(folder: str | Path, split: str, max_atoms: int | None = None) -> Table | None:
+    """Read one split of a data set.
+
+    Args:
+        folder: holds `train.csv.gz` or `train.csv` (and so on), with a `cif` column, an id column
+            `material_id` if there is one, and numeric label columns; an empty cell is no label.
+        split: "train", "val" or "test".
+        max_atoms: leave out crystals whose canonical cell is larger.
+
+    Returns:
+        The table, or None where the folder has no such split.
+
+    Raises:
+        UserError: the file cannot be read, has no `cif` column, or holds no usable crystal.
+    """
+    path = split_path(folder, split)
+    if path is None:
+        return None
+    digest = file_sha256(path)
+    cached = cache_folder() / "tables" / f"{digest[:32]}-v{CACHE_VERSION}.safetensors"
+    table = _read_cache(cached, path, digest)
+    if table is None:
+        table = _parse(path, digest)
+        _write_cache(cached, table)
+    if max_atoms is not None and len(table) and int(table.num_atoms.max()) > max_atoms:
+        small = table.num_atoms <= max_atoms
+        dropped = [(table.ids[i], f"more than {max_atoms} atoms") for i in (~small).nonzero().flatten().tolist()]
+        table = table.select(small.nonzero().flatten())
+        table.rejected.extend(dropped)
+    if not len(table):
+        reasons = ", ".join(sorted({reason for _, reason in table.rejected})) or "it is empty"
+        raise UserError(f"{path}: no usable crystal ({reasons})", "look at its cif column and at data.max_atoms")
+    return table
+
+
+def split_path(folder: str | Path, split: str) -> Path | None:
+    """The file of a split, or None."""
+    for suffix in (".csv.gz", ".csv"):
+        path = Path(folder) / f"{split}{suffix}"
+        if path.is_file():
+            return path
+    return None
+
+
+def cache_folder() -> Path:
+    """Where parsed data are kept: $CHEMELEON_CACHE, else chemeleon under the XDG cache folder."""
+    if "CHEMELEON_CACHE" in os.environ:
+        return Path(os.environ["CHEMELEON_CACHE"])
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "chemeleon"
+
+
+def file_sha256(path: Path) -> str:
+    """Hex sha256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def augment(crystals: Crystals, generator: torch.Generator | None = None) -> Crystals:
+    """Move each crystal's origin to a random atom of its rarest element, drawn for each crystal alone.
+
+    These are the origins that `canonical` chooses among, so every description that the models
+    will meet is one that they may have seen.
+    """
+    weight = origin_atoms(crystals).float().cpu()
+    chosen = torch.multinomial(weight, 1, generator=generator).to(crystals.frac_coords.device)
+    return shift_to_atom(crystals, chosen)
+
+
+class BatchOrder:
+    """An endless, seeded sequence of batches of like-sized crystals.
+
+    Batch i depends on the seed and on i alone, so a resumed run continues where it stopped. Within
+    an epoch every crystal comes once; like sizes go together because padding is wasted work.
+
+    Args:
+        num_atoms: (M,) sizes.
+        batch_size: crystals a batch, at most M.
+        seed: of the shuffles.
+    """
+
+    def __init__(self, num_atoms: Tensor, batch_size: int, seed: int) -> None:
+        self.num_atoms = num_atoms
+        self.batch_size = batch_size
+        self.seed = seed
+        self.batches_per_epoch = -(-len(num_atoms) // batch_size)
+        self._epoch = functools.lru_cache(maxsize=2)(self._shuffled)
+
+    def _shuffled(self, epoch: int) -> list[Tensor]:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        order = torch.randperm(len(self.num_atoms), generator=generator)
+        order = order[torch.argsort(self.num_atoms[order], stable=True)]
+        batches = order.tensor_split(self.batches_per_epoch)
+        return [batches[i] for i in torch.randperm(self.batches_per_epoch, generator=generator)]
+
+    def __getitem__(self, i: int) -> Tensor:
+        return self._epoch(i // self.batches_per_epoch)[i % self.batches_per_epoch]
+
+
+def in_batches(table: Table, batch_size: int) -> Iterator[tuple[Tensor, Crystals]]:
+    """Every crystal of a table once, smallest first: (row indices, batch)."""
+    for rows in torch.argsort(table.num_atoms, stable=True).split(batch_size):
+        yield rows, table.crystals(rows)
+
+
+def parse_canonical(cif: str) -> Structure | str:
+    """One CIF to its canonical structure, or the reason why there is none."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            structure = Structure.from_str(cif, fmt="cif")
+        except Exception:  # the parser raises whatever it stumbles over; the row is reported, not the parser's state
+            return "cif does not parse"
+        if not structure.is_ordered:
+            return "disordered"
+        if any(isinstance(site.specie, DummySpecies) for site in structure):
+            return "unknown element"
+        structure.remove_oxidation_states()
+        if max(structure.atomic_numbers) > MAX_Z:
+            return f"element heavier than Z = {MAX_Z}"
+        try:
+            return canonical(structure)
+        except ValueError as error:
+            return str(error)
+
+
+def _arrays(cif: str) -> tuple[np.ndarray, np.ndarray, np.ndarray] | str:
+    parsed = parse_canonical(cif) if cif.strip() else "cif is empty"
+    if isinstance(parsed, str):
+        return parsed
+    return np.array(parsed.atomic_numbers), parsed.frac_coords, np.array(parsed.lattice.matrix)
+
+
+def _parse(path: Path, digest: str) -> Table:
+    try:
+        frame = pd.read_csv(path, dtype={ID_COLUMN: str, CIF_COLUMN: str})
+    except (OSError, EOFError, ValueError) as error:
+        raise UserError(
+            f"{path}: not a readable CSV table: {error}", "is the file whole? download or write it again"
+        ) from error
+    if CIF_COLUMN not in frame:
+        raise UserError(
+            f"{path}: no column '{CIF_COLUMN}'; found {', '.join(map(str, frame.columns[:12]))}",
+            "chemeleon fetch-data --source FILE brings other layouts to this one",
+        )
+    cifs = frame[CIF_COLUMN].fillna("").tolist()
+    ids = frame[ID_COLUMN].tolist() if ID_COLUMN in frame else [str(i) for i in range(len(frame))]
+    if len(cifs) < 300:
+        parsed = [_arrays(cif) for cif in cifs]
+    else:
+        context = multiprocessing.get_context("spawn")  # forking a process that runs torch threads can hang
+        with ProcessPoolExecutor(len(os.sched_getaffinity(0)), mp_context=context) as pool:
+            parsed = list(pool.map(_arrays, cifs, chunksize=64))
+    good = [i for i, p in enumerate(parsed) if not isinstance(p, str)]
+    arrays = [p for p in parsed if not isinstance(p, str)]
+    labels = {
+        str(name): torch.tensor(frame[name].to_numpy(np.float32, na_value=np.nan)[good])
+        for name in frame.columns
+        if name not in (ID_COLUMN, CIF_COLUMN) and pd.api.types.is_numeric_dtype(frame[name])
+    }
+    return Table(
+        path,
+        digest,
+        [str(ids[i]) for i in good],
+        torch.from_numpy(np.concatenate([a[0] for a in arrays] or [np.zeros(0)])).long(),
+        torch.from_numpy(np.concatenate([a[1] for a in arrays] or [np.zeros((0, 3))])).float(),
+        torch.from_numpy(np.stack([a[2] for a in arrays]) if arrays else np.zeros((0, 3, 3))).float(),
+        torch.tensor([len(a[0]) for a in arrays], dtype=torch.int64),
+        labels,
+        [(str(ids[i]), p) for i, p in enumerate(parsed) if isinstance(p, str)],
+    )
+
+
+def _write_cache(cached: Path, table: Table) -> None:
+    cached.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {"numbers": table.numbers, "frac_coords": table.frac_coords, "lattice": table.lattice}
+    tensors |= {"num_atoms": table.num_atoms, **{f"property.{k}": v for k, v in table.properties.items()}}
+    text = {"ids": json.dumps(table.ids), "rejected": json.dumps(table.rejected)}
+    temporary = cached.with_suffix(f".{os.getpid()}")
+    save_file(tensors, temporary, metadata=text)
+    temporary.replace(cached)
+
+
+def _read_cache(cached: Path, path: Path, digest: str) -> Table | None:
+    if not cached.is_file():
+        return None
+    with safe_open(cached, framework="pt") as file:
+        text = file.metadata()
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    labels = {k.removeprefix("property."): v for k, v in tensors.items() if k.startswith("property.")}
+    rejected = [(name, reason) for name, reason in json.loads(text["rejected"])]
+    packed = (tensors["numbers"], tensors["frac_coords"], tensors["lattice"], tensors["num_atoms"])
+    return Table(path, digest, json.loads(text["ids"]), *packed, labels, rejected)
+
+
+@functools.lru_cache(maxsize=200_000)
+def _reduced_formula(numbers: tuple[int, ...]) -> str:
+    counts = Counter(Element.from_Z(z).symbol for z in numbers)
+    return Composition(counts).reduced_formula

@@ -1,0 +1,143 @@
+"""The noise schedule and one step of the reverse chain. No model in here.
+
+The forward process turns data x0 into noise (Ho et al. 2020, "Denoising Diffusion Probabilistic Models"),
+
+    x_t = sqrt(ab_t) x0 + sqrt(1 - ab_t) noise,        ab_t = prod_{s <= t} (1 - beta_s),
+
+and a network learns to tell `noise` from (x_t, t). Sampling goes back along a chain of steps t_{S-1} > ... >
+t_0, all of the T training steps or a few of them, and then to the clean data, where ab = 1.
+
+Legend: B crystals, T training steps, S steps of a chain. An *index* counts the rows of a chain, 0 the least
+noisy; `timesteps[index]` is the training step that the network is told.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from chemeleon_cli.errors import UserError
+
+Sampler = Literal["ddim", "ddpm"]
+Index = int | Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Schedule:
+    """A chain of noise levels: the whole of training, or some of its steps for sampling.
+
+    Levels are kept in float64, because near the data 1 - ab loses four digits in float32. What comes out is
+    float32.
+
+    Attributes:
+        timesteps: (S,) int64, ascending: the training step of each row.
+        alphas_cumprod: (S,) float64: the share of signal variance ab left at each row.
+    """
+
+    timesteps: Tensor
+    alphas_cumprod: Tensor
+
+    @classmethod
+    def linear(cls, timesteps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> Schedule:
+        """The full chain of `timesteps` steps whose betas rise linearly (Ho et al. 2020, section 4)."""
+        betas = torch.linspace(beta_start, beta_end, timesteps, dtype=torch.float64)
+        return cls(torch.arange(timesteps), (1 - betas).cumprod(0))
+
+    def __len__(self) -> int:
+        return len(self.timesteps)
+
+    @property
+    def alphas_cumprod_prev(self) -> Tensor:
+        """(S,) float64: ab of the row that a step leads to; 1, clean data, for row 0."""
+        return torch.cat([self.alphas_cumprod.new_ones(1), self.alphas_cumprod[:-1]])
+
+    def to(self, device: torch.device | str) -> Schedule:
+        """The same chain on another device."""
+        return Schedule(self.timesteps.to(device), self.alphas_cumprod.to(device))
+
+    def take(self, rows: Tensor) -> Schedule:
+        """The chain through these rows only, (S',) int64 ascending; every row keeps its noise level."""
+        return Schedule(self.timesteps[rows], self.alphas_cumprod[rows])
+
+    def respaced(self, steps: int) -> Schedule:
+        """A chain of `steps` evenly spaced rows, floor(T k / S) - 1 for k = 1..S, the noisiest among them.
+
+        Sampling starts from pure noise, so its first step must be the noisiest that was trained, which a
+        fixed stride from 0 leaves out: the "trailing" spacing of Lin et al. 2024, "Common Diffusion Noise
+        Schedules and Sample Steps are Flawed". It also keeps RL stable: a chain with row 0 in it has a step
+        to almost clean data whose std is so small that its log-ratio outweighs all others.
+
+        Raises:
+            UserError: if `steps` is not in 1..T.
+        """
+        total = len(self)
+        if not 1 <= steps <= total:
+            raise UserError(
+                f"sampling_steps is {steps}, but the model was trained with {total} diffusion steps",
+                f"choose sampling_steps between 1 and {total}",
+            )
+        rows = torch.arange(1, steps + 1, device=self.timesteps.device) * total // steps - 1
+        return self.take(rows)
+
+    def add_noise(self, x0: Tensor, noise: Tensor, index: Index) -> Tensor:
+        """A sample of q(x_t | x0): sqrt(ab) x0 + sqrt(1 - ab) noise.
+
+        Args:
+            x0: (B, ...) clean data.
+            noise: (B, ...) standard normal.
+            index: (B,) int64 rows of this chain, one for each crystal, or one int for all.
+        """
+        ab = _rows(self.alphas_cumprod, index, x0)
+        return ab.sqrt().float() * x0 + (1 - ab).sqrt().float() * noise
+
+    def predict_x0(self, x_t: Tensor, eps: Tensor, index: Index) -> Tensor:
+        """(x_t - sqrt(1 - ab) eps) / sqrt(ab): the clean data, if `eps` is the noise in `x_t`."""
+        ab = _rows(self.alphas_cumprod, index, x_t)
+        return (x_t - (1 - ab).sqrt().float() * eps) / ab.sqrt().float()
+
+    def step(
+        self, x_t: Tensor, eps: Tensor, index: Index, sampler: Sampler = "ddim", eta: float = 1.0
+    ) -> tuple[Tensor, Tensor]:
+        """One reverse step, as the Gaussian that the next x is drawn from: mean + std * noise.
+
+        Song et al. 2021, "Denoising Diffusion Implicit Models", equations 12 and 16, x0 from `predict_x0`:
+
+            mean = sqrt(ab_prev) x0 + sqrt(1 - ab_prev - std^2) eps
+            std  = eta sqrt((1 - ab_prev) / (1 - ab)) sqrt(1 - ab / ab_prev)
+
+        With eta = 0 the chain is deterministic. With eta = 1 it is DDPM: mean and std are those of the
+        posterior q(x_prev | x_t, x0), std^2 being the beta-tilde of Ho et al. 2020, equation 7. The step of
+        row 0 leads to clean data: its std is 0 for any eta, and it has no log-probability.
+
+        Args:
+            x_t: (B, ...) the noisy data.
+            eps: (B, ...) the noise that the network sees in them.
+            index: (B,) int64 rows of this chain, which may differ, or one int for all.
+            sampler: "ddim", or "ddpm", which is eta = 1 whatever `eta` says.
+            eta: 0..1, the share of noise put back.
+
+        Returns:
+            mean, shaped as x_t, and std, (B, 1, ...) or (1, 1, ...) where index is an int.
+
+        Raises:
+            ValueError: if eta is not in 0..1.
+        """
+        if sampler == "ddpm":
+            eta = 1.0
+        if not 0 <= eta <= 1:
+            raise ValueError(f"eta must be between 0 and 1, not {eta}")
+        ab = _rows(self.alphas_cumprod, index, x_t)
+        ab_prev = _rows(self.alphas_cumprod_prev, index, x_t)
+        variance = eta**2 * (1 - ab_prev) / (1 - ab) * (1 - ab / ab_prev)
+        x0 = self.predict_x0(x_t, eps, index)
+        mean = ab_prev.sqrt().float() * x0 + (1 - ab_prev - variance).sqrt().float() * eps
+        return mean, variance.sqrt().float()
+
+
+def _rows(values: Tensor, index: Index, like: Tensor) -> Tensor:
+    """values[index] as (B, 1, ...) or (1, 1, ...), with as many dimensions as `like`."""
+    chosen = values[torch.as_tensor(index, device=values.device)]
+    return chosen.reshape(-1, *[1] * (like.ndim - 1))

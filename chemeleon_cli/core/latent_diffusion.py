@@ -1,0 +1,175 @@
+"""The generator: a frozen VAE and a denoiser of its latents (Rombach et al. 2022, per atom).
+
+Legend: B crystals, N atoms padded, D latent width, S steps of the sampling chain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from chemeleon_cli.core.crystals import Crystals, atom_mask
+from chemeleon_cli.core.denoiser import Denoiser
+from chemeleon_cli.core.diffusion import Sampler, Schedule
+from chemeleon_cli.core.vae import VAE
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How noise becomes latents.
+
+    Attributes:
+        sampler: "ddim" or "ddpm".
+        sampling_steps: S.
+        eta: the noise that DDIM adds, 0 for none.
+    """
+
+    sampler: Sampler = "ddim"
+    sampling_steps: int = 50
+    eta: float = 1.0
+
+
+@dataclass(frozen=True)
+class Transition:
+    """One reverse step as it was drawn: `x_next` from Normal(`mean`, `std`) given `x`.
+
+    Attributes:
+        index: row of the sampling chain, S - 1 first and 0 last.
+        x: (B, N, D) before.
+        mean: (B, N, D).
+        std: (1, 1, 1), zero at the last step and for eta 0.
+        x_next: (B, N, D) after.
+    """
+
+    index: int
+    x: Tensor
+    mean: Tensor
+    std: Tensor
+    x_next: Tensor
+
+
+class LatentDiffusion(nn.Module):
+    """A VAE, a denoiser of its standardised latents and the sizes of crystals to draw.
+
+    Args:
+        vae: config of the VAE.
+        denoiser: config of the denoiser.
+        diffusion: arguments of `Schedule.linear`.
+        sizes: how many training crystals had so many atoms, by the count as text.
+    """
+
+    def __init__(
+        self,
+        vae: Mapping[str, Any],
+        denoiser: Mapping[str, Any],
+        diffusion: Mapping[str, Any],
+        sizes: Mapping[str, int],
+    ) -> None:
+        super().__init__()
+        self.vae = VAE(**vae).requires_grad_(False)
+        self.denoiser = Denoiser(**denoiser)
+        self.config = {
+            "vae": self.vae.config,
+            "denoiser": self.denoiser.config,
+            "diffusion": dict(diffusion),
+            "sizes": dict(sizes),
+        }
+        self.schedule = Schedule.linear(**diffusion)
+        self.register_buffer("latent_mean", torch.zeros(self.denoiser.config["latent_dim"]))
+        self.register_buffer("latent_std", torch.ones(self.denoiser.config["latent_dim"]))
+        self.latent_mean: Tensor
+        self.latent_std: Tensor
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.latent_mean.device
+
+    def train(self, mode: bool = True) -> LatentDiffusion:
+        """Training mode for the denoiser only; the VAE stays as it is."""
+        super().train(mode)
+        self.vae.eval()
+        return self
+
+    def set_latent_statistics(self, posterior_means: Tensor) -> None:
+        """Standardise each latent dimension by its mean and std over (A, D) atoms of the training set."""
+        self.latent_mean.copy_(posterior_means.mean(0))
+        self.latent_std.copy_(posterior_means.std(0))
+
+    def standardise(self, latents: Tensor, mask: Tensor) -> Tensor:
+        """VAE latents (B, N, D) to the denoiser's, zero at padding."""
+        return (latents - self.latent_mean) / self.latent_std * mask.unsqueeze(-1)
+
+    def decode(self, x: Tensor, num_atoms: Tensor) -> Crystals:
+        """The denoiser's latents (B, N, D) to crystals."""
+        latents = (x * self.latent_std + self.latent_mean) * atom_mask(num_atoms, x.shape[1]).unsqueeze(-1)
+        with torch.no_grad():
+            return self.vae.decoder(latents, num_atoms).to_crystals()
+
+    def loss(self, crystals: Crystals, generator: torch.Generator) -> Tensor:
+        """Mean squared error of the predicted noise over the atoms of a batch, at random steps."""
+        mask = crystals.mask
+        with torch.no_grad():
+            x0 = self.standardise(self.vae.encoder(crystals).mean, mask)
+        t = torch.randint(len(self.schedule), (len(crystals),), generator=generator).to(x0.device)
+        noise = torch.randn(x0.shape, generator=generator).to(x0.device) * mask.unsqueeze(-1)
+        x_t = self.schedule.add_noise(x0, noise, t)
+        return (self.denoiser(x_t, t, crystals.num_atoms) - noise)[mask].square().mean()
+
+    def chain(self, sampling: Sampling) -> Schedule:
+        """The sampling chain, S rows of the training schedule."""
+        return self.schedule.respaced(sampling.sampling_steps)
+
+    def step(
+        self, x: Tensor, index: int, num_atoms: Tensor, chain: Schedule, sampling: Sampling
+    ) -> tuple[Tensor, Tensor]:
+        """The Gaussian of one reverse step: mean (B, N, D) and std (1, 1, 1). Gradients reach the denoiser."""
+        timestep = chain.timesteps[index].to(x.device).expand(len(x))
+        noise = self.denoiser(x, timestep, num_atoms)
+        return chain.step(x, noise, index, sampling.sampler, sampling.eta)
+
+    @torch.no_grad()
+    def transitions(self, num_atoms: Tensor, sampling: Sampling, generator: torch.Generator) -> Iterator[Transition]:
+        """Draw latents from noise, one reverse step after the other; the last `x_next` is the result.
+
+        Args:
+            num_atoms: (B,) sizes of the crystals wanted.
+            sampling: how.
+            generator: source of all noise, on the CPU so that every device draws the same.
+        """
+        chain = self.chain(sampling)
+        num_atoms = num_atoms.to(self.device)
+        shape = (len(num_atoms), int(num_atoms.max()), self.denoiser.config["latent_dim"])
+        mask = atom_mask(num_atoms, shape[1]).unsqueeze(-1)
+        x = torch.randn(shape, generator=generator).to(self.device) * mask
+        for index in reversed(range(len(chain))):
+            mean, std = self.step(x, index, num_atoms, chain, sampling)
+            noise = torch.randn(shape, generator=generator).to(self.device) * mask
+            x_next = mean + std.to(self.device) * noise
+            yield Transition(index, x, mean, std.to(self.device), x_next)
+            x = x_next
+
+    def sample(self, num_atoms: Tensor, sampling: Sampling, generator: torch.Generator) -> Crystals:
+        """Generate a crystal of each size in `num_atoms` (B,)."""
+        x = torch.zeros(0)
+        for transition in self.transitions(num_atoms, sampling, generator):
+            x = transition.x_next
+        return self.decode(x, num_atoms.to(self.device))
+
+    def draw_sizes(self, count: int, generator: torch.Generator) -> Tensor:
+        """(count,) atom counts with the frequencies of the training set."""
+        sizes = torch.tensor([int(n) for n in self.config["sizes"]])
+        weights = torch.tensor([float(c) for c in self.config["sizes"].values()])
+        return sizes[torch.multinomial(weights, count, replacement=True, generator=generator)]
+
+
+def sample_many(
+    model: LatentDiffusion, num_atoms: Tensor, sampling: Sampling, generator: torch.Generator, batch_size: int
+) -> Iterator[tuple[Tensor, Crystals]]:
+    """Generate crystals in batches of like sizes: (positions in `num_atoms`, crystals on the CPU)."""
+    for rows in torch.argsort(num_atoms, stable=True).split(batch_size):
+        yield rows, model.sample(num_atoms[rows], sampling, generator).to("cpu")

@@ -1,0 +1,110 @@
+"""Properties of a crystal from the VAE's encoder: what reinforcement learning steers by.
+
+Legend: B crystals, N atoms padded, K targets, F features per atom.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from chemeleon_cli.core.crystals import Crystals, origin_atoms, shift_to_atom
+from chemeleon_cli.core.layers import masked_mean
+from chemeleon_cli.core.vae import Encoder
+
+
+class Predictor(nn.Module):
+    """An encoder and a small head on its pooled features, for several targets at once.
+
+    Args:
+        encoder: config of the encoder.
+        targets: names of the properties.
+        use_encoder_features: pool the encoder's last layer beside the latent means.
+        reduce: "mean" or "sum" over the atoms of a crystal.
+        dropout: of the head.
+        origins: how many of a crystal's origins a prediction averages over at most.
+    """
+
+    def __init__(
+        self,
+        encoder: Mapping[str, Any],
+        targets: Sequence[str],
+        use_encoder_features: bool = True,
+        reduce: str = "mean",
+        dropout: float = 0.1,
+        origins: int = 4,
+    ) -> None:
+        super().__init__()
+        self.encoder = Encoder(**encoder)
+        self.targets = list(targets)
+        self.use_encoder_features, self.reduce, self.origins = use_encoder_features, reduce, origins
+        self.config: dict[str, Any] = {
+            "encoder": self.encoder.config,
+            "targets": self.targets,
+            "use_encoder_features": use_encoder_features,
+            "reduce": reduce,
+            "dropout": dropout,
+            "origins": origins,
+        }
+        width = self.encoder.config["hidden_dim"]
+        features = self.encoder.config["latent_dim"] + (width if use_encoder_features else 0)
+        self.head = nn.Sequential(
+            nn.LayerNorm(features),
+            nn.Linear(features, width),
+            nn.SiLU(),
+            nn.Dropout(dropout),
+            nn.Linear(width, width),
+            nn.SiLU(),
+            nn.Dropout(dropout),
+            nn.Linear(width, len(self.targets)),
+        )
+        self.register_buffer("mean", torch.zeros(len(self.targets)))
+        self.register_buffer("std", torch.ones(len(self.targets)))
+        self.mean: Tensor
+        self.std: Tensor
+
+    def forward(self, crystals: Crystals) -> Tensor:
+        """Standardised predictions (B, K) at the origin that the crystals are given in."""
+        posterior = self.encoder(crystals)
+        atoms = torch.cat([posterior.mean, posterior.hidden], -1) if self.use_encoder_features else posterior.mean
+        pooled = masked_mean(atoms, posterior.mask)
+        if self.reduce == "sum":
+            pooled = pooled * crystals.num_atoms.unsqueeze(-1)
+        return self.head(pooled)
+
+    def loss(self, crystals: Crystals, weights: Tensor) -> dict[str, Tensor]:
+        """Mean absolute error of the standardised targets, each over the crystals that have the label.
+
+        Args:
+            crystals: a batch whose `properties` hold the targets, NaN where a label is missing.
+            weights: (K,) how much each target counts.
+
+        Returns:
+            `loss`, and one term per target by its name; zero for a target that no crystal here has.
+        """
+        truth = torch.stack([crystals.properties[name] for name in self.targets], -1)  # (B, K)
+        known = ~truth.isnan()
+        wanted = torch.where(known, (truth - self.mean) / self.std, 0.0)
+        errors = (self(crystals) - wanted).abs() * known
+        terms = errors.sum(0) / known.sum(0).clamp(min=1)
+        return {"loss": (terms * weights).sum(), **dict(zip(self.targets, terms, strict=True))}
+
+    @torch.no_grad()
+    def predict(self, crystals: Crystals) -> Tensor:
+        """Predictions (B, K) in the targets' own units, averaged over origins.
+
+        The origins are the atoms that `canonical` chooses among, `origins` of them at most. Where a
+        crystal has no more, copies of it that are shifted or permuted average over the same set.
+        """
+        candidates = origin_atoms(crystals)
+        count = candidates.sum(1).clamp(max=self.origins)
+        rank = torch.where(candidates, candidates.cumsum(1) - 1, -1)
+        total = self.mean.new_zeros(len(crystals), len(self.targets))
+        for k in range(int(count.max()) if len(crystals) else 0):
+            rows = (count > k).nonzero().flatten()
+            atom = (rank == k).int().argmax(1, keepdim=True)[rows]
+            total[rows] += self(shift_to_atom(crystals[rows], atom))
+        return total / count.unsqueeze(1) * self.std + self.mean

@@ -1,0 +1,156 @@
+"""What a reward component is, and a test for components written elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from chemeleon_cli.core.normalise import NormalizeFn
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
+    from torch import Tensor
+
+    from chemeleon_cli.core.candidates import Candidates
+    from chemeleon_cli.core.tools import Tools
+
+FindModel = Callable[[str, str], Path]
+"""(name, kind) -> checkpoint folder; raises UserError where there is none or it is of another kind."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a reward wants loaded before it can judge.
+
+    Attributes:
+        predictors: names of predictors.
+        references: data folders whose features are compared with; None is the model's training set.
+        encoder: whether features of an autoencoder are used.
+    """
+
+    predictors: frozenset[str] = field(default_factory=frozenset)
+    references: frozenset[str | None] = field(default_factory=frozenset)
+    encoder: bool = False
+
+    def __or__(self, other: Needs) -> Needs:
+        return Needs(
+            self.predictors | other.predictors, self.references | other.references, self.encoder or other.encoder
+        )
+
+
+class RewardSection(BaseModel):
+    """A part of a reward: frozen, without unknown keys."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+class RewardComponent(RewardSection):
+    """One thing that a crystal can be rewarded for.
+
+    A subclass says what it `needs` and how to `compute`; its recipe fields are its attributes.
+    """
+
+    weight: float = 1.0
+    """What the normalised number is multiplied by in the sum."""
+    normalize_fn: NormalizeFn = None
+    """Over all scored crystals of the step: norm, to [0, 1]; std, to mean 0 and standard deviation 1;
+    subtract_mean; clip, to [-1, 1]; none or null, as it is."""
+    eps: Annotated[float, Field(gt=0)] = 1e-4
+    """A spread below this counts as none: all crystals then get 0. In the component's unit."""
+
+    @property
+    def name(self) -> str:
+        """What its metric and its column are called."""
+        raise NotImplementedError
+
+    def needs(self) -> Needs:
+        """What is to be loaded for it."""
+        return Needs()
+
+    def check(self, find_model: FindModel) -> list[tuple[str, str]]:
+        """Look at what its fields name, without torch and without reading data.
+
+        Returns:
+            (field, what is wrong with it) of every mistake.
+        """
+        return []
+
+    def prepare(self, tools: Tools) -> None:
+        """Called once, before the first `compute`, with all that is loaded."""
+
+    def compute(self, candidates: Candidates) -> Tensor:
+        """A number for each of the B crystals.
+
+        Returns:
+            (B,) float; NaN where there is none, with the reason given to `candidates.note` if the crystal is
+            possible.
+        """
+        raise NotImplementedError
+
+
+def check_reward(
+    component: Any, structures: Sequence[Structure | None] | None = None, tools: Tools | None = None
+) -> None:
+    """Test a component, yours or ours, against what training and scoring rely on.
+
+    It must return one float per crystal, NaN but never an infinity; give impossible crystals no say in what
+    others get; return the same for the same crystals; change no structure; and survive a batch in which
+    nothing is possible.
+
+    Args:
+        component: anything with `compute(candidates) -> (B,)`.
+        structures: crystals to try it on, possible ones; None takes four simple ones.
+        tools: what it needs loaded, see `core.tools.build_tools`.
+
+    Raises:
+        AssertionError: it does not keep the contract; the message says where.
+    """
+    import torch
+    from pymatgen.core import Lattice, Structure
+
+    from chemeleon_cli.core.candidates import Candidates
+
+    def compute(batch: Sequence[Structure | None]) -> Tensor:
+        values = component.compute(Candidates([s and s.copy() for s in batch], tools))
+        assert isinstance(values, torch.Tensor), f"compute returned {type(values).__name__}, expected a torch.Tensor"
+        assert values.shape == (len(batch),), f"compute returned shape {tuple(values.shape)}, expected ({len(batch)},)"
+        assert values.is_floating_point(), f"compute returned {values.dtype}, expected floats"
+        assert not values.requires_grad, "compute returned a tensor that requires a gradient"
+        assert not values.isinf().any(), "compute returned an infinity; NaN stands for 'no number'"
+        return values.double().cpu()
+
+    possible = _simple_crystals() if structures is None else list(structures)
+    overlapping = Structure(Lattice.cubic(4), ["Na", "Cl"], [[0, 0, 0], [0, 0, 0.01]])
+    no_cell = Structure(Lattice([[float("nan")] * 3] * 3), ["Na"], [[0, 0, 0]])
+    values = compute(possible)
+    assert torch.equal(values.nan_to_num(), compute(possible).nan_to_num()), "the same crystals got other numbers"
+    mixed = compute([overlapping, *possible, no_cell, None])
+    assert torch.allclose(mixed[1:-2], values, rtol=1e-4, atol=1e-6, equal_nan=True), (
+        "crystals got other numbers because impossible ones were in the batch"
+    )
+    compute([overlapping, no_cell, None])
+    candidates = Candidates([s and s.copy() for s in possible], tools)
+    component.compute(candidates)
+    assert all(a == b for a, b in zip(candidates.structures, possible, strict=True)), "compute changed a structure"
+
+
+def _simple_crystals() -> list[Structure | None]:
+    from pymatgen.core import Lattice, Structure
+
+    face = Lattice([[0, 2.8, 2.8], [2.8, 0, 2.8], [2.8, 2.8, 0]])
+    return [
+        Structure(face, ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]]),
+        Structure(face, ["Zn", "S"], [[0, 0, 0], [0.25, 0.25, 0.25]]),
+        Structure(Lattice.cubic(2.87), ["Fe", "Fe"], [[0, 0, 0], [0.5, 0.5, 0.5]]),
+        Structure(
+            Lattice.cubic(3.9),
+            ["Sr", "Ti", "O", "O", "O"],
+            [[0, 0, 0], [0.5, 0.5, 0.5], [0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.5]],
+        ),
+    ]

@@ -1,0 +1,202 @@
+"""A reward of the user's own: a class in a file or in an installed module."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import re
+import sys
+import traceback
+import zlib
+from difflib import get_close_matches
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import ConfigDict, Field, PrivateAttr
+
+from chemeleon_cli.core.rewards.base import FindModel, Needs, RewardComponent
+from chemeleon_cli.core.rewards.predictor import predictor_mistake
+from chemeleon_cli.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from chemeleon_cli.core.candidates import Candidates
+    from chemeleon_cli.core.tools import Tools
+
+
+class CustomReward(RewardComponent):
+    """Your own reward. The class has `compute(candidates)`, which returns a number per crystal, NaN for none.
+
+    A parameter of its constructor that is annotated as `Predictor` takes the name of a checkpoint and gets
+    the model.
+    """
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    type: Literal["custom"] = "custom"
+    """The kind of reward."""
+    class_: str = Field(alias="class")
+    """`module:Class`, or `./file.py:Class`, from the folder of the recipe."""
+    kwargs: dict[str, Any] = {}
+    """Arguments of the class."""
+
+    _instance: Any = PrivateAttr(default=None)
+
+    @property
+    def name(self) -> str:
+        """The class's name in small letters, words joined by underscores."""
+        return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", self.class_.rpartition(":")[2]).lower()
+
+    def needs(self) -> Needs:
+        """The predictors that its arguments name."""
+        named = predictor_parameters(find_class(self.class_))
+        return Needs(predictors=frozenset(self.kwargs[key] for key in named if self.kwargs.get(key) is not None))
+
+    def check(self, find_model: FindModel) -> list[tuple[str, str]]:
+        """Whether there is such a class, whether it takes these arguments, and whether its predictors are
+        there."""
+        try:
+            cls = find_class(self.class_)
+        except ValueError as error:
+            return [("class", str(error))]
+        try:
+            bind(cls, self.kwargs)
+        except ValueError as error:
+            return [("kwargs", str(error))]
+        named = {key: self.kwargs[key] for key in predictor_parameters(cls) if self.kwargs.get(key) is not None}
+        mistakes = [(key, predictor_mistake(name, find_model)) for key, name in named.items()]
+        return [(f"kwargs.{key}", text) for key, text in mistakes if text]
+
+    def prepare(self, tools: Tools) -> None:
+        """Make the object, with its predictors."""
+        cls = find_class(self.class_)
+        bind(cls, self.kwargs)
+        named = predictor_parameters(cls)
+        kwargs = {k: tools.predictors[v] if k in named and v is not None else v for k, v in self.kwargs.items()}
+        self._instance = cls(**kwargs)
+
+    def compute(self, candidates: Candidates) -> Tensor:
+        """(B,) in the unit of the class.
+
+        Raises:
+            UserError: the class returned something else than a number per crystal.
+        """
+        import torch
+
+        if self._instance is None:
+            self.prepare(candidates.tools)
+        result: Any = self._instance.compute(candidates)  # type: ignore[union-attr]
+        try:
+            values = torch.as_tensor(result).detach().float().cpu().clone()
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise UserError(f"{self.class_}: compute returned no numbers: {error}", _EXPECTED) from error
+        if values.shape != (len(candidates),):
+            raise UserError(
+                f"{self.class_}: compute returned shape {tuple(values.shape)} for {len(candidates)} crystals", _EXPECTED
+            )
+        for i in (values.isinf()).nonzero().flatten().tolist():
+            candidates.note(self.name, i, "infinite")
+        return values.masked_fill(values.isinf(), torch.nan)
+
+
+_EXPECTED = "it returns one number per candidate, in order; NaN for a crystal without one"
+
+
+def find_class(path: str, folder: Path | None = None) -> type:
+    """Import a class.
+
+    Args:
+        path: `module:Class` or `file.py:Class`.
+        folder: where a relative file starts; None: the working folder.
+
+    Raises:
+        ValueError: no such file, module or class, the import fails, or the class has no
+            `compute(candidates)`.
+    """
+    where, colon, name = path.rpartition(":")
+    if not colon or not where or not name.isidentifier():
+        raise ValueError(f"found '{path}'; expected module:Class or ./file.py:Class")
+    module = _load_file((folder or Path()) / Path(where).expanduser()) if where.endswith(".py") else _import(where)
+    found = getattr(module, name, None)
+    if not inspect.isclass(found):
+        own = [n for n, value in vars(module).items() if inspect.isclass(value) and value.__module__ == module.__name__]
+        close = get_close_matches(name, own, n=1, cutoff=0.6)
+        raise ValueError(
+            f"found '{path}'; {where} has no class {name}" + (f"; did you mean '{close[0]}'?" if close else "")
+        )
+    compute = getattr(found, "compute", None)
+    if not callable(compute):
+        raise ValueError(f"found '{path}'; {name} has no method compute(self, candidates)")
+    try:
+        inspect.signature(compute).bind(None, None)
+    except TypeError:
+        raise ValueError(
+            f"{path}: its compute{inspect.signature(compute)} cannot be called as compute(candidates)"
+        ) from None
+    return found
+
+
+def bind(cls: type, kwargs: dict[str, Any]) -> None:
+    """Check arguments against a class's constructor.
+
+    Raises:
+        ValueError: one is missing, unknown, or no name where a predictor's is needed.
+    """
+    signature = inspect.signature(cls)
+    try:
+        signature.bind(**kwargs)
+    except TypeError as error:
+        unknown = [key for key in kwargs if key not in signature.parameters]
+        close = get_close_matches(unknown[0], signature.parameters, n=1, cutoff=0.6) if unknown else []
+        meant = f"; did you mean '{close[0]}'?" if close else ""
+        raise ValueError(f"{error}; {cls.__name__} takes {signature}{meant}") from None
+    for key in predictor_parameters(cls) & kwargs.keys():
+        if not isinstance(kwargs[key], str | None):
+            raise ValueError(f"{key}: found {kwargs[key]!r}; expected the name of a predictor")
+
+
+def predictor_parameters(cls: type) -> set[str]:
+    """The parameters of a class that are annotated as a Predictor, by the annotation's text or type."""
+    found = set()
+    for name, parameter in inspect.signature(cls).parameters.items():
+        annotation = parameter.annotation
+        text = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", "") + str(annotation)
+        if re.search(r"\bPredictor\b", text):
+            found.add(name)
+    return found
+
+
+def _import(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except Exception as error:
+        raise ValueError(f"module {name} cannot be imported: {_cause(error)}") from error
+
+
+def _load_file(path: Path) -> ModuleType:
+    path = path.resolve()
+    if not path.is_file():
+        raise ValueError(f"no such file: {path}")
+    name = f"chemeleon_custom_{path.stem}_{zlib.crc32(str(path).encode()):x}"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module  # before execution: dataclasses look their own module up there
+        try:
+            spec.loader.exec_module(module)
+        except Exception as error:
+            del sys.modules[name]
+            raise ValueError(f"{path.name} cannot be imported: {_cause(error)}") from error
+    return sys.modules[name]
+
+
+def _cause(error: Exception) -> str:
+    """The error in one line, with the line of the file that raised it."""
+    lines = [line for line in traceback.extract_tb(error.__traceback__) if not line.filename.startswith("<")]
+    where = "" if isinstance(error, SyntaxError) else f" ({Path(lines[-1].filename).name}:{lines[-1].lineno})"
+    return f"{type(error).__name__}: {error}{where}"

@@ -1,0 +1,123 @@
+"""Rewards for covering the distribution of a reference set.
+
+The distance between the batch X (n crystals) and the reference Y (R crystals) is the unbiased estimate of the
+squared maximum mean discrepancy (Gretton et al. 2012, "A Kernel Two-Sample Test", equation 3), with the
+kernel k(x, y) = (x.y / d + 1)^3 on features of width d. A crystal's reward is how much the distance would
+grow without it:
+
+    r_m = MMD2(X without m, Y) - MMD2(X, Y)
+
+It is high for a crystal where the reference is dense and the batch is thin, so the batch comes to cover the
+reference, without repeating itself. It does not ask a crystal to differ from the reference.
+
+Over a batch the r_m add up to zero: they rank the crystals of one batch and say nothing of how far it has come.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from chemeleon_cli.core.rewards.base import FindModel, Needs, RewardComponent
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from chemeleon_cli.core.candidates import Candidates
+
+BLOCK = 8192
+"""Reference crystals compared at a time."""
+
+
+class Diversity(RewardComponent):
+    """A crystal's share in bringing the batch close to a reference set; without unit, and relative to its
+    batch."""
+
+    reference_dataset: str | None = None
+    """A data folder, whose train split is the reference; null: the set that the generator was trained on."""
+
+    def needs(self) -> Needs:
+        """An autoencoder and the reference set's features."""
+        return Needs(references=frozenset([self.reference_dataset]), encoder=True)
+
+    def check(self, find_model: FindModel) -> list[tuple[str, str]]:
+        """Whether there is such a data folder."""
+        from pathlib import Path
+
+        folder = self.reference_dataset
+        if folder is None or any((Path(folder) / name).is_file() for name in ("train.csv.gz", "train.csv")):
+            return []
+        found = "which has no train.csv(.gz)" if Path(folder).is_dir() else "no such folder"
+        return [("reference_dataset", f"found '{folder}', {found}; expected a folder made by `chemeleon fetch-data`")]
+
+    def _drop(self, candidates: Candidates, features: Tensor, reference: Tensor) -> Tensor:
+        import torch
+
+        scored = ~features.isnan().any(1)
+        out = torch.full((len(features),), torch.nan)
+        if scored.sum() < 3:
+            for i in scored.nonzero().flatten().tolist():
+                candidates.note(self.name, i, "fewer than three crystals to compare")
+            return out
+        out[scored] = mmd_drop(features[scored].to(reference.device), reference).float().cpu()
+        return out
+
+
+class StructureDiversity(Diversity):
+    """Cover the structures of a reference set. Feature: the mean of a crystal's latents."""
+
+    type: Literal["structure_diversity"] = "structure_diversity"
+    """The kind of reward."""
+
+    @property
+    def name(self) -> str:
+        """Its type."""
+        return self.type
+
+    def compute(self, candidates: Candidates) -> Tensor:
+        """(B,) without unit."""
+        reference = candidates.tools.references[self.reference_dataset].structure_features
+        return self._drop(candidates, candidates.structure_features, reference)
+
+
+class CompositionDiversity(Diversity):
+    """Cover the compositions of a reference set. Feature: the mean of a crystal's atom-type embeddings."""
+
+    type: Literal["composition_diversity"] = "composition_diversity"
+    """The kind of reward."""
+
+    @property
+    def name(self) -> str:
+        """Its type."""
+        return self.type
+
+    def compute(self, candidates: Candidates) -> Tensor:
+        """(B,) without unit."""
+        reference = candidates.tools.references[self.reference_dataset].composition_features
+        return self._drop(candidates, candidates.composition_features, reference)
+
+
+def mmd_drop(x: Tensor, y: Tensor) -> Tensor:
+    """MMD2(x without m, y) - MMD2(x, y) for each row m of x.
+
+    With s_m the sum of k(m, other rows of x), S of all s_m, t_m the mean of k(m, rows of y) and T the sum of all
+    t_m, MMD2(x, y) is S / n(n-1) - 2 T / n and, without m, (S - 2 s_m) / (n-1)(n-2) - 2 (T - t_m) / (n-1), both
+    plus a term of y alone, which cancels. So this takes O(n^2 + n R) and never forms R x R.
+
+    Args:
+        x: (n, d), n >= 3.
+        y: (R, d).
+
+    Returns:
+        (n,) float64.
+    """
+    x, y = x.double(), y.double()
+    n, width = x.shape
+    kernel = (x @ x.T / width + 1) ** 3  # (n, n)
+    within = kernel.sum(1) - kernel.diagonal()  # (n,) s_m
+    across = x.new_zeros(n)  # (n,) t_m
+    for block in y.split(BLOCK):
+        across += ((x @ block.T / width + 1) ** 3).sum(1) / len(y)
+    all_within, all_across = within.sum(), across.sum()
+    whole = all_within / (n * (n - 1)) - 2 * all_across / n
+    without = (all_within - 2 * within) / ((n - 1) * (n - 2)) - 2 * (all_across - across) / (n - 1)
+    return without - whole

@@ -1,0 +1,81 @@
+"""A reward for a predicted property."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Literal
+
+from chemeleon_cli.core.rewards.base import FindModel, Needs, RewardComponent
+from chemeleon_cli.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from chemeleon_cli.core.candidates import Candidates
+
+
+class PredictorReward(RewardComponent):
+    """Minus the squared distance of a predicted property from a target; or the property itself, to be
+    maximised."""
+
+    type: Literal["predictor"] = "predictor"
+    """The kind of reward."""
+    predictor: str
+    """A predictor: a run folder, a checkpoint folder or a name."""
+    target_name: str
+    """Which of its targets."""
+    target_value: float | None = None
+    """The value to reach, in the target's unit; null: the larger the better."""
+    clip_min: float | None = None
+    """Predictions below count as this; null: no limit. 0 for a band gap, which a predictor may put below
+    zero."""
+    clip_max: float | None = None
+    """Predictions above count as this; null: no limit."""
+
+    @property
+    def name(self) -> str:
+        """The target's name."""
+        return self.target_name
+
+    def needs(self) -> Needs:
+        """The predictor."""
+        return Needs(predictors=frozenset([self.predictor]))
+
+    def check(self, find_model: FindModel) -> list[tuple[str, str]]:
+        """Whether there is such a predictor, and whether it has this target."""
+        wrong = predictor_mistake(self.predictor, find_model)
+        if wrong:
+            return [("predictor", wrong)]
+        targets = predictor_targets(self.predictor, find_model)
+        if self.target_name not in targets:
+            close = get_close_matches(self.target_name, targets, n=1, cutoff=0.6)
+            meant = f"; did you mean '{close[0]}'?" if close else ""
+            return [
+                ("target_name", f"found '{self.target_name}'; {self.predictor} predicts {', '.join(targets)}{meant}")
+            ]
+        if self.clip_min is not None and self.clip_max is not None and self.clip_min >= self.clip_max:
+            return [("clip_min", f"found {self.clip_min:g}; expected less than clip_max, {self.clip_max:g}")]
+        return []
+
+    def compute(self, candidates: Candidates) -> Tensor:
+        """(B,) in the square of the target's unit; in its unit where `target_value` is null."""
+        values = candidates.predict(self.predictor)[self.target_name]
+        if self.clip_min is not None or self.clip_max is not None:
+            values = values.clamp(self.clip_min, self.clip_max)
+        return values if self.target_value is None else -((values - self.target_value) ** 2)
+
+
+def predictor_mistake(name: str, find_model: FindModel) -> str | None:
+    """What is wrong with the name of a predictor, or None."""
+    try:
+        find_model(name, "predictor")
+    except UserError as error:
+        return f"{error.message}; {error.hint}" if error.hint else error.message
+    return None
+
+
+def predictor_targets(name: str, find_model: FindModel) -> list[str]:
+    """What a predictor predicts, from its meta alone."""
+    from chemeleon_cli.core.checkpoint import read_meta
+
+    return list(read_meta(find_model(name, "predictor"))["config"]["targets"])

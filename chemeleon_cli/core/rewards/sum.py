@@ -1,0 +1,116 @@
+"""The whole reward: a weighted sum of normalised components."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Union
+
+from pydantic import Field
+
+from chemeleon_cli.core.normalise import NormalizeFn, normalise
+from chemeleon_cli.core.rewards.base import FindModel, Needs, RewardComponent, RewardSection
+from chemeleon_cli.core.rewards.custom import CustomReward
+from chemeleon_cli.core.rewards.diversity import CompositionDiversity, StructureDiversity
+from chemeleon_cli.core.rewards.predictor import PredictorReward
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from chemeleon_cli.core.candidates import Candidates
+    from chemeleon_cli.core.tools import Tools
+
+BUILT_IN: dict[str, type[RewardComponent]] = {
+    "predictor": PredictorReward,
+    "structure_diversity": StructureDiversity,
+    "composition_diversity": CompositionDiversity,
+    "custom": CustomReward,
+}
+"""Every `type` that a recipe may name."""
+
+if TYPE_CHECKING:
+    AnyComponent = RewardComponent
+else:
+    AnyComponent = Annotated[Union[tuple(BUILT_IN.values())], Field(discriminator="type")]  # noqa: UP007
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a batch of B crystals is worth.
+
+    Attributes:
+        total: (B,) weighted sum, NaN where the crystal is impossible or a component has no number for it.
+        impossible: (B,) bool.
+        raw: component name -> (B,) its numbers, in its unit.
+        weighted: component name -> (B,) what it adds to the total.
+    """
+
+    total: Tensor
+    impossible: Tensor
+    raw: dict[str, Tensor]
+    weighted: dict[str, Tensor]
+
+    def raw_means(self) -> dict[str, float]:
+        """Each component's mean over the crystals it has a number for, comparable between steps."""
+        return {name: values.nanmean().item() for name, values in self.raw.items()}
+
+
+class ReinforceReward(RewardSection):
+    """What a crystal is worth: its components, each normalised over the batch and weighted, added up."""
+
+    components: Annotated[list[AnyComponent], Field(min_length=1)]
+    """The rewards to add up, each with its `type`."""
+    normalize_fn: NormalizeFn = "std"
+    """How sums are compared, within each group or over the batch: norm, std, subtract_mean, clip, none or
+    null."""
+    eps: Annotated[float, Field(gt=0)] = 1e-4
+    """A spread of sums below this counts as none: no crystal is then preferred."""
+
+    def names(self) -> list[str]:
+        """The components' names, made distinct by a number where two are equal."""
+        seen: Counter[str] = Counter()
+        names = []
+        for component in self.components:
+            seen[component.name] += 1
+            names.append(component.name if seen[component.name] == 1 else f"{component.name}_{seen[component.name]}")
+        return names
+
+    def needs(self) -> Needs:
+        """What is to be loaded for all components."""
+        needs = Needs()
+        for component in self.components:
+            needs |= component.needs()
+        return needs
+
+    def check(self, find_model: FindModel) -> list[tuple[tuple[str | int, ...], str]]:
+        """Look at what the components name, without torch and without reading data.
+
+        Returns:
+            (path of the field within this section, what is wrong with it) of every mistake.
+        """
+        return [
+            (("components", i, *key.split(".")), text)
+            for i, component in enumerate(self.components)
+            for key, text in component.check(find_model)
+        ]
+
+    def prepare(self, tools: Tools) -> None:
+        """Called once, when all that is needed is loaded."""
+        for component in self.components:
+            component.prepare(tools)
+
+    def __call__(self, candidates: Candidates) -> Scores:
+        """Judge a batch. The total is not yet normalised: that is done per group, by
+        `grpo.group_advantage`."""
+        import torch
+
+        impossible = ~candidates.valid
+        total = torch.zeros(len(candidates))
+        raw: dict[str, Tensor] = {}
+        weighted: dict[str, Tensor] = {}
+        for name, component in zip(self.names(), self.components, strict=True):
+            values = component.compute(candidates).detach().float().cpu()
+            raw[name] = values.masked_fill(impossible | ~values.isfinite(), torch.nan)
+            weighted[name] = component.weight * normalise(raw[name], component.normalize_fn, component.eps)
+            total = total + weighted[name]
+        return Scores(total, impossible, raw, weighted)

@@ -1,0 +1,252 @@
+"""Reinforcement learning of a generator: rollout, score, update. It knows no reward by name.
+
+Denoising is a Markov decision process whose actions are Gaussian (DDPO, Black et al. 2023); crystals are
+judged against others of their group (GRPO, Shao et al. 2024); the arithmetic is in `grpo`.
+
+Legend: G crystals of a group, all of one size N (so nothing is padded), D latent width, S chain steps.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from chemeleon_cli.core import grpo
+from chemeleon_cli.core.crystals import Crystals
+from chemeleon_cli.core.latent_diffusion import LatentDiffusion, Sampling, Transition
+from chemeleon_cli.core.normalise import NormalizeFn
+from chemeleon_cli.core.trainer import Run
+
+
+class Scores(Protocol):
+    """What a reward says of B crystals."""
+
+    @property
+    def total(self) -> Tensor:
+        """(B,) the reward, NaN where there is none."""
+        ...
+
+    @property
+    def impossible(self) -> Tensor:
+        """(B,) bool, crystals that cannot be."""
+        ...
+
+    @property
+    def raw(self) -> Mapping[str, Tensor]:
+        """(B,) of each component in its own unit, by name."""
+        ...
+
+
+RewardFn = Callable[[Crystals], Scores]
+"""Judges the crystals of a whole step at once."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One RL step; names as in the recipe of `train-rl`.
+
+    Attributes:
+        groups_per_step: groups of all ranks together.
+        num_group_samples: G.
+        group_reward_norm: advantages within each group (GRPO), or over the whole step (REINFORCE).
+        normalize_fn: how rewards become advantages.
+        eps: a smaller spread than this is none.
+        num_inner_batch: optimiser steps on one rollout, each on whole groups.
+        clip_ratio: of the surrogate.
+        log_prob: "sum" over a crystal's latents, or "mean".
+        kl_weight: of the divergence from the base model.
+        trajectory_steps: denoising steps of each trajectory that are trained on; None for all.
+    """
+
+    groups_per_step: int = 5
+    num_group_samples: int = 64
+    group_reward_norm: bool = True
+    normalize_fn: NormalizeFn = "std"
+    eps: float = 1e-4
+    num_inner_batch: int = 2
+    clip_ratio: float = 0.2
+    log_prob: grpo.Reduce = "sum"
+    kl_weight: float = 0.0
+    trajectory_steps: int | None = 10
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A denoising step that is trained on, with what was true when it was drawn.
+
+    Attributes:
+        transition: x, mean, std and x_next of the policy that drew it.
+        log_prob: (G,) of x_next by that policy.
+        base_mean: (G, N, D) the frozen base model's mean at the same x.
+    """
+
+    transition: Transition
+    log_prob: Tensor
+    base_mean: Tensor
+
+
+@dataclass(frozen=True)
+class Group:
+    """G crystals of one size, and the decisions that led to them."""
+
+    num_atoms: Tensor
+    decisions: list[Decision]
+    crystals: Crystals
+
+
+def rollout_group(
+    model: LatentDiffusion, base: LatentDiffusion, settings: Settings, sampling: Sampling, generator: torch.Generator
+) -> Group:
+    """Draw one group with the model's live weights.
+
+    The last step of a chain is deterministic, so it is never among the decisions.
+
+    Args:
+        model: the policy; in evaluation mode or without dropout, so that the update can repeat its numbers.
+        base: the frozen model that KL is measured against.
+        settings: of the RL step.
+        sampling: with noise at every step but the last.
+        generator: source of the size, the choice of decisions and all noise.
+    """
+    size = model.draw_sizes(1, generator)
+    num_atoms = size.expand(settings.num_group_samples).to(model.device)
+    chain = model.chain(sampling)
+    count = min(settings.trajectory_steps or len(chain), len(chain) - 1)
+    chosen = set((1 + torch.randperm(len(chain) - 1, generator=generator)[:count]).tolist())
+    decisions, x = [], torch.zeros(0)
+    for transition in model.transitions(num_atoms, sampling, generator):
+        x = transition.x_next
+        if transition.index in chosen:
+            with torch.no_grad():
+                base_mean, _ = base.step(transition.x, transition.index, num_atoms, chain, sampling)
+            log_prob = _log_prob(transition, transition.mean, settings)
+            decisions.append(Decision(transition, log_prob, base_mean))
+    return Group(num_atoms, decisions, model.decode(x, num_atoms))
+
+
+def train_step(
+    run: Run, model: LatentDiffusion, base: LatentDiffusion, reward: RewardFn, settings: Settings, sampling: Sampling
+) -> dict[str, float]:
+    """One RL step: draw groups, score them, update the denoiser.
+
+    Group g draws from a generator of its own, so that the groups are the same however many ranks share them.
+
+    Returns:
+        What to log. `log_ratio_first` is the largest |log-ratio| before the first update: about 0, or the
+        update does not repeat the rollout's arithmetic.
+    """
+    rank, ranks = run.fabric.global_rank, run.fabric.world_size
+    mine = range(rank, settings.groups_per_step, ranks)
+    groups = {
+        g: rollout_group(model, base, settings, sampling, run.generator(run.step * settings.groups_per_step + g))
+        for g in mine
+    }
+    scores = score_everywhere(run, {g: group.crystals for g, group in groups.items()}, settings, reward)
+    advantage = grpo.group_advantage(
+        scores.total,
+        scores.impossible,
+        settings.num_group_samples,
+        settings.group_reward_norm,
+        settings.normalize_fn,
+        settings.eps,
+    ).view(settings.groups_per_step, settings.num_group_samples)
+
+    logged: dict[str, list[float]] = defaultdict(list)
+    order = grpo.inner_batches(settings.groups_per_step, settings.num_inner_batch, run.generator(-run.step - 1))
+    for number, batch in enumerate(order):
+        for g in batch.tolist():
+            if g in groups:
+                share = ranks / len(batch)
+                info = accumulate(model, groups[g], advantage[g].to(model.device), settings, sampling, share)
+                for name, value in info.items():
+                    logged[name].append(value)
+                if number == 0:
+                    logged["log_ratio_first"].append(info["log_ratio_max"])
+        logged["gradient_norm"].append(run.optimise())
+    numbers = {name: sum(values) / len(values) for name, values in logged.items()}
+    return {
+        **{name: values.nanmean().item() for name, values in scores.raw.items()},
+        "impossible": scores.impossible.float().mean().item(),
+        "unscored": (scores.total.isnan() & ~scores.impossible).float().mean().item(),
+        **numbers,
+    }
+
+
+def accumulate(
+    model: LatentDiffusion, group: Group, advantage: Tensor, settings: Settings, sampling: Sampling, share: float
+) -> dict[str, float]:
+    """Add one group's gradient: clipped surrogate plus KL to the base model, mean over its decisions.
+
+    Args:
+        model: the policy, at its present weights.
+        group: of the rollout.
+        advantage: (G,).
+        settings: of the RL step.
+        sampling: as in the rollout.
+        share: of this group in its inner batch.
+
+    Returns:
+        Means over the decisions of loss, kl and the numbers of `grpo.clipped_loss`.
+    """
+    chain = model.chain(sampling)
+    totals: dict[str, float] = defaultdict(float)
+    for decision in group.decisions:
+        drawn = decision.transition
+        mean, _ = model.step(drawn.x, drawn.index, group.num_atoms, chain, sampling)
+        surrogate, info = grpo.clipped_loss(
+            _log_prob(drawn, mean, settings), decision.log_prob, advantage, settings.clip_ratio
+        )
+        mask = torch.ones(mean.shape[:2], dtype=torch.bool, device=mean.device)
+        kl = grpo.gaussian_kl(mean, decision.base_mean, drawn.std, mask, settings.log_prob).mean()
+        loss = surrogate + settings.kl_weight * kl
+        (loss * share / len(group.decisions)).backward()
+        for name, value in {"loss": loss, "kl": kl, **info}.items():
+            totals[name] += value.item() / len(group.decisions)
+    return dict(totals)
+
+
+def score_everywhere(run: Run, crystals: Mapping[int, Crystals], settings: Settings, reward: RewardFn) -> Scores:
+    """Scores of all groups of all ranks, in order, the same on every rank.
+
+    Rewards compare a crystal with the whole step, so one rank scores everything and tells the others.
+    """
+    moved = {g: c.to("cpu") for g, c in crystals.items()}
+    if run.fabric.world_size == 1:
+        return reward(Crystals.cat([moved[g] for g in range(settings.groups_per_step)]))
+    from torch import distributed
+
+    gathered: list[dict[int, Crystals]] = [{} for _ in range(run.fabric.world_size)]
+    distributed.all_gather_object(gathered, moved)
+    answer: list[object] = [None]
+    if run.fabric.is_global_zero:
+        everything = {g: c for part in gathered for g, c in part.items()}
+        answer = [reward(Crystals.cat([everything[g] for g in range(settings.groups_per_step)]))]
+    distributed.broadcast_object_list(answer)
+    return answer[0]  # type: ignore[return-value]
+
+
+def raw_reward(scores: Scores, weights: Sequence[float]) -> float:
+    """Weighted sum of the components' raw means, comparable between steps where normalised totals are not.
+
+    A crystal that is impossible counts in each component as the worst one scored; one that is only
+    unscored does not count.
+    """
+    total = 0.0
+    for weight, values in zip(weights, scores.raw.values(), strict=True):
+        scored = values[values.isfinite()]
+        if len(scored):
+            lost = int(scores.impossible.sum())
+            total += weight * ((scored.sum() + lost * scored.min()) / (len(scored) + lost)).item()
+        else:
+            total += float("nan")
+    return total
+
+
+def _log_prob(transition: Transition, mean: Tensor, settings: Settings) -> Tensor:
+    mask = torch.ones(mean.shape[:2], dtype=torch.bool, device=mean.device)
+    return grpo.log_prob(transition.x_next, mean, transition.std, mask, settings.log_prob)

@@ -1,0 +1,170 @@
+"""What candidates are judged with: models and reference sets, loaded once and frozen.
+
+Legend: R reference crystals, D latent width, E width of the atom-type embedding.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from chemeleon_cli.core import checkpoint
+from chemeleon_cli.core.crystals import Crystals
+from chemeleon_cli.core.dataset import cache_folder, file_sha256, in_batches, load_split, split_path
+from chemeleon_cli.core.layers import set_precision
+from chemeleon_cli.errors import UserError
+
+if TYPE_CHECKING:
+    from chemeleon_cli.core.predictor import Predictor
+    from chemeleon_cli.core.rewards import ReinforceReward
+    from chemeleon_cli.core.vae import VAE, Encoder
+
+REFERENCE_LIMIT = 50_000
+"""Crystals of a reference set that are kept, drawn with a fixed seed."""
+REFERENCE_VERSION = "1"
+BATCH = 256
+
+
+@dataclass(frozen=True)
+class References:
+    """The features of a reference set, for rewards that compare distributions.
+
+    Attributes:
+        name: of the set.
+        structure_features: (R, D) mean latent of each crystal.
+        composition_features: (R, E) mean atom-type embedding of each crystal.
+    """
+
+    name: str
+    structure_features: Tensor
+    composition_features: Tensor
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What candidates need to be judged.
+
+    Attributes:
+        encoder: of the autoencoder whose features diversity is measured in.
+        predictors: by the name that the recipe gives them.
+        references: by the recipe's `reference_dataset`; None is the set the model was trained on.
+        device: where the models are.
+    """
+
+    encoder: Encoder | None = None
+    predictors: dict[str, Predictor] = field(default_factory=dict)
+    references: dict[str | None, References] = field(default_factory=dict)
+    device: str = "cpu"
+
+
+def build_tools(
+    reward: ReinforceReward | None,
+    find_model: Callable[[str, str], Path],
+    vae: VAE | None = None,
+    training_data: str | Path | None = None,
+    device: str = "cpu",
+) -> Tools:
+    """Load what a reward needs, and let its components prepare themselves with it.
+
+    Args:
+        reward: None needs nothing.
+        find_model: (name, kind) -> checkpoint folder.
+        vae: the generator's; what is kept is a frozen float32 copy of its encoder, so that a run that computes in
+            bf16 rewards crystals as `score` does.
+        training_data: folder of the set that the generator was trained on.
+        device: for all models.
+
+    Raises:
+        UserError: a checkpoint or a reference set is missing, or there is no autoencoder where one is needed.
+    """
+    encoder = None
+    if vae is not None:
+        encoder = copy.deepcopy(vae.encoder).requires_grad_(False).eval()
+        set_precision(encoder, "float32")
+    if reward is None:
+        return Tools(encoder, device=device)
+    needs = reward.needs()
+    if needs.encoder and encoder is None:
+        raise UserError(
+            "diversity is measured in the features of a generator's autoencoder, and no generator is named",
+            "name the one that made the crystals: --set model=NAME",
+        )
+    predictors = {}
+    for name in sorted(needs.predictors):
+        model, _ = checkpoint.load(find_model(name, "predictor"), "predictor", device)
+        predictors[name] = cast("Predictor", model)
+    references = {}
+    for name in needs.references:
+        folder = training_data if name is None else name
+        if folder is None:
+            raise UserError(
+                "the generator does not say which set it was trained on, and the diversity reward names none",
+                "name a data folder: --set reward.components.0.reference_dataset=DIR (0: the component's number)",
+            )
+        references[name] = load_references(cast("Encoder", encoder), folder, device)
+    tools = Tools(encoder, predictors, references, device)
+    reward.prepare(tools)
+    return tools
+
+
+def load_references(
+    encoder: Encoder, folder: str | Path, device: str = "cpu", limit: int = REFERENCE_LIMIT
+) -> References:
+    """Features of a data folder's train split, computed once per encoder and file content, then stored.
+
+    Raises:
+        UserError: the folder has no train split, or it cannot be read.
+    """
+    path = split_path(folder, "train")
+    if path is None:
+        raise UserError(
+            f"{folder}: the reference set has no train.csv or train.csv.gz", "name another: reference_dataset: DIR"
+        )
+    key = hashlib.sha256("|".join((REFERENCE_VERSION, fingerprint(encoder), file_sha256(path), str(limit))).encode())
+    stored = cache_folder() / "references" / f"{key.hexdigest()[:32]}.safetensors"
+    if not stored.is_file():
+        table = load_split(folder, "train")
+        assert table is not None, "split_path found it"
+        if len(table) > limit:
+            table = table.select(torch.randperm(len(table), generator=torch.Generator().manual_seed(0))[:limit])
+        made = reference_features(encoder, (batch for _, batch in in_batches(table, BATCH)), str(folder))
+        stored.parent.mkdir(parents=True, exist_ok=True)
+        temporary = stored.with_suffix(f".{os.getpid()}")
+        save_file({"structure": made.structure_features, "composition": made.composition_features}, temporary)
+        temporary.replace(stored)
+    tensors = load_file(stored, device)
+    return References(str(folder), tensors["structure"], tensors["composition"])
+
+
+def reference_features(encoder: Encoder, batches: Iterable[Crystals], name: str) -> References:
+    """Features of canonical crystals; the rows of the result are in the order of the batches, on the CPU."""
+    made = [features(encoder, batch) for batch in batches]
+    return References(name, torch.cat([s.cpu() for s, _ in made]), torch.cat([c.cpu() for _, c in made]))
+
+
+@torch.no_grad()
+def features(encoder: Encoder, crystals: Crystals) -> tuple[Tensor, Tensor]:
+    """(B, D) mean latent and (B, E) mean atom-type embedding of canonical crystals, float32."""
+    crystals = crystals.to(encoder.atom_embedding.weight.device)
+    mask = crystals.mask.unsqueeze(-1)
+    latents, atoms = encoder(crystals).mean, encoder.atom_embedding(crystals.numbers)
+    count = crystals.num_atoms.unsqueeze(-1)
+    return (latents * mask).sum(1).float() / count, (atoms * mask).sum(1).float() / count
+
+
+def fingerprint(model: torch.nn.Module) -> str:
+    """Hex sha256 of a model's weights."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

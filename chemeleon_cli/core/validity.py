@@ -1,0 +1,140 @@
+"""Whether there can be such a crystal at all (geometry), and whether its charges balance (SMACT)."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from pymatgen.core import Composition, Lattice, Structure
+
+from chemeleon_cli.core.crystals import MAX_Z
+
+MIN_DISTANCE = 0.5
+"""Å. The shortest bond there is, H-H, is 0.74 Å."""
+MIN_VOLUME, MAX_VOLUME = 4.0, 100.0
+"""Å^3 per atom. Diamond has 5.7, solid xenon about 60."""
+MIN_ANGLE, MAX_ANGLE = 10.0, 170.0
+"""Degrees. Any lattice has a cell with angles of 60 to 120."""
+ENUMERATED = 20_000
+"""Assignments of oxidation states that SMACT may try one by one (0.1 s); of more, the sums are counted."""
+
+
+def problem(structure: Structure | None) -> str | None:
+    """Why this cannot be a crystal, or None if it can.
+
+    Returns:
+        "no structure"; "element": one without a place among 1..100; "cell": lengths, angles or coordinates
+        that are not finite or angles outside 10-170 degrees; "volume": outside 4-100 Å^3 per atom;
+        "distance": two atoms, or an atom and its own image, closer than 0.5 Å.
+    """
+    if structure is None or not len(structure):
+        return "no structure"
+    numbers = np.array([getattr(site.specie, "Z", 0) for site in structure] if structure.is_ordered else [0])
+    if numbers.min() < 1 or numbers.max() > MAX_Z:
+        return "element"
+    matrix, frac = structure.lattice.matrix, structure.frac_coords
+    lengths = np.linalg.norm(matrix, axis=1)
+    if not (np.isfinite(matrix).all() and np.isfinite(frac).all() and lengths.min() > 0):
+        return "cell"
+    unit = matrix / lengths[:, None]
+    angles = np.degrees(np.arccos(np.clip([unit[1] @ unit[2], unit[2] @ unit[0], unit[0] @ unit[1]], -1, 1)))
+    if angles.min() < MIN_ANGLE or angles.max() > MAX_ANGLE:
+        return "cell"
+    if not MIN_VOLUME <= abs(np.linalg.det(matrix)) / len(structure) <= MAX_VOLUME:
+        return "volume"
+    return "distance" if any_closer(matrix, frac, MIN_DISTANCE) else None
+
+
+def any_closer(matrix: np.ndarray, frac_coords: np.ndarray, distance: float) -> bool:
+    """Whether two atoms of a periodic crystal, their own images included, are closer than `distance`.
+
+    Args:
+        matrix: (3, 3) lattice vectors as rows, Å, of a cell with a volume.
+        frac_coords: (N, 3).
+        distance: Å.
+    """
+    if np.linalg.norm(matrix, axis=1).min() < distance:
+        return True
+    reach = _images_within(matrix, distance)
+    if reach.max() > 2:  # a long, skew cell needs many images; the reduced cell of the same crystal few
+        reduced = Lattice(matrix).get_lll_reduced_lattice().matrix
+        matrix, frac_coords = reduced, frac_coords @ matrix @ np.linalg.inv(reduced)
+        if np.linalg.norm(matrix, axis=1).min() < distance:
+            return True
+        reach = _images_within(matrix, distance)
+    offsets = np.stack(np.meshgrid(*(np.arange(-n, n + 1) for n in reach), indexing="ij"), -1).reshape(-1, 3)
+    difference = frac_coords[:, None] - frac_coords[None]
+    difference -= np.round(difference)
+    vectors = (difference[:, :, None] + offsets) @ matrix  # (N, N, images, 3)
+    squares = (vectors**2).sum(-1)
+    diagonal = np.arange(len(frac_coords))
+    squares[diagonal, diagonal, len(offsets) // 2] = np.inf  # the middle offset is 0: the atom itself
+    return bool(squares.min() < distance**2)
+
+
+def _images_within(matrix: np.ndarray, distance: float) -> np.ndarray:
+    """(3,) int: cells to look at along each vector, for fractional differences wrapped into [-0.5, 0.5]."""
+    return np.floor(distance * np.linalg.norm(np.linalg.inv(matrix), axis=0) + 0.5).astype(int)
+
+
+def smact_valid(composition: Composition) -> bool:
+    """Whether oxidation states found in the ICSD (2024) balance, cations less electronegative than anions.
+
+    Elements and alloys, all of whose elements are metals, pass. Kept per reduced formula.
+    """
+    counts = {str(element): round(n) for element, n in composition.element_composition.items()}
+    divisor = math.gcd(*counts.values())
+    return _smact_valid(tuple(sorted((symbol, n // divisor) for symbol, n in counts.items())))
+
+
+@functools.lru_cache(maxsize=200_000)
+def _smact_valid(formula: tuple[tuple[str, int], ...]) -> bool:
+    from smact import Element, metals
+    from smact.screening import ICSD24FilterConfig, smact_validity
+
+    symbols = [symbol for symbol, _ in formula]
+    if len(symbols) == 1 or all(symbol in metals for symbol in symbols):
+        return True
+    states = [_states().get(symbol, []) for symbol in symbols]
+    if math.prod(map(len, states)) <= ENUMERATED:
+        return bool(smact_validity("".join(f"{s}{n}" for s, n in formula), icsd_filter=ICSD24FilterConfig()))
+    electronegativities = [Element(symbol).pauling_eneg for symbol in symbols]
+    return balanced(states, [n for _, n in formula], electronegativities)
+
+
+def balanced(
+    states: Sequence[Sequence[int]], counts: Sequence[int], electronegativities: Sequence[float | None]
+) -> bool:
+    """SMACT's rule without trying every assignment: the charges that can be reached, for every cut between
+    ions.
+
+    Args:
+        states: oxidation states that each element may take, none of them 0.
+        counts: atoms of each element.
+        electronegativities: of each element; None where unknown, which SMACT lets no compound pass with.
+    """
+    known = [e for e in electronegativities if e is not None]
+    if len(known) < len(electronegativities):
+        return False
+    for cut in set(known):
+        reached = {0}
+        for element_states, count, electronegativity in zip(states, counts, known, strict=True):
+            allowed = [q for q in element_states if (q > 0) == (electronegativity < cut)]
+            reached = {charge + q * count for charge in reached for q in allowed}
+        if 0 in reached:
+            return True
+    return False
+
+
+@functools.cache
+def _states() -> dict[str, list[int]]:
+    """Oxidation states by element symbol, as SMACT's default ICSD24 filter lists them."""
+    from smact.utils.oxidation import ICSD24OxStatesFilter
+
+    table = ICSD24OxStatesFilter().filter(consensus=3, include_zero=False, commonality="low")
+    return {
+        str(element): [int(q) for q in str(states).split()]
+        for element, states in zip(table["element"], table["oxidation_state"], strict=True)
+    }

@@ -1,0 +1,1 @@
+"""Recipes: YAML in, a checked and frozen pydantic model out. Import `load` and `models` from their modules."""

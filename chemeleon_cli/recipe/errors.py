@@ -1,0 +1,146 @@
+"""What pydantic finds wrong with a recipe, in the words of the person who wrote it.
+
+Every line reads `file:line: dotted.key: found ...; expected ...; did you mean 'x'?`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from chemeleon_cli.recipe.base import did_you_mean
+from chemeleon_cli.recipe.document import Document, Loc, Problem, shown
+
+_EXPECTED = {
+    "bool_type": "true or false",
+    "dict_type": "a section of `key: value` lines",
+    "finite_number": "a finite number",
+    "float_type": "a number",
+    "greater_than": "more than {gt}",
+    "greater_than_equal": "at least {ge}",
+    "int_type": "a whole number",
+    "less_than": "less than {lt}",
+    "less_than_equal": "at most {le}",
+    "list_type": "a list",
+    "model_attributes_type": "a section of `key: value` lines",
+    "model_type": "a section of `key: value` lines",
+    "string_type": "text (numbers in quotes are text)",
+    "too_short": "at least {min_length} of them",
+    "tuple_type": "a list",
+}
+"""pydantic's error types: what was expected instead. Types that are not here keep pydantic's own words."""
+
+_API_KEY = (
+    "found a key for an API; expected none, as recipes are kept and shared; "
+    "give it as --api-key or in the environment as MP_API_KEY"
+)
+
+
+def problems(error: ValidationError, document: Document, model: type[BaseModel]) -> list[Problem]:
+    """Everything pydantic found, each with the place where it was written."""
+    return [_problem(details, document, model) for details in error.errors(include_url=False)]
+
+
+def fields_of(model: type[BaseModel]) -> dict[str, Any]:
+    """The keys of a section as they are written, and their types."""
+    return {field.alias or name: field.annotation for name, field in model.model_fields.items()}
+
+
+def sections_in(annotation: Any) -> list[type[BaseModel]]:
+    """The sections that a value of this type can be: none for a scalar, several for a union."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    if get_origin(annotation) in (Union, UnionType, Annotated):
+        return [section for part in get_args(annotation) for section in sections_in(part)]
+    return []
+
+
+def _problem(details: ErrorDetails, document: Document, model: type[BaseModel]) -> Problem:
+    loc, holders, members = _resolve(details["loc"], model)
+    kind, context, value = details["type"], details.get("ctx", {}), details["input"]
+    if kind == "extra_forbidden":
+        text = _unknown(str(loc[-1]), holders, model)
+    elif kind == "missing":
+        text = f"found nothing; expected {_description(str(loc[-1]), holders)}"
+    elif kind in ("union_tag_not_found", "union_tag_invalid"):
+        loc = (*loc, "type")
+        text = _not_one_of(context.get("tag"), [tag for member in members for tag in _tags_of(member)])
+    elif kind == "literal_error":
+        text = _not_one_of(value, re.findall(r"'([^']*)'", context["expected"]))
+    elif kind in ("mistake", "value_error"):
+        text = str(context.get("text") or context["error"])
+    else:
+        text = f"found {shown(value)}; expected {_EXPECTED.get(kind, details['msg']).format(**context)}"
+    return Problem(document.mark(loc), loc, text)
+
+
+def _resolve(loc: Loc, model: type[BaseModel]) -> tuple[Loc, list[type[BaseModel]], list[type[BaseModel]]]:
+    """Follow pydantic's path through the types.
+
+    Returns:
+        The path as it is written in the file, without the tags that pydantic adds for members of a union; the
+        sections that hold its last key; and the sections that the value there can be.
+    """
+    written: list[str | int] = []
+    annotation: Any = model
+    holders: list[type[BaseModel]] = []
+    members = sections_in(model)
+    for key in loc:
+        tagged = [member for member in members if len(members) > 1 and key in _tags_of(member)]
+        if tagged:
+            members = tagged
+            continue
+        written.append(key)
+        holders = members
+        types = [fields_of(holder)[str(key)] for holder in holders if str(key) in fields_of(holder)]
+        annotation = types[0] if types else None if holders else item_of(annotation)
+        members = sections_in(annotation)
+    return tuple(written), holders, members
+
+
+def item_of(annotation: Any) -> Any:
+    """The type of the values in a list or dict (or in an optional one)."""
+    if get_origin(annotation) in (Union, UnionType, Annotated):
+        return next((item for part in get_args(annotation) if (item := item_of(part)) is not None), None)
+    arguments = [argument for argument in get_args(annotation) if argument is not Ellipsis]
+    return arguments[-1] if get_origin(annotation) in (list, dict, tuple) and arguments else None
+
+
+def _tags_of(section: type[BaseModel]) -> tuple[str, ...]:
+    annotation = fields_of(section).get("type")
+    return get_args(annotation) if get_origin(annotation) is Literal else ()
+
+
+def _description(key: str, holders: list[type[BaseModel]]) -> str:
+    fields = [field for holder in holders for name, field in holder.model_fields.items() if key in (name, field.alias)]
+    text = (fields[0].description or "" if fields else "").partition("\n")[0].rstrip(".")
+    return f"a value: {text[:1].lower()}{text[1:]}" if text else "a value"
+
+
+def _not_one_of(value: Any, known: list[str]) -> str:
+    found = "nothing" if value is None else shown(value)
+    return f"found {found}; expected one of {', '.join(known)}{did_you_mean(str(value), known)}"
+
+
+def _unknown(key: str, holders: list[type[BaseModel]], model: type[BaseModel]) -> str:
+    if key.lower().replace("-", "_") in ("api_key", "mp_api_key"):
+        return _API_KEY
+    known = [name for holder in holders for name in fields_of(holder)]
+    elsewhere = [path for path in _paths(model) if path.rpartition(".")[2] == key]
+    meant = f"; did you mean '{elsewhere[0]}'?" if elsewhere else did_you_mean(key, known)
+    if len(known) > 12:
+        known = [*known[:12], f"... (`chemeleon recipes schema {getattr(model, 'command', '')}`)"]
+    return f"found an unknown key{meant or '; expected one of ' + ', '.join(known)}"
+
+
+def _paths(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    for name, annotation in fields_of(model).items():
+        yield prefix + name
+        sections = sections_in(annotation)
+        if len(sections) == 1:
+            yield from _paths(sections[0], f"{prefix}{name}.")

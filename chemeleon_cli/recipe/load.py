@@ -1,0 +1,151 @@
+"""From the name of a recipe to the checked recipe, and back to YAML."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+import chemeleon_cli
+from chemeleon_cli.errors import UserError
+from chemeleon_cli.recipe import document as documents
+from chemeleon_cli.recipe.base import FindModel, Recipe, did_you_mean
+from chemeleon_cli.recipe.document import Document, Mark
+from chemeleon_cli.recipe.errors import problems
+from chemeleon_cli.recipe.models import RECIPES
+
+R = TypeVar("R", bound=Recipe)
+
+
+def shipped_folder() -> Path:
+    """The recipes that come with the program: inside an installed package, beside the package in a checkout."""
+    package = Path(chemeleon_cli.__file__).parent
+    return package / "recipes" if (package / "recipes").is_dir() else package.parent / "recipes"
+
+
+def shipped() -> list[Path]:
+    """The shipped recipe files, by name."""
+    return sorted(shipped_folder().glob("*.yaml"))
+
+
+def find(name: str | Path) -> Path:
+    """The file of a recipe: a path, or the name of one in ./recipes or, failing that, of a shipped one.
+
+    `vae`, `vae.yaml` and `recipes/vae.yaml` all find the shipped `vae.yaml` where the working folder has none.
+
+    Raises:
+        UserError: there is no such recipe.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    if path.parent in (Path("."), Path("recipes")) and path.suffix in ("", ".yaml", ".yml"):
+        for folder in (Path("recipes"), shipped_folder()):
+            if (folder / f"{path.stem}.yaml").is_file():
+                return folder / f"{path.stem}.yaml"
+    names = [file.stem for file in shipped()]
+    raise UserError(
+        f"{name}: no such recipe{did_you_mean(path.stem, names)}",
+        f"give the path of a YAML file, or one of: {', '.join(names)}",
+    )
+
+
+def read(name: str | Path) -> Document:
+    """Find and read a recipe file; the paths of its custom rewards become independent of the working folder.
+
+    Raises:
+        UserError: there is no such file, or it is not YAML.
+    """
+    path = find(name)
+    document = documents.read(path)
+    reward = document.data.get("reward")
+    components = reward.get("components") if isinstance(reward, dict) else None
+    for component in components if isinstance(components, list) else []:
+        target = component.get("class") if isinstance(component, dict) else None
+        if isinstance(target, str) and ".py:" in target:
+            component["class"] = str((path.parent / target).resolve())
+    return document
+
+
+def load(
+    name: str | Path | None,
+    model: type[R],
+    *,
+    settings: Sequence[str] = (),
+    options: Mapping[str, Any] | None = None,
+    reward: str | None = None,
+    find_model: FindModel | None = None,
+) -> R:
+    """Read and check a recipe.
+
+    Args:
+        name: a path or the name of a recipe; None starts from an empty one.
+        model: what kind of recipe it has to be.
+        settings: `a.b=c` of each `--set`, applied in order after the file.
+        options: values of options by their dotted key, applied last; None is an option that was not given.
+        reward: the recipe whose `reward:` section replaces this one's; its `model` is taken where this has none.
+        find_model: how to find checkpoints; without it no data folder and no checkpoint is looked for.
+
+    Raises:
+        UserError: with every error of the recipe, a line each.
+    """
+    document = read(name) if name else Document()
+    if reward:
+        _take_reward(document, reward)
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        mark = Mark(f"--set {setting}")
+        if not equals:
+            raise UserError(f"{mark}: found no '='; expected key=value, such as training.max_steps=100")
+        document.set(key.strip(), documents.parse_value(text, mark), mark)
+    for key, value in (options or {}).items():
+        if value is not None:
+            option = "FILE" if key == "file" else f"--{key.rpartition('.')[2].replace('_', '-')}"
+            document.set(key, value, Mark(f"{option} {value}"))
+    return check(document, model, find_model)
+
+
+def check(document: Document, model: type[R], find_model: FindModel | None = None) -> R:
+    """The recipe of a document.
+
+    Raises:
+        UserError: with every error of the recipe, a line each, in the order of the file.
+    """
+    found = list(document.problems)
+    try:
+        recipe = model.model_validate(document.data, context=find_model)
+    except ValidationError as error:
+        found += problems(error, document, model)
+    else:
+        if not found:
+            return recipe
+    lines = dict.fromkeys(str(problem) for problem in sorted(found, key=lambda problem: problem.mark))
+    raise UserError("\n".join(lines), _other_command(document, model))
+
+
+def dump(recipe: Recipe) -> str:
+    """The whole recipe as YAML, defaults included; `load` turns it into the same recipe."""
+    data = recipe.model_dump(mode="json", by_alias=True, serialize_as_any=True)
+    return f"# chemeleon {recipe.command}, every setting\n{documents.write(data)}"
+
+
+def _take_reward(document: Document, name: str) -> None:
+    source = read(name)
+    if "reward" not in source.data:
+        raise UserError(
+            f"{source.mark(())}: found no reward: section; expected one", "`chemeleon recipes show bandgap` has one"
+        )
+    document.graft("reward", source)
+    if document.data.get("model") is None and "model" in source.data:
+        document.graft("model", source)
+
+
+def _other_command(document: Document, model: type[Recipe]) -> str:
+    """A hint where the keys are those of another command's recipe."""
+    keys = set(document.data)
+    if keys <= set(model.model_fields):
+        return ""
+    fits = [command for command, other in RECIPES.items() if keys <= set(other.model_fields)]
+    return f"this looks like a recipe for `chemeleon {fits[0]}`" if len(fits) == 1 else ""

@@ -1,0 +1,294 @@
+"""The recipe of every command. The docstring below a field is its documentation (`chemeleon recipes schema`)."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, Strict, ValidationInfo, field_validator
+
+from chemeleon_cli.recipe.base import (
+    ComputeRecipe,
+    Count,
+    DataFolder,
+    DataSection,
+    LdmName,
+    NotNegative,
+    Positive,
+    Recipe,
+    RunName,
+    RunRecipe,
+    SamplerSection,
+    Section,
+    Share,
+    TrainingSection,
+    VaeName,
+    did_you_mean,
+    find_data,
+    mistake,
+)
+from chemeleon_cli.recipe.steering import Reward, TrainRl
+
+
+def _divides(value: int, info: ValidationInfo) -> int:
+    width = info.data.get("hidden_dim", value)
+    if width % value:
+        raise mistake(f"found {value}; expected a number that divides hidden_dim, {width}")
+    return value
+
+
+Heads = Annotated[Count, Field(validate_default=True), AfterValidator(_divides)]
+
+
+class VaeModel(Section):
+    """The size of the autoencoder."""
+
+    hidden_dim: Count = 256
+    """Width of the transformers."""
+    num_heads: Heads = 8
+    """Attention heads; they divide `hidden_dim`."""
+    encoder_layers: Count = 4
+    """Transformer layers from crystal to latents."""
+    decoder_layers: Count = 4
+    """Transformer layers from latents to crystal."""
+    latent_dim: Count = 8
+    """Numbers that stand for one atom."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of activations set to zero in training."""
+
+
+class VaeLoss(Section):
+    """The weight of each term of the autoencoder's loss."""
+
+    types: NotNegative = 1.0
+    """Cross-entropy of the elements."""
+    lengths: NotNegative = 1.0
+    """Squared error of the cell's lengths, per cube root of the number of atoms, in Å^2."""
+    angles: NotNegative = 10.0
+    """Squared error of the cell's angles, in square radians."""
+    coords: NotNegative = 10.0
+    """Squared error of sine and cosine of the fractional coordinates, so that 0 and 1 are one place."""
+    kl: NotNegative = 1e-5
+    """Divergence of an atom's latents from a standard normal, in nats; small, or crystals do not come back."""
+
+
+class TrainVae(RunRecipe):
+    """Train the autoencoder: a crystal to a few numbers per atom, its latents, and back."""
+
+    command: ClassVar[str] = "train-vae"
+    name: RunName = "vae"
+    """The name of the run and of its folder."""
+    data: DataSection
+    """The crystals to learn from."""
+    model: VaeModel = VaeModel()
+    """The size of the model."""
+    loss: VaeLoss = VaeLoss()
+    """What counts how much."""
+    training: TrainingSection = TrainingSection()
+    """How long and how fast."""
+
+
+class LdmModel(Section):
+    """The size of the denoiser, a diffusion transformer."""
+
+    hidden_dim: Count = 256
+    """Width of the transformer."""
+    num_blocks: Count = 6
+    """Transformer blocks."""
+    num_heads: Heads = 8
+    """Attention heads; they divide `hidden_dim`."""
+
+
+class DiffusionSection(Section):
+    """The noise that is learned to be taken away."""
+
+    timesteps: Annotated[int, Field(ge=2)] = 1000
+    """Steps from crystal to noise."""
+    beta_start: Annotated[float, Field(gt=0, lt=1)] = 1e-4
+    """Variance of the first step's noise; the steps between lie on a line."""
+    beta_end: Annotated[float, Field(gt=0, lt=1)] = 0.02
+    """Variance of the last step's noise."""
+
+
+class TrainLdm(RunRecipe):
+    """Train the generator: diffusion in the latents of a trained autoencoder."""
+
+    command: ClassVar[str] = "train-ldm"
+    name: RunName = "ldm"
+    """The name of the run and of its folder."""
+    data: DataSection
+    """The crystals to learn from."""
+    vae: VaeName
+    """The autoencoder: a run folder, a checkpoint folder or a name."""
+    model: LdmModel = LdmModel()
+    """The size of the model."""
+    diffusion: DiffusionSection = DiffusionSection()
+    """The noise schedule."""
+    sampling: SamplerSection = SamplerSection()
+    """How validation samples are drawn."""
+    training: TrainingSection = TrainingSection()
+    """How long and how fast."""
+
+
+class TargetSection(Section):
+    """One property to predict."""
+
+    mean: float | None = None
+    """Subtracted before learning, in the label's unit; null: the mean of the train split."""
+    std: Positive | None = None
+    """Divided by before learning, in the label's unit; null: the standard deviation of the train split."""
+    loss_weight: NotNegative = 1.0
+    """How much this target counts beside the others."""
+    window: Annotated[tuple[float, float], Strict(False)] | None = None
+    """`[low, high]` in the label's unit: the final table gives precision and recall for values inside."""
+    zero_is: Literal["metal"] | None = None
+    """`metal` for band gaps: the final table tells how well zero is told from non-zero."""
+
+    @field_validator("window")
+    @classmethod
+    def _in_order(cls, window: tuple[float, float] | None) -> tuple[float, float] | None:
+        if window and window[0] >= window[1]:
+            raise mistake(f"found {list(window)}; expected [low, high] with low below high")
+        return window
+
+
+def _targets_of_names(value: Any) -> Any:
+    if isinstance(value, list):
+        value = dict.fromkeys(map(str, value))
+    if isinstance(value, dict):
+        return {name: {} if target is None else target for name, target in value.items()}
+    return value
+
+
+class PredictorModel(Section):
+    """The predictor's head."""
+
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Share of activations set to zero in training."""
+
+
+class TrainPredictor(RunRecipe):
+    """Train a predictor of properties on the encoder of a trained autoencoder."""
+
+    command: ClassVar[str] = "train-predictor"
+    name: RunName = "predictor"
+    """The name of the run and of its folder."""
+    data: DataSection
+    """The crystals and their labels."""
+    vae: VaeName
+    """The autoencoder whose encoder is used: a run folder, a checkpoint folder or a name."""
+    encoder: Literal["frozen", "finetune"] = "frozen"
+    """`frozen` learns the head only; `finetune` the encoder too."""
+    targets: Annotated[dict[str, TargetSection], BeforeValidator(_targets_of_names), Field(min_length=1)]
+    """Columns of the data to predict: a list of names, or names with their settings."""
+    reduce: Literal["mean", "sum"] = "mean"
+    """How atoms become a crystal: `mean` for quantities per atom, `sum` for those that grow with the cell."""
+    use_encoder_features: bool = True
+    """Use the encoder's last hidden layer beside the latents."""
+    model: PredictorModel = PredictorModel()
+    """The head."""
+    origins: Count = 4
+    """Random shifts of the origin that a prediction is averaged over."""
+    training: TrainingSection = TrainingSection()
+    """How long and how fast."""
+
+    @field_validator("targets")
+    @classmethod
+    def _are_columns(cls, targets: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        if info.context and "data" in info.data:
+            table = find_data(info.data["data"].path)
+            with gzip.open(table, "rt") if table.suffix == ".gz" else table.open() as lines:
+                columns = next(csv.reader(lines), [])
+            for name in targets:
+                if name not in columns:
+                    raise mistake(f"found '{name}'; expected columns of {table}{did_you_mean(name, columns)}")
+        return targets
+
+
+def _look_for_crystals(file: str, info: ValidationInfo) -> str:
+    if info.context and not Path(file).expanduser().exists():
+        raise mistake(f"found '{file}'; expected a file or folder of crystals")
+    return file
+
+
+class Sample(ComputeRecipe, SamplerSection):
+    """Draw crystals from a generator."""
+
+    command: ClassVar[str] = "sample"
+    model: LdmName
+    """The generator: a run folder, a checkpoint folder or a name."""
+    num_samples: Count = 100
+    """Crystals to draw."""
+    out: str = "generated.cif"
+    """The file to write; its suffix says how: .cif (a data block per crystal), .extxyz, .csv or .json.gz."""
+    batch_size: Count = 256
+    """Crystals drawn at a time."""
+    precision: Literal["auto", "float32", "bf16"] = "auto"
+    """Arithmetic of the transformer blocks; `auto` takes bf16 where the machine is fast at it."""
+
+
+class Score(ComputeRecipe):
+    """Judge crystals: a row for each and a summary."""
+
+    command: ClassVar[str] = "score"
+    file: Annotated[str, AfterValidator(_look_for_crystals)]
+    """The crystals: CIF, extxyz, CSV, json.gz or POSCAR, a folder or a zip of them."""
+    reward: Reward | None = None
+    """Rewards to compute for each crystal; null for none. `--reward NAME` takes the section of another recipe."""
+    model: LdmName | None = None
+    """The generator that diversity and novelty are about: its autoencoder and its training set. A run folder, a
+    checkpoint folder or a name; null: the `model` of the recipe that `--reward` names, if any."""
+    reference: DataFolder | None = None
+    """The data folder that novelty is measured against; null: the training set of `model`."""
+    out: str | None = None
+    """The CSV to write; null: beside the file that is scored."""
+
+
+class SplitSection(Section):
+    """Which crystals are kept away from training."""
+
+    by: Literal["formula", "random", "source"] = "formula"
+    """`formula` keeps crystals of one reduced formula together; `source` takes the splits of the source."""
+    fractions: Annotated[tuple[Share, Share, Share], Strict(False)] = (0.8, 0.1, 0.1)
+    """Shares of train, val and test; they add up to 1."""
+    seed: Annotated[int, Field(ge=0)] = 42
+    """Where the random choice starts."""
+
+    @field_validator("fractions")
+    @classmethod
+    def _are_all(cls, value: tuple[float, float, float]) -> tuple[float, float, float]:
+        if abs(sum(value) - 1) > 1e-6 or value[0] == 0:
+            raise mistake(f"found {list(value)}; expected three shares that add up to 1, the first above 0")
+        return value
+
+
+class FetchData(Recipe):
+    """Make a data folder: train, val and test tables from a source."""
+
+    command: ClassVar[str] = "fetch-data"
+    source: str
+    """A table (CSV) or folder of your own, or `materials-project`."""
+    name: str | None = None
+    """The name of the folder that is made; null: after the source."""
+    out: str = "data"
+    """The folder of data folders: this one is written to `<out>/<name>`."""
+    max_atoms: Count | None = 20
+    """Crystals whose primitive cell has more atoms are left out; null keeps all."""
+    labels: dict[str, str] = {}
+    """Column of the source: name of the label; empty takes every column of numbers under its own name."""
+    id_column: str | None = None
+    """The column of the source that names a crystal; null: found by its usual names."""
+    split: SplitSection = SplitSection()
+    """Which crystals are kept away from training."""
+    query: dict[str, Any] = {}
+    """Materials Project only: what to ask for, as its API names it, such as `num_sites: [1, 20]`."""
+    fields: dict[str, str] = {}
+    """Materials Project only: its field: name of the label."""
+
+
+RECIPES: dict[str, type[Recipe]] = {
+    model.command: model for model in (FetchData, TrainVae, TrainLdm, TrainPredictor, TrainRl, Sample, Score)
+}
+"""Every command that takes a recipe, and its model."""

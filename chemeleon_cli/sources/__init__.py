@@ -1,0 +1,1 @@
+"""Where crystals and models come from: files, folders, the Materials Project, checkpoints."""

@@ -1,0 +1,102 @@
+"""Where a model's name leads: a checkpoint's folder, a run's folder, or the starter models of the package."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from pathlib import Path
+
+from chemeleon_cli.errors import UserError
+
+META = "meta.json"
+STARTER = Path(__file__).parent.parent / "starter"
+STARTER_FOLDERS = {"vae": "ldm", "ldm": "ldm", "predictor": "predictor"}
+"""Folder of the starter that serves each kind: an LDM holds its VAE."""
+HOLDS = {"vae": ("vae", "ldm"), "ldm": ("ldm",), "predictor": ("predictor",)}
+"""Kinds of checkpoint that serve where a kind is asked for."""
+MAKERS = {"vae": "train-vae", "ldm": "train-ldm", "predictor": "train-predictor"}
+
+
+def find_model(name: str, kind: str) -> Path:
+    """The folder of a checkpoint.
+
+    Args:
+        name: a checkpoint's folder (one with meta.json); a run's folder, which stands for its best
+            checkpoint, or its last where there is no best; "starter" for the model of that kind that comes
+            with the program, or "starter/judge" and the like for a certain one.
+        kind: "vae", "ldm" or "predictor".
+
+    Raises:
+        UserError: there is no such checkpoint, it is broken, or of another kind.
+    """
+    if name == "starter" or name.startswith("starter/"):
+        folder = STARTER / (name.removeprefix("starter").strip("/") or STARTER_FOLDERS[kind])
+        if not (folder / META).is_file():
+            have = sorted(f"starter/{p.parent.name}" for p in STARTER.glob(f"*/{META}"))
+            raise UserError(
+                f"there is no '{name}' model of kind {kind} in this installation; there is {_either(have)}",
+                f"train one (chemeleon {MAKERS[kind]}) and name its run folder",
+            )
+    else:
+        folder = _on_disk(name, kind)
+    found = _kind_of(folder)
+    if found not in HOLDS[kind]:
+        raise UserError(
+            f"{folder} is a checkpoint of kind {found}; a {kind} is needed",
+            _others(Path(name), kind) or f"make one with chemeleon {MAKERS[kind]}",
+        )
+    return folder
+
+
+def _on_disk(name: str, kind: str) -> Path:
+    path = Path(name).expanduser()
+    for folder in (path, path / "checkpoints" / "best", path / "checkpoints" / "last"):
+        if (folder / META).is_file():
+            return folder
+    if path.is_file():
+        raise UserError(f"{path} is a file; a model is the folder it is in", f"name {path.parent}")
+    if path.is_dir():
+        inside = ", ".join(sorted(p.name for p in path.iterdir())[:6]) or "nothing"
+        what = f"{path} is neither a checkpoint (no {META}) nor a run with one; it holds {inside}"
+    else:
+        what = f"no model '{name}': no such folder"
+    raise UserError(what, _others(path, kind) or f"make one with chemeleon {MAKERS[kind]}, or name 'starter'")
+
+
+def _kind_of(folder: Path) -> str:
+    try:
+        kind = json.loads((folder / META).read_text(encoding="utf-8"))["kind"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder / META} cannot be read: {error}", "is the checkpoint whole? copy it again") from error
+    return str(kind)
+
+
+def _others(path: Path, kind: str) -> str:
+    """A hint naming checkpoints of the right kind beside `path` and in ./runs, the likeliest first."""
+    places = {p: None for parent in (path.parent, Path("runs")) for p in _models_in(parent, kind)}
+    if not places:
+        return ""
+    names = [str(p) for p in places]
+    by_base = {p.name: str(p) for p in places}
+    close = difflib.get_close_matches(str(path), names, n=3) or [
+        by_base[base] for base in difflib.get_close_matches(path.name, list(by_base), n=3)
+    ]
+    return f"did you mean {_either(close)}?" if close else f"of this kind there is {_either(names[:4])}"
+
+
+def _models_in(parent: Path, kind: str) -> list[Path]:
+    if not parent.is_dir():
+        return []
+    found = []
+    for path in sorted(p for p in parent.iterdir() if p.is_dir()):
+        metas = [m for m in (path / META, *path.glob(f"checkpoints/*/{META}")) if m.is_file()]
+        try:
+            if metas and _kind_of(metas[0].parent) in HOLDS[kind]:
+                found.append(path)
+        except UserError:  # a broken neighbour is no reason to hide the others
+            continue
+    return found
+
+
+def _either(names: list[str]) -> str:
+    return " or ".join(names) or "none"

@@ -1,0 +1,57 @@
+"""A map over many items in worker processes that keeps their order and never holds many at once."""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from typing import TypeVar
+
+In = TypeVar("In")
+Out = TypeVar("Out")
+
+PATIENCE = 2.0
+"""Seconds of work done in this process before workers, who take about as long to start, are worth having."""
+CHUNK = 64
+
+
+def ordered_map(function: Callable[[In], Out], items: Iterable[In], patience: float = PATIENCE) -> Iterator[Out]:
+    """`map(function, items)`, in worker processes once it has taken `patience` seconds here.
+
+    Args:
+        function: importable by name; its argument and result can be pickled.
+        items: read as they are needed, a few chunks ahead.
+        patience: seconds; 0 starts the workers at once.
+    """
+    items = iter(items)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = min(8, cores)
+    spent = 0.0
+    while workers == 1 or spent < patience:
+        item = next(items, items)
+        if item is items:
+            return
+        start = time.perf_counter()
+        result = function(item)  # type: ignore[arg-type]
+        spent += time.perf_counter() - start
+        yield result
+    context = multiprocessing.get_context("spawn")  # forking a process that runs threads can hang
+    pool = ProcessPoolExecutor(workers, mp_context=context)
+    try:
+        waiting: deque[Future[list[Out]]] = deque()
+        while chunk := list(itertools.islice(items, CHUNK)):
+            waiting.append(pool.submit(_each, function, chunk))
+            if len(waiting) > 3 * workers:
+                yield from waiting.popleft().result()
+        while waiting:
+            yield from waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _each(function: Callable[[In], Out], chunk: list[In]) -> list[Out]:
+    return [function(item) for item in chunk]

@@ -1,0 +1,241 @@
+"""Candidates, the tools they are judged with, and matching."""
+
+import math
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from pymatgen.analysis.structure_matcher import StructureMatcher
+from pymatgen.core import Lattice, Structure
+from torch import Tensor
+
+from chemeleon_cli.core import matching
+from chemeleon_cli.core.candidates import Candidates
+from chemeleon_cli.core.crystals import Crystals
+from chemeleon_cli.core.layers import Transformer, set_precision
+from chemeleon_cli.core.rewards import ReinforceReward
+from chemeleon_cli.core.tools import Tools, build_tools, features, load_references
+from chemeleon_cli.core.vae import VAE, Encoder
+from chemeleon_cli.errors import UserError
+
+SALT = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.6), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+BLENDE = Structure.from_spacegroup("F-43m", Lattice.cubic(5.4), ["Zn", "S"], [[0, 0, 0], [0.25, 0.25, 0.25]])
+CESIUM = Structure(Lattice.cubic(3.5), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+PEROVSKITE = Structure.from_spacegroup(
+    "Pm-3m", Lattice.cubic(3.9), ["Sr", "Ti", "O"], [[0, 0, 0], [0.5, 0.5, 0.5], [0.5, 0.5, 0]]
+)
+CRUSHED = Structure(Lattice.cubic(1.0), ["Fe"], [[0, 0, 0]])
+
+
+class CountingPredictor:
+    """Predicts the number of atoms and the mean atomic number, and counts how often it was asked."""
+
+    targets = ("atoms", "mean_z")
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def predict(self, crystals: Crystals) -> Tensor:
+        self.calls += 1
+        count = crystals.num_atoms.float()
+        return torch.stack([count, crystals.numbers.sum(1) / count], 1)
+
+
+def tiny_encoder(seed: int = 0) -> Encoder:
+    torch.manual_seed(seed)
+    return Encoder(hidden_dim=16, num_heads=2, num_layers=1, latent_dim=4).eval()
+
+
+def write_split(folder: Path, structures: list[Structure]) -> Path:
+    import pandas as pd
+
+    folder.mkdir(parents=True, exist_ok=True)
+    pd.DataFrame({"cif": [s.to(fmt="cif") for s in structures]}).to_csv(folder / "train.csv", index=False)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHEMELEON_CACHE", str(tmp_path / "cache"))
+
+
+def test_facts_have_a_row_for_every_candidate() -> None:
+    predictor = CountingPredictor()
+    candidates = Candidates([None, SALT, CRUSHED, BLENDE], Tools(tiny_encoder(), {"p": predictor}))  # type: ignore[dict-item]
+    assert candidates.problems == ["no structure", None, "volume", None]
+    assert candidates.valid.tolist() == [False, True, False, True]
+    assert candidates.smact_valid.tolist() == [False, True, False, True]
+    assert [form and len(form) for form in candidates.canonical] == [None, 2, None, 2]
+    assert candidates.structure_features.shape == (4, 4)
+    assert candidates.composition_features.shape == (4, 16)
+    assert candidates.structure_features.isnan().all(1).tolist() == [True, False, True, False]
+    predicted = candidates.predict("p")
+    assert predicted["mean_z"].nan_to_num(-1).tolist() == [-1, 14, -1, 23]
+    assert candidates.predict("p") is predicted
+    assert predictor.calls == 1
+
+
+def test_predictions_come_back_in_the_order_of_the_candidates() -> None:
+    candidates = Candidates([PEROVSKITE, SALT, PEROVSKITE, CESIUM], Tools(predictors={"p": CountingPredictor()}))  # type: ignore[dict-item]
+    assert candidates.predict("p")["atoms"].tolist() == [5, 2, 5, 2]
+
+
+def test_a_batch_without_any_crystal_has_facts_too() -> None:
+    candidates = Candidates([None, CRUSHED], Tools(tiny_encoder(), {"p": CountingPredictor()}))  # type: ignore[dict-item]
+    assert candidates.predict("p")["atoms"].isnan().all()
+    assert candidates.structure_features.shape == (2, 4)
+    assert candidates.groups == [-1, -1]
+    assert len(Candidates([])) == 0
+
+
+def test_a_candidate_is_judged_in_its_canonical_form() -> None:
+    moved = SALT.copy()
+    moved.translate_sites(range(len(moved)), [0.13, 0.4, 0.7])
+    moved.make_supercell([1, 1, 2])
+    candidates = Candidates([SALT, moved], Tools(tiny_encoder()))
+    a, b = candidates.structure_features
+    assert torch.allclose(a, b, atol=1e-4)
+
+
+def test_features_do_not_depend_on_company() -> None:
+    encoder = tiny_encoder()
+    alone = Candidates([SALT], Tools(encoder)).structure_features[0]
+    together = Candidates([PEROVSKITE, SALT], Tools(encoder)).structure_features[1]
+    assert torch.allclose(alone, together, atol=1e-5)
+
+
+def test_each_turns_an_error_into_a_reason() -> None:
+    def density(structure: Structure) -> float:
+        if len(structure) == 5:
+            raise ValueError("too large")
+        return float(structure.density)
+
+    candidates = Candidates([SALT, PEROVSKITE, None])
+    assert candidates.each(density, "density").isnan().tolist() == [False, True, True]
+    assert candidates.notes["density"] == {1: "too large"}
+
+
+def test_features_without_an_encoder_say_what_to_do() -> None:
+    with pytest.raises(UserError, match="autoencoder"):
+        _ = Candidates([SALT]).structure_features
+
+
+def test_reference_features_are_computed_once_and_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, encoder = write_split(tmp_path / "data", [SALT, BLENDE, PEROVSKITE]), tiny_encoder()
+    first = load_references(encoder, folder)
+    assert first.structure_features.shape == (3, 4)
+    expected = Candidates([SALT, BLENDE, PEROVSKITE], Tools(encoder)).composition_features
+    assert torch.allclose(first.composition_features.sort(0).values, expected.sort(0).values, atol=1e-5)
+
+    def fail(*args: object) -> None:
+        raise AssertionError("computed again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("chemeleon_cli.core.tools.features", fail)
+        assert torch.equal(load_references(encoder, folder).structure_features, first.structure_features)
+        with pytest.raises(AssertionError, match="computed again"):
+            load_references(tiny_encoder(seed=1), folder)
+    write_split(folder, [SALT, BLENDE])
+    assert load_references(encoder, folder).structure_features.shape == (2, 4)
+    assert load_references(encoder, folder, limit=1).structure_features.shape == (1, 4)
+
+
+def test_tools_hold_what_a_reward_needs(tmp_path: Path) -> None:
+    folder = write_split(tmp_path / "data", [SALT, BLENDE])
+    vae = VAE(hidden_dim=16, num_heads=2, encoder_layers=1, decoder_layers=1, latent_dim=4)
+    set_precision(vae, "bf16")
+    diverse = {"type": "structure_diversity"}
+    named = {"type": "composition_diversity", "reference_dataset": str(folder)}
+    reward = ReinforceReward.model_validate({"components": [diverse, named]})
+    tools = build_tools(reward, lambda name, kind: Path(name), vae, folder)
+    assert set(tools.references) == {None, str(folder)}
+    assert tools.encoder is not None
+    assert not any(module.bf16 for module in tools.encoder.modules() if isinstance(module, Transformer))
+    assert any(module.bf16 for module in vae.modules() if isinstance(module, Transformer))
+    with pytest.raises(UserError, match="no generator is named"):
+        build_tools(reward, lambda name, kind: Path(name))
+    with pytest.raises(UserError, match="trained on"):
+        build_tools(reward, lambda name, kind: Path(name), vae)
+    with pytest.raises(UserError, match=r"no train\.csv"):
+        build_tools(reward, lambda name, kind: Path(name), vae, tmp_path)
+    assert build_tools(None, lambda name, kind: Path(name)).predictors == {}
+
+
+def test_features_are_means_over_atoms() -> None:
+    encoder = tiny_encoder()
+    crystals = Crystals.from_structures([CESIUM])
+    structure, composition = features(encoder, crystals)
+    assert torch.allclose(structure, encoder(crystals).mean.mean(1))
+    weight = encoder.atom_embedding.weight
+    assert torch.allclose(composition[0], (weight[11] + weight[17]) / 2)
+
+
+def noisy_copies(seed: int = 0) -> list[Structure | None]:
+    random.seed(seed)
+    found: list[Structure | None] = [None]
+    for structure in (SALT, CESIUM, BLENDE, PEROVSKITE, SALT.get_primitive_structure(), SALT, CESIUM, BLENDE):
+        copy = structure.copy()
+        copy.perturb(0.03)
+        found.append(copy)
+    return found
+
+
+def test_duplicates_are_what_pymatgen_calls_so() -> None:
+    structures = noisy_copies()
+    groups = matching.unique_groups(structures)
+    assert groups == [-1, 0, 1, 2, 3, 0, 0, 1, 2]
+    theirs = StructureMatcher().group_structures([s for s in structures if s is not None])
+    assert len(theirs) == len(set(groups)) - 1
+
+
+def test_groups_do_not_depend_on_order() -> None:
+    # a row of crystals of which neighbours match and the ends do not
+    chain = [
+        Structure(Lattice.tetragonal(4, c), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]]) for c in (4, 4.6, 5.3, 6.1)
+    ]
+    matcher = StructureMatcher()
+    assert matcher.fit(chain[0], chain[1])
+    assert not matcher.fit(chain[0], chain[3])
+    for seed in range(6):
+        random.Random(seed).shuffle(chain)
+        assert matching.unique_groups(chain) == [0, 0, 0, 0]
+
+
+def test_worker_processes_find_the_same() -> None:
+    structures = noisy_copies()
+    assert matching.unique_groups(structures, workers=2) == matching.unique_groups(structures)
+
+
+def test_novel_is_what_no_reference_matches() -> None:
+    built: list[list[int]] = []
+    known = [CESIUM, BLENDE, PEROVSKITE]
+
+    def build(rows: list[int]) -> list[Structure]:
+        built.append(rows)
+        return [known[row] for row in rows]
+
+    reference = matching.Reference([s.composition.reduced_formula for s in known], build)
+    assert matching.novel([None, SALT, CESIUM, CESIUM * (1, 1, 2), CRUSHED], reference) == [
+        False,
+        True,
+        False,
+        False,
+        True,
+    ]
+    assert built == [[0]]  # only what shares a formula
+
+
+def test_rms_of_copies_and_of_nonsense() -> None:
+    assert matching.rms(SALT, SALT * (1, 1, 2)) == pytest.approx(0, abs=1e-6)
+    moved = CESIUM.copy()
+    moved.translate_sites([1], [0.05, 0, 0])
+    found = matching.rms(CESIUM, moved)
+    assert found is not None
+    assert 0.005 < found < 0.1
+    assert matching.rms(SALT, CESIUM) is None
+    assert matching.rms(SALT, None) is None
+    assert (
+        matching.rms(SALT, Structure(Lattice([[math.nan] * 3] * 3), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])) is None
+    )
+    assert matching.rms_pairs([(SALT, SALT), (SALT, CESIUM)]) == [pytest.approx(0, abs=1e-6), None]

@@ -1,0 +1,237 @@
+"""Autoencoder, denoiser, generator and predictor: what must hold whatever their weights."""
+
+import numpy as np
+import pytest
+import torch
+from pymatgen.core import Lattice, Structure
+from samples import known_structures, random_structures
+from test_crystals import shifted
+
+from chemeleon_cli.core.crystals import MAX_Z, Crystals, canonical
+from chemeleon_cli.core.dataset import augment
+from chemeleon_cli.core.latent_diffusion import LatentDiffusion, Sampling, sample_many
+from chemeleon_cli.core.predictor import Predictor
+from chemeleon_cli.core.vae import VAE, Decoded, cell_features, cell_from_features
+
+SMALL = {"hidden_dim": 32, "num_heads": 4, "encoder_layers": 2, "decoder_layers": 2, "latent_dim": 4}
+SIZES = {"2": 3, "5": 1, "8": 2}
+
+
+@pytest.fixture
+def vae() -> VAE:
+    torch.manual_seed(0)
+    return VAE(**SMALL).eval()
+
+
+@pytest.fixture
+def ldm() -> LatentDiffusion:
+    torch.manual_seed(1)
+    denoiser = {"latent_dim": 4, "hidden_dim": 32, "num_blocks": 2, "num_heads": 4}
+    model = LatentDiffusion(SMALL, denoiser, {"timesteps": 100}, SIZES).eval()
+    for parameter in model.denoiser.parameters():  # adaLN-Zero starts as the identity, which would test nothing
+        parameter.data.add_(0.05 * torch.randn_like(parameter))
+    return model
+
+
+@pytest.fixture
+def predictor() -> Predictor:
+    torch.manual_seed(2)
+    encoder = {"hidden_dim": 32, "num_heads": 4, "num_layers": 2, "latent_dim": 4}
+    return Predictor(encoder, ["gap", "energy"], origins=4).eval()
+
+
+def batch(seed: int = 0) -> Crystals:
+    return Crystals.from_structures([canonical(s) for s in known_structures() + random_structures(6, seed)])
+
+
+def test_padding_never_changes_the_encoder_or_decoder(vae: VAE):
+    crystals = batch()
+    together = vae.encoder(crystals)
+    decoded = vae.decoder(together.mean, crystals.num_atoms)
+    for b in range(len(crystals)):
+        alone, n = vae.encoder(crystals[[b]]), int(crystals.num_atoms[b])
+        assert torch.allclose(alone.mean[0], together.mean[b, :n], atol=1e-5)
+        assert torch.allclose(alone.hidden[0], together.hidden[b, :n], atol=1e-5)
+        one = vae.decoder(alone.mean, crystals.num_atoms[[b]])
+        assert torch.allclose(one.element_logits[0], decoded.element_logits[b, :n], atol=1e-5)
+        assert torch.allclose(one.coord_waves[0], decoded.coord_waves[b, :n], atol=1e-5)
+        assert torch.allclose(one.lengths[0], decoded.lengths[b], atol=1e-5)
+        assert torch.allclose(one.angles[0], decoded.angles[b], atol=1e-3)
+
+
+def test_padding_never_changes_the_denoiser(ldm: LatentDiffusion):
+    num_atoms = torch.tensor([2, 5, 8])
+    x = torch.randn(3, 8, 4)
+    t = torch.tensor([3, 50, 99])
+    together = ldm.denoiser(x, t, num_atoms)
+    for b, n in enumerate(num_atoms.tolist()):
+        alone = ldm.denoiser(x[[b], :n], t[[b]], num_atoms[[b]])
+        assert torch.allclose(alone[0], together[b, :n], atol=1e-5)
+        assert (together[b, n:] == 0).all()
+
+
+def test_padding_never_changes_a_prediction(predictor: Predictor):
+    crystals = batch()
+    together = predictor.predict(crystals)
+    alone = torch.cat([predictor.predict(crystals[[b]]) for b in range(len(crystals))])
+    assert torch.allclose(alone, together, atol=1e-5)
+
+
+def test_orientation_and_order_cannot_matter(vae: VAE):
+    structure = random_structures(1, seed=4)[0]
+    order = np.random.default_rng(0).permutation(len(structure))
+    rotation, _ = np.linalg.qr(np.random.default_rng(1).normal(size=(3, 3)))
+    rotated = Structure(
+        Lattice(structure.lattice.matrix @ rotation),
+        [structure[int(i)].specie for i in order],
+        structure.frac_coords[order],
+    )
+    a, b = (vae.encoder(Crystals.from_structures([s])).mean[0] for s in (structure, rotated))
+    assert torch.allclose(a[torch.as_tensor(order)], b, atol=1e-4)
+
+
+def test_coordinates_are_periodic_for_the_encoder_and_the_loss(vae: VAE):
+    crystals = Crystals.from_structures([known_structures()[2]])
+    near = crystals.replace(frac_coords=(crystals.frac_coords + 1e-6) % 1)
+    far = crystals.replace(frac_coords=(crystals.frac_coords - 1e-6) % 1)  # across the cell's edge
+    assert torch.allclose(vae.encoder(near).mean, vae.encoder(far).mean, atol=1e-4)
+    terms = [vae.loss(c, torch.Generator().manual_seed(0))["coords"].item() for c in (near, far)]
+    assert terms[0] == pytest.approx(terms[1], abs=1e-4)
+
+
+def test_loss_terms_equal_torch_distributions(vae: VAE):
+    crystals = batch()
+    terms = vae.loss(crystals, torch.Generator().manual_seed(3))
+    posterior, mask = vae.encoder(crystals), crystals.mask
+    normal = torch.distributions.Normal(posterior.mean, posterior.std)
+    kl = torch.distributions.kl_divergence(normal, torch.distributions.Normal(0.0, 1.0)).sum(-1)
+    assert terms["kl"].item() == pytest.approx(kl[mask].mean().item(), rel=1e-4)
+    noise = torch.randn(posterior.mean.shape, generator=torch.Generator().manual_seed(3))
+    out = vae.decoder(posterior.mean + posterior.std * noise * mask.unsqueeze(-1), crystals.num_atoms)
+    chosen = out.element_logits.log_softmax(-1).gather(-1, (crystals.numbers - 1).clamp(min=0).unsqueeze(-1))
+    assert terms["types"].item() == pytest.approx(-chosen.squeeze(-1)[mask].mean().item(), rel=1e-4)
+
+
+def test_cell_features_are_invertible():
+    crystals = batch()
+    lengths, angles = cell_from_features(cell_features(crystals))
+    assert torch.allclose(lengths * crystals.num_atoms.unsqueeze(-1) ** (1 / 3), crystals.lengths, atol=1e-4)
+    assert torch.allclose(angles, crystals.angles, atol=1e-3)
+
+
+def test_perfect_decoder_output_gives_the_crystal_back_and_never_no_atom():
+    crystals = batch()
+    phase = 2 * torch.pi * crystals.frac_coords
+    logits = torch.nn.functional.one_hot((crystals.numbers - 1).clamp(min=0), MAX_Z).float()
+    waves = torch.cat([phase.sin(), phase.cos()], -1)
+    back = Decoded(logits, waves, crystals.lengths, crystals.angles, crystals.num_atoms).to_crystals()
+    assert (back.numbers == crystals.numbers).all()
+    difference = back.frac_coords - crystals.frac_coords
+    assert (difference - difference.round()).abs().max() < 1e-5
+    assert torch.allclose(back.lattice, crystals.lattice, atol=1e-3)
+    flat = Decoded(torch.zeros_like(logits), waves, crystals.lengths, crystals.angles, crystals.num_atoms).to_crystals()
+    assert (flat.numbers[flat.mask] >= 1).all()
+
+
+def test_augmentation_is_per_crystal_and_moves_origins_among_the_rarest_atoms():
+    structure = canonical(known_structures()[3])  # rutile: two Ti
+    crystals = Crystals.from_structures([structure] * 64)
+    moved = augment(crystals, torch.Generator().manual_seed(0))
+    zero = moved.frac_coords.norm(dim=-1) < 1e-6
+    assert zero.any(1).all()
+    chosen = {int(row.nonzero()[0, 0]) for row in zero}
+    assert len(chosen) == 2
+    assert {int(crystals.numbers[0, i]) for i in chosen} == {22}
+
+
+def test_moved_copies_are_predicted_alike(predictor: Predictor):
+    """Canonical form and averaged origins leave little: bounded here by a fifth of the predictions' spread.
+
+    For a trained predictor the bound is a fifth of its error; this holds for any weights.
+    """
+    originals = random_structures(16, seed=7, max_atoms=12)
+    copies = [shifted(s, seed) for seed, s in enumerate(originals)]
+    for copy in copies[::4]:
+        copy.make_supercell([2, 1, 1])
+    a, b = (predictor.predict(Crystals.from_structures([canonical(s) for s in group])) for group in (originals, copies))
+    assert ((a - b).abs().mean(0) < a.std(0) / 5).all()
+
+
+def test_prediction_is_the_mean_over_the_origins(predictor: Predictor):
+    crystals = Crystals.from_structures([canonical(known_structures()[3])])  # rutile: Ti are atoms 4 and 5 of 6
+    from chemeleon_cli.core.crystals import origin_atoms, shift_to_atom
+
+    atoms = origin_atoms(crystals)[0].nonzero().flatten()
+    with torch.no_grad():
+        values = [predictor(shift_to_atom(crystals, torch.tensor([[int(a)]]))) for a in atoms]
+    assert len(values) == 2
+    assert torch.allclose(predictor.predict(crystals), torch.stack(values).mean(0), atol=1e-6)
+
+
+def test_predictor_masks_missing_labels(predictor: Predictor):
+    crystals = batch().replace(properties={})
+    n = len(crystals)
+    gap = torch.full((n,), torch.nan)
+    gap[:2] = torch.tensor([1.0, 2.0])
+    energy = torch.arange(n).float()
+    weights = torch.tensor([1.0, 0.5])
+    terms = predictor.loss(crystals.replace(properties={"gap": gap, "energy": energy}), weights)
+    with torch.no_grad():
+        out = predictor(crystals)
+    assert terms["gap"].item() == pytest.approx((out[:2, 0] - gap[:2]).abs().mean().item(), rel=1e-5)
+    assert terms["loss"].item() == pytest.approx(terms["gap"].item() + 0.5 * terms["energy"].item(), rel=1e-5)
+    nothing = predictor.loss(crystals.replace(properties={"gap": gap * torch.nan, "energy": energy}), weights)
+    assert nothing["gap"].item() == 0
+    nothing["loss"].backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in predictor.parameters())
+
+
+def test_sampling_is_seeded_and_eta_zero_is_deterministic(ldm: LatentDiffusion):
+    sizes = torch.tensor([2, 5, 8])
+
+    def draw(eta: float, seed: int) -> torch.Tensor:
+        last = torch.zeros(0)
+        for step in ldm.transitions(sizes, Sampling("ddim", 10, eta), torch.Generator().manual_seed(seed)):
+            last = step.x_next
+        return last
+
+    assert torch.equal(draw(1.0, 0), draw(1.0, 0))
+    assert not torch.equal(draw(1.0, 0), draw(1.0, 1))
+    assert torch.equal(draw(0.0, 0), draw(0.0, 0))
+    steps = list(ldm.transitions(sizes, Sampling("ddim", 10, 0.0), torch.Generator().manual_seed(0)))
+    assert all(torch.equal(s.x_next, s.mean) for s in steps)
+    assert [s.index for s in steps] == list(range(9, -1, -1))
+
+
+def test_transitions_are_draws_of_the_stated_gaussian(ldm: LatentDiffusion):
+    sizes = torch.full((256,), 8)
+    for step in ldm.transitions(sizes, Sampling("ddpm", 5), torch.Generator().manual_seed(0)):
+        if step.index:
+            z = (step.x_next - step.mean) / step.std
+            assert z.mean().abs() < 0.05
+            assert z.std() == pytest.approx(1, abs=0.05)
+
+
+def test_sizes_are_drawn_with_the_frequencies_of_the_training_set(ldm: LatentDiffusion):
+    drawn = ldm.draw_sizes(6000, torch.Generator().manual_seed(0))
+    for size, weight in SIZES.items():
+        assert (drawn == int(size)).float().mean().item() == pytest.approx(weight / 6, abs=0.03)
+
+
+def test_samples_have_the_sizes_asked_for(ldm: LatentDiffusion):
+    sizes = torch.tensor([8, 2, 5, 2, 8])
+    generator = torch.Generator().manual_seed(0)
+    got = {
+        int(r): int(n)
+        for rows, c in sample_many(ldm, sizes, Sampling("ddim", 4), generator, 2)
+        for r, n in zip(rows, c.num_atoms, strict=True)
+    }
+    assert [got[i] for i in range(5)] == sizes.tolist()
+
+
+def test_a_frozen_autoencoder_gets_no_gradient(ldm: LatentDiffusion):
+    ldm.train()
+    ldm.loss(batch()[:4], torch.Generator().manual_seed(0)).backward()
+    assert all(p.grad is None for p in ldm.vae.parameters())
+    assert all(p.grad is not None for p in ldm.denoiser.parameters())
+    assert not ldm.vae.training

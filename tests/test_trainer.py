@@ -1,0 +1,200 @@
+"""The shared run: resuming, ranks, EMA, records, checkpoints."""
+
+import csv
+import json
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+from lightning_fabric import Fabric
+from safetensors.torch import load_file, save_file
+from samples import known_structures, random_structures, write_dataset
+
+from chemeleon_cli.core import checkpoint
+from chemeleon_cli.core.dataset import BatchOrder, load_split
+from chemeleon_cli.core.trainer import MetricsFile, Run, Settings
+from chemeleon_cli.core.vae import VAE
+from chemeleon_cli.errors import UserError
+
+SMALL = {"hidden_dim": 16, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 1, "latent_dim": 4, "dropout": 0.1}
+WEIGHTS = {"types": 1.0, "lengths": 1.0, "angles": 10.0, "coords": 10.0, "kl": 1e-5}
+
+
+def make_run(folder: Path, data: Path, fabric: Fabric | None = None, **changes) -> tuple[Run, VAE, object]:
+    if fabric is None:
+        fabric = Fabric(accelerator="cpu", devices=1)
+        fabric.launch()
+    table = load_split(data, "train")
+    assert table is not None
+    torch.manual_seed(0)
+    vae = VAE(**SMALL)
+    options = {
+        "max_steps": 8,
+        "learning_rate": 1e-2,
+        "warmup_steps": 2,
+        "min_learning_rate_ratio": 0.1,
+        "ema_decay": 0.9,
+        "val_every": 4,
+        "log_every": 2,
+        "precision": "float32",
+        **changes,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    return Run(folder, "vae", vae, Settings(**options), fabric, 7, {"data": table.summary()}, "val/loss"), vae, table
+
+
+def train(run: Run, vae: VAE, table, stop_at: int | None = None) -> None:
+    order = BatchOrder(table.num_atoms, 6, 7)
+    for step in run.steps():
+        for shard in run.shards():
+            terms = vae.loss(table.crystals(order[shard]), run.generator(shard))
+            run.backward(sum(WEIGHTS[k] * v for k, v in terms.items()))
+        run.log({"loss": terms["types"], "norm": run.optimise()})
+        if run.validation_is_due():
+            run.validated({"val/loss": terms["types"].item()})
+        if step + 1 == stop_at:
+            return
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    crystals = random_structures(24, seed=0, max_atoms=8) + known_structures()
+    return write_dataset(tmp_path / "data", crystals, {"x": [float(i) for i in range(30)]})
+
+
+@pytest.mark.parametrize("stop", [4, 6])
+def test_resumed_equals_uninterrupted(tmp_path: Path, data: Path, stop: int):
+    whole, vae, table = make_run(tmp_path / "whole", data)
+    train(whole, vae, table)
+    part, other, table = make_run(tmp_path / "part", data)
+    train(part, other, table, stop_at=stop)
+    again, third, table = make_run(tmp_path / "part", data)
+    again.resume()
+    assert again.step == 4, "the last checkpoint"
+    train(again, third, table)
+    for name in ("last", "best"):
+        a, b = (load_file(tmp_path / run / "checkpoints" / name / "model.safetensors") for run in ("whole", "part"))
+        assert all(torch.equal(a[k], b[k]) for k in a)
+    rows = [(tmp_path / run / "metrics.csv").read_text().splitlines() for run in ("whole", "part")]
+    columns = [[{k: v for k, v in r.items() if k != "minutes"} for r in csv.DictReader(text)] for text in rows]
+    assert columns[0] == columns[1]
+
+
+def test_two_processes_do_what_one_does_with_two_shards(tmp_path: Path, data: Path):
+    one, vae, table = make_run(tmp_path / "one", data, accumulate=2)
+    train(one, vae, table)
+    script = tmp_path / "two.py"
+    script.write_text(
+        textwrap.dedent(f"""
+        import sys; sys.path[:0] = {[str(Path(__file__).parent)]!r}
+        from pathlib import Path
+        from lightning_fabric import Fabric
+        from test_trainer import make_run, train
+        fabric = Fabric(accelerator="cpu", devices=2, strategy="ddp")
+        fabric.launch()
+        train(*make_run(Path({str(tmp_path / "two")!r}), Path({str(data)!r}), fabric))
+        """)
+    )
+    subprocess.run([sys.executable, script], check=True, timeout=120, capture_output=True)
+    a, b = (load_file(tmp_path / run / "checkpoints" / "last" / "model.safetensors") for run in ("one", "two"))
+    for name in a:
+        assert torch.allclose(a[name], b[name], atol=1e-5), name
+
+
+def test_a_seed_seeds_even_if_it_is_zero(data: Path):
+    table = load_split(data, "train")
+    assert table is not None
+    zero, zero_again, one = (BatchOrder(table.num_atoms, 6, seed) for seed in (0, 0, 1))
+    assert all(torch.equal(zero[i], zero_again[i]) for i in range(8))
+    assert any(not torch.equal(zero[i], one[i]) for i in range(3))
+
+
+def test_an_epoch_has_every_crystal_once(data: Path):
+    table = load_split(data, "train")
+    assert table is not None
+    order = BatchOrder(table.num_atoms, 7, 3)
+    for epoch in range(2):
+        rows = torch.cat([order[epoch * order.batches_per_epoch + i] for i in range(order.batches_per_epoch)])
+        assert sorted(rows.tolist()) == list(range(len(table)))
+
+
+def test_learning_rate_warms_up_and_ends_at_the_floor(tmp_path: Path, data: Path):
+    run, _, _ = make_run(tmp_path / "run", data, max_steps=100, warmup_steps=10)
+    rates = []
+    for step in range(101):
+        run.step = step
+        rates.append(run.learning_rate())
+    assert rates[0] == pytest.approx(1e-3, rel=0.01)
+    assert max(rates) < 1e-2
+    assert rates[100] == pytest.approx(1e-3)
+    assert rates[50] == pytest.approx(0.01 * (0.1 + 0.9 * 0.5))
+
+
+def test_ema_is_what_is_saved_and_live_weights_come_back(tmp_path: Path, data: Path):
+    run, vae, table = make_run(tmp_path / "run", data)
+    train(run, vae, table)
+    saved = load_file(tmp_path / "run" / "checkpoints" / "last" / "model.safetensors")
+    name = "encoder.head.weight"
+    live = vae.state_dict()[name].clone()
+    assert torch.equal(saved[name], run.ema[name])
+    assert not torch.equal(saved[name], live)
+    with run.ema_weights():
+        assert torch.equal(vae.state_dict()[name], run.ema[name])
+    assert torch.equal(vae.state_dict()[name], live)
+
+
+def test_best_is_the_best_and_patience_ends_the_run(tmp_path: Path, data: Path):
+    run, _, _ = make_run(tmp_path / "run", data, max_steps=100, patience=2)
+    values = iter([3.0, 2.0, float("nan"), 2.5])
+    for _ in run.steps():
+        run.validated({"val/loss": next(values)})
+    assert run.step == 4
+    assert json.loads((tmp_path / "run" / "checkpoints" / "best" / "meta.json").read_text())["metrics"] == {
+        "val/loss": 2.0
+    }
+
+
+def test_a_gradient_that_is_not_finite_changes_no_weight(tmp_path: Path, data: Path):
+    run, vae, _ = make_run(tmp_path / "run", data)
+    before = {k: v.clone() for k, v in vae.state_dict().items()}
+    run.backward(sum(p.sum() for p in vae.parameters()) * float("nan"))
+    run.optimise()
+    assert all(torch.equal(before[k], v) for k, v in vae.state_dict().items())
+
+
+def test_metrics_file_grows_columns(tmp_path: Path):
+    rows = MetricsFile(tmp_path / "metrics.csv")
+    rows.append({"step": 1, "loss": 0.5})
+    rows.append({"step": 2, "val/loss": 0.25})
+    rows.drop_after(1)
+    rows.append({"step": 2, "loss": 1.0, "val/loss": 2.0})
+    with (tmp_path / "metrics.csv").open() as file:
+        assert list(csv.DictReader(file)) == [
+            {"step": "1", "loss": "0.5", "val/loss": ""},
+            {"step": "2", "loss": "1.0", "val/loss": "2.0"},
+        ]
+
+
+def test_checkpoint_round_trip_and_its_errors(tmp_path: Path):
+    torch.manual_seed(0)
+    vae = VAE(**SMALL)
+    folder = tmp_path / "vae"
+    for _ in range(2):  # the second replaces the first
+        checkpoint.save(folder, "vae", vae.config, vae.state_dict(), {"data": {}})
+    assert [p.name for p in tmp_path.iterdir()] == ["vae"]
+    again, meta = checkpoint.load(folder, "vae")
+    assert meta["kind"] == "vae"
+    assert all(torch.equal(v, again.state_dict()[k]) for k, v in vae.state_dict().items())
+    with pytest.raises(UserError, match="a vae checkpoint where a predictor is needed"):
+        checkpoint.load(folder, "predictor")
+    weights = load_file(folder / "model.safetensors")
+    weights["encoder.head.weight"] = weights["encoder.head.weight"][:3]
+    save_file(weights, folder / "model.safetensors")
+    with pytest.raises(UserError, match=r"1 tensors do not fit its config, the first encoder\.head\.weight: \(3, 16\)"):
+        checkpoint.load(folder, "vae")
+    (folder / "meta.json").write_text('{"kind": "vae", "version": 99}')
+    with pytest.raises(UserError, match="version 99"):
+        checkpoint.read_meta(folder)
