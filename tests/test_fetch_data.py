@@ -19,10 +19,10 @@ from pymatgen.core import Lattice, Structure
 from rich.console import Console
 
 from chemeleon_cli.commands import fetch_data
+from chemeleon_cli.core.cif import cif_text, parse_cif
 from chemeleon_cli.errors import UserError
 from chemeleon_cli.recipe.models import FetchData
 from chemeleon_cli.sources import crystals
-from chemeleon_cli.sources.cif import cif_text, parse_cif
 
 CATIONS, ANIONS = ("Li", "Na", "K", "Rb", "Mg", "Ca", "Sr", "Ba"), ("F", "Cl", "Br", "I", "O", "S")
 
@@ -353,15 +353,6 @@ def test_torch_is_not_imported(table: Path) -> None:
     assert "e_form" in shown.stdout
     assert "rejected: too_many_atoms" in shown.stdout
     assert not shown.stderr
-
-
-def test_limits_are_those_of_the_core() -> None:
-    from chemeleon_cli.core import validity
-    from chemeleon_cli.sources import files
-
-    assert files.MAX_Z == validity.MAX_Z
-    for name in ("MIN_VOLUME", "MIN_DISTANCE", "MIN_ANGLE", "MAX_ANGLE"):
-        assert getattr(crystals, name) == getattr(validity, name)
 
 
 def test_other_formats_are_sources_too(tmp_path: Path) -> None:

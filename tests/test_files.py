@@ -14,9 +14,9 @@ from pymatgen.core import Element, Lattice, Structure
 from pymatgen.io.cif import CifWriter
 from pymatgen.io.vasp import Poscar
 
+from chemeleon_cli.core.cif import cif_text, parse_cif
 from chemeleon_cli.errors import UserError
 from chemeleon_cli.sources import streams
-from chemeleon_cli.sources.cif import cif_text, parse_cif
 from chemeleon_cli.sources.files import Row, read_crystals, write_crystals
 from chemeleon_cli.sources.parallel import ordered_map
 

@@ -7,9 +7,10 @@ from pymatgen.core import Lattice, Structure
 from samples import known_structures, random_structures
 from test_crystals import shifted
 
-from chemeleon_cli.core.crystals import MAX_Z, Crystals, canonical
+from chemeleon_cli.core.crystals import Crystals, canonical
 from chemeleon_cli.core.dataset import augment
 from chemeleon_cli.core.latent_diffusion import LatentDiffusion, Sampling, sample_many
+from chemeleon_cli.core.limits import MAX_Z
 from chemeleon_cli.core.predictor import Predictor
 from chemeleon_cli.core.vae import VAE, Decoded, cell_features, cell_from_features
 

@@ -15,8 +15,7 @@ import torch
 from pymatgen.core import Lattice, Structure
 from torch import Tensor
 
-MAX_Z = 100
-"""Heaviest element (fermium): the models' element vocabulary is 1..MAX_Z, and 0 means no atom."""
+from chemeleon_cli.core.limits import MAX_Z
 
 
 @dataclass(frozen=True)

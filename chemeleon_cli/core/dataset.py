@@ -22,16 +22,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from pymatgen.core import Composition, DummySpecies, Element, Structure
+from pymatgen.core import Composition, Element, Structure
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from chemeleon_cli.core.crystals import MAX_Z, Crystals, canonical, origin_atoms, shift_to_atom
+from chemeleon_cli.core.cif import parse_cif, plain
+from chemeleon_cli.core.crystals import Crystals, canonical, origin_atoms, shift_to_atom
 from chemeleon_cli.errors import UserError
 
 SPLITS = ("train", "val", "test")
-CACHE_VERSION = "1"
+CACHE_VERSION = "2"
 ID_COLUMN, CIF_COLUMN = "material_id", "cif"
 
 
@@ -245,20 +246,11 @@ def parse_canonical(cif: str) -> Structure | str:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            structure = Structure.from_str(cif, fmt="cif")
-        except Exception:  # the parser raises whatever it stumbles over; the row is reported, not the parser's state
-            return "cif does not parse"
-        if not structure.is_ordered:
-            return "disordered"
-        if any(isinstance(site.specie, DummySpecies) for site in structure):
-            return "unknown element"
-        structure.remove_oxidation_states()
-        if max(structure.atomic_numbers) > MAX_Z:
-            return f"element heavier than Z = {MAX_Z}"
-        try:
-            return canonical(structure)
-        except ValueError as error:
+            return canonical(plain(parse_cif(cif)))
+        except ValueError as error:  # Unfit, and what `canonical` refuses
             return str(error)
+        except Exception as error:  # whatever the general parser stumbles over; the row is reported
+            return f"unreadable: {error}"[:100]
 
 
 def _arrays(cif: str) -> tuple[np.ndarray, np.ndarray, np.ndarray] | str:

@@ -51,7 +51,7 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(dim, eps=1e-6, elementwise_affine=not conditioned)
         self.norm2 = nn.LayerNorm(dim, eps=1e-6, elementwise_affine=not conditioned)
         self.attention = Attention(dim, num_heads)
-        self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU("tanh"), nn.Linear(4 * dim, dim))
+        self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.SiLU(), nn.Linear(4 * dim, dim))
         self.dropout = nn.Dropout(dropout)
         self.modulation = zero_init(nn.Linear(dim, 6 * dim)) if conditioned else None
 

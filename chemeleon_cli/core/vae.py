@@ -16,8 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from chemeleon_cli.core.crystals import MAX_Z, Crystals, atom_mask, lattice_from_parameters, wrap
+from chemeleon_cli.core.crystals import Crystals, atom_mask, lattice_from_parameters, wrap
 from chemeleon_cli.core.layers import Transformer, masked_mean, mlp, periodic_features
+from chemeleon_cli.core.limits import MAX_Z
 
 FREQUENCIES = 6
 """Harmonics of each fractional coordinate that the encoder sees."""

@@ -9,14 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 from pymatgen.core import Composition, Lattice, Structure
 
-from chemeleon_cli.core.crystals import MAX_Z
+from chemeleon_cli.core.limits import MAX_ANGLE, MAX_VOLUME, MAX_Z, MIN_ANGLE, MIN_DISTANCE, MIN_VOLUME
 
-MIN_DISTANCE = 0.5
-"""Å. The shortest bond there is, H-H, is 0.74 Å."""
-MIN_VOLUME, MAX_VOLUME = 4.0, 100.0
-"""Å^3 per atom. Diamond has 5.7, solid xenon about 60."""
-MIN_ANGLE, MAX_ANGLE = 10.0, 170.0
-"""Degrees. Any lattice has a cell with angles of 60 to 120."""
 ENUMERATED = 20_000
 """Assignments of oxidation states that SMACT may try one by one (0.1 s); of more, the sums are counted."""
 

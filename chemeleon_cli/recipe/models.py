@@ -190,7 +190,7 @@ class TrainPredictor(RunRecipe):
     model: PredictorModel = PredictorModel()
     """The head."""
     origins: Count = 4
-    """Random shifts of the origin that a prediction is averaged over."""
+    """How many of a crystal's origins (atoms of its rarest element) a prediction is averaged over, at most."""
     training: TrainingSection = TrainingSection()
     """How long and how fast."""
 

@@ -21,8 +21,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from chemeleon_cli.core.cif import cif_text
+from chemeleon_cli.core.limits import MAX_ANGLE, MIN_ANGLE, MIN_DISTANCE, MIN_VOLUME
 from chemeleon_cli.errors import UserError
-from chemeleon_cli.sources.cif import cif_text
 from chemeleon_cli.sources.files import csv_lines, structure_of, write_lines
 from chemeleon_cli.sources.parallel import ordered_map
 from chemeleon_cli.sources.records import ID_COLUMNS, Record, is_empty, number
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
     from pymatgen.core import Structure
 
 RESERVED = ("material_id", "pretty_formula", "cif")
-MIN_VOLUME, MIN_DISTANCE, MIN_ANGLE, MAX_ANGLE = 4.0, 0.5, 10.0, 170.0
-"""Å^3 per atom, Å, degrees: those of core.validity, which needs torch; a test holds them together."""
 REASONS = {
     "duplicate": "its id and its crystal were there before",
     "too_many_atoms": "its primitive cell has more than max_atoms atoms",
@@ -183,8 +182,8 @@ def _take(crystal: Examined, result: Gathered, seen: dict[str, str], write: Any)
         name, n = f"{crystal.id}-{n}", n + 1
     result.renamed += name != crystal.id
     seen[name] = digest
-    for column in crystal.labels.keys() - result.labels.keys():
-        result.labels[column] = [None] * len(result.rows)
+    for column in crystal.labels:  # in the order of the source; a set would have another in every process
+        result.labels.setdefault(column, [None] * len(result.rows))
     for column, values in result.labels.items():
         values.append(crystal.labels.get(column))
     for column in crystal.words:

@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from chemeleon_cli.core import cif
+from chemeleon_cli.core.limits import MAX_Z
 from chemeleon_cli.errors import UserError
-from chemeleon_cli.sources import cif
 from chemeleon_cli.sources.parallel import ordered_map
 from chemeleon_cli.sources.records import Record, number, read_records
 from chemeleon_cli.sources.streams import kind_of
@@ -28,7 +29,6 @@ from chemeleon_cli.sources.streams import kind_of
 if TYPE_CHECKING:
     from pymatgen.core import Structure
 
-MAX_Z = 100
 REASONS = {
     "no_structure": "an empty cell, or no atoms",
     "unreadable": "the text does not parse",
@@ -88,33 +88,11 @@ def structure_of(record: Record) -> tuple[Structure | None, str | None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            return _plain(_PARSERS[record.kind](record.content)), None
+            return cif.plain(_PARSERS[record.kind](record.content)), None
         except cif.Unfit as error:
             return None, str(error)
         except Exception as error:  # parsers raise whatever they stumble over; the row gets the blame
             return None, f"unreadable: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
-
-
-def _plain(structure: Structure) -> Structure:
-    """The structure without oxidation states, site properties and labels; Unfit where it is none for us."""
-    import numpy as np
-    from pymatgen.core import Structure
-
-    if not len(structure):
-        raise cif.Unfit("no_structure: no atoms")
-    if not (np.isfinite(structure.lattice.matrix).all() and np.isfinite(structure.frac_coords).all()):
-        raise cif.Unfit("no_cell: cell or coordinates are not finite")
-    numbers = []
-    for site in structure:
-        species = {s: share for s, share in site.species.items() if share > 1e-6}
-        if len(species) != 1 or abs(sum(species.values()) - 1) > cif.FULL:
-            raise cif.Unfit(f"disorder: {site.species_string}")
-        symbol = next(iter(species)).symbol
-        z = getattr(next(iter(species)), "Z", 0)
-        if not 1 <= z <= MAX_Z:
-            raise cif.Unfit(f"element: {symbol}")
-        numbers.append(z)
-    return Structure(structure.lattice, numbers, structure.frac_coords)
 
 
 def _from_dict(content: dict[str, Any] | str) -> Structure:

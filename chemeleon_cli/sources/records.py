@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from chemeleon_cli.core import cif
 from chemeleon_cli.errors import UserError
-from chemeleon_cli.sources import cif
 from chemeleon_cli.sources.streams import Source, did_you_mean, lines_of, read_whole, readable, sources_of
 
 CRYSTAL_COLUMNS = ("cif", "cif_string", "structure")

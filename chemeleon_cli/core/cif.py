@@ -13,6 +13,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
+from chemeleon_cli.core.limits import MAX_Z
+
 if TYPE_CHECKING:
     from pymatgen.core import Structure
 
@@ -149,6 +151,32 @@ def parse_cif(text: str) -> Structure:
         raise ValueError("no data_ block")
     data = {k.lower(): v for k, v in CifBlock.from_str(block[start.start() :].lstrip()).data.items()}
     return _without_symmetry(data) or _with_symmetry(block, data)
+
+
+def plain(structure: Structure) -> Structure:
+    """The structure without oxidation states, site properties and labels.
+
+    Raises:
+        Unfit: it is empty, not finite, disordered, or holds what is no element of 1..MAX_Z.
+    """
+    import numpy as np
+    from pymatgen.core import Structure
+
+    if not len(structure):
+        raise Unfit("no_structure: no atoms")
+    if not (np.isfinite(structure.lattice.matrix).all() and np.isfinite(structure.frac_coords).all()):
+        raise Unfit("no_cell: cell or coordinates are not finite")
+    numbers = []
+    for site in structure:
+        species = {s: share for s, share in site.species.items() if share > 1e-6}
+        if len(species) != 1 or abs(sum(species.values()) - 1) > FULL:
+            raise Unfit(f"disorder: {site.species_string}")
+        symbol = next(iter(species)).symbol
+        z = getattr(next(iter(species)), "Z", 0)
+        if not 1 <= z <= MAX_Z:
+            raise Unfit(f"element: {symbol}")
+        numbers.append(z)
+    return Structure(structure.lattice, numbers, structure.frac_coords)
 
 
 def _without_symmetry(data: Mapping[str, Any]) -> Structure | None:

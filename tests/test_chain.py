@@ -1,0 +1,215 @@
+"""The whole chain of commands through the real command line, on a model of a few thousand weights."""
+
+import csv
+import itertools
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pymatgen.core import Lattice, Structure
+from typer.testing import CliRunner
+
+from chemeleon_cli.app import app
+
+TINY = ["--set", "training.max_steps=12", "--set", "training.val_every=6", "--set", "training.batch_size=16"]
+VAE = ["--set", "model={hidden_dim: 32, num_heads: 4, encoder_layers: 1, decoder_layers: 1, latent_dim: 4}"]
+LDM = ["--set", "model={hidden_dim: 32, num_heads: 4, num_blocks: 2}", "--set", "sampling.sampling_steps=5"]
+STEER = [
+    "--set", "model=runs/ldm", "--set", "reward.components.0.predictor=runs/gap",
+]  # fmt: skip
+SHORT_RL = [
+    "--set", "max_steps=2", "--set", "val_every=1", "--set", "val_samples=8", "--set", "num_group_samples=6",
+    "--set", "groups_per_step=2", "--set", "sampling_steps=5", "--set", "trajectory_steps=2",
+]  # fmt: skip
+
+
+def call(*arguments: str, code: int = 0) -> str:
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == code, result.output + str(result.exception)
+    return result.output
+
+
+def halides() -> list[Structure]:
+    """Rock salt and zinc blende cells of many pairs, two atoms each."""
+    found = []
+    for (cation, anion), x in itertools.product(
+        itertools.product(["Li", "Na", "K", "Rb", "Mg", "Ca"], ["F", "Cl", "Br", "O", "S"]), [0.5, 0.25]
+    ):
+        a = 4.2 + 0.15 * Structure(Lattice.cubic(9), [cation, anion], [[0] * 3, [0.5] * 3]).atomic_numbers[0] ** 0.5
+        half = a / 2
+        lattice = Lattice([[0, half, half], [half, 0, half], [half, half, 0]])
+        found.append(Structure(lattice, [cation, anion], [[0, 0, 0], [x, x, x]]))
+    return found
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working folder in which the README's chain has been run."""
+    work = tmp_path_factory.mktemp("work")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(work)
+        patch.setenv("CHEMELEON_CACHE", str(work / "cache"))
+        crystals = halides()
+        with (work / "mine.csv").open("w", newline="") as file:
+            rows = csv.writer(file)
+            rows.writerow(["name", "band_gap", "e_above_hull", "cif"])
+            for i, s in enumerate(crystals):
+                gap = "" if i % 5 == 0 else round(9 - s.lattice.a, 3)
+                rows.writerow([f"c{i}", gap, 0.01 * (i % 7), s.to(fmt="cif")])
+        call("fetch-data", "--source", "mine.csv", "--set", "name=mine")
+        call("train-vae", "vae", "--set", "data.path=data/mine", *TINY, *VAE)
+        call("train-ldm", "ldm", "--set", "data.path=data/mine", *TINY, *LDM)
+        call("train-predictor", "predictor_bandgap", "--set", "data.path=data/mine", "--set", "name=gap", *TINY)
+        call("train-rl", "recipes/bandgap.yaml", *STEER, *SHORT_RL)
+        call("sample", "--model", "runs/bandgap", "-n", "12", "--set", "sampling_steps=5", "--out", "generated.cif")
+        call("score", "generated.cif", "--reward", "bandgap", *STEER)
+    return work
+
+
+@pytest.fixture
+def work(chain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it to work in."""
+    shutil.copytree(chain, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_every_run_leaves_its_records(chain: Path):
+    for name, kind in {"vae": "vae", "ldm": "ldm", "gap": "predictor", "bandgap": "ldm"}.items():
+        run = chain / "runs" / name
+        meta = json.loads((run / "checkpoints" / "best" / "meta.json").read_text())
+        assert meta["kind"] == kind
+        assert meta["data"]["count"] > 0
+        assert {"recipe.yaml", "run.json", "metrics.csv", "results.json", "checkpoints"} <= {
+            p.name for p in run.iterdir()
+        }
+    assert json.loads((chain / "runs/ldm/checkpoints/best/meta.json").read_text())["parents"][0]["kind"] == "vae"
+
+
+def test_results_have_the_figures_that_are_promised(chain: Path):
+    vae = json.loads((chain / "runs/vae/results.json").read_text())
+    assert {"val/match_rate", "val/rms", "val/volume_error", "val/elements"} <= vae.keys()
+    ldm = json.loads((chain / "runs/ldm/results.json").read_text())
+    assert {"valid", "unique", "novel", "smact_valid", "emd_density", "emd_density_val", "emd_elements"} <= ldm.keys()
+    gap = json.loads((chain / "runs/gap/results.json").read_text())
+    for split, key in itertools.product(
+        ("val", "test"),
+        ("mae", "rmse", "r2", "mae_mean", "mae_median", "mae_nonzero", "balanced_accuracy", "precision", "recall"),
+    ):
+        assert f"{split}/band_gap/{key}" in gap
+    predictions = rows_of(chain / "runs/gap/predictions_test.csv")
+    assert {"material_id", "band_gap", "predicted_band_gap", "predicted_e_above_hull"} <= predictions[0].keys()
+
+
+def test_the_reward_of_train_rl_is_the_score_of_the_written_cif(work: Path):
+    import torch
+
+    from chemeleon_cli.commands.train_rl import judge
+    from chemeleon_cli.core import checkpoint
+    from chemeleon_cli.core.latent_diffusion import Sampling
+    from chemeleon_cli.core.tools import build_tools
+    from chemeleon_cli.recipe.load import load
+    from chemeleon_cli.recipe.models import RECIPES
+    from chemeleon_cli.sources.files import write_crystals
+    from chemeleon_cli.sources.models import find_model
+
+    settings = [s for s in STEER if s != "--set"]
+    recipe: Any = load("bandgap", RECIPES["train-rl"], settings=settings, find_model=find_model)
+    model, meta = checkpoint.load(find_model("runs/ldm", "ldm"), "ldm")
+    tools = build_tools(recipe.reward, find_model, model.vae, meta["data"]["path"])  # type: ignore[arg-type]
+    sizes = torch.full((24,), 2)
+    crystals = model.sample(sizes, Sampling("ddim", 5), torch.Generator().manual_seed(0))  # type: ignore[operator]
+    candidates, scores = judge(crystals, recipe.reward, tools)
+    write_crystals(Path("drawn.cif"), crystals.to_structures(), [f"g{i}" for i in range(24)])
+    call("score", "drawn.cif", "--reward", "bandgap", *STEER, "--out", "drawn.csv")
+    table = rows_of(work / "drawn.csv")
+    assert candidates.valid.sum() > 12, "too few possible crystals to say anything"
+    for name in ("band_gap", "composition_diversity"):
+        written = np.array([float(r[f"reward_{name}"] or "nan") for r in table])
+        assert np.allclose(written, scores.raw[name], atol=1e-4, equal_nan=True)
+
+
+def test_resumed_rl_equals_uninterrupted(work: Path):
+    """Two steps and then two more are four: crystals, rewards and weights."""
+    from safetensors.torch import load_file
+
+    four = [*STEER, *SHORT_RL, "--set", "max_steps=4"]
+    call("train-rl", "bandgap", *four, "--set", "name=whole")
+    shutil.copytree(work / "runs/bandgap", work / "runs/part")
+    call("train-rl", "bandgap", *four, "--set", "name=part", "--resume")
+    weights = [load_file(work / f"runs/{name}/checkpoints/last/model.safetensors") for name in ("whole", "part")]
+    assert all((weights[0][k] == weights[1][k]).all() for k in weights[0])
+    rows = [
+        [{k: v for k, v in row.items() if k != "minutes"} for row in rows_of(work / f"runs/{name}/metrics.csv")]
+        for name in ("whole", "part")
+    ]
+    assert rows[0] == rows[1]
+
+
+def test_a_second_run_does_not_overwrite_the_first(work: Path):
+    before = (work / "runs/vae/metrics.csv").read_text()
+    said = call("train-vae", "vae", "--set", "data.path=data/mine", *TINY, *VAE, code=2)
+    assert "holds a run already" in said
+    assert (work / "runs/vae/metrics.csv").read_text() == before
+    call("train-vae", "vae", "--set", "data.path=data/mine", *TINY, *VAE, "--overwrite", "--seed", "1")
+    assert (work / "runs/vae/metrics.csv").read_text() != before
+
+
+def test_the_resolved_recipe_of_a_run_runs_again(work: Path):
+    from safetensors.torch import load_file
+
+    call("train-vae", "runs/vae/recipe.yaml", "--set", "name=again")
+    a, b = (load_file(work / f"runs/{name}/checkpoints/last/model.safetensors") for name in ("vae", "again"))
+    assert all((a[k] == b[k]).all() for k in a)
+
+
+def test_dry_run_writes_nothing(work: Path):
+    before = sorted(work.rglob("*"))
+    call("train-ldm", "ldm", "--set", "data.path=data/mine", "--set", "name=dry", "--dry-run")
+    assert sorted(work.rglob("*")) == before
+
+
+@pytest.mark.parametrize("suffix", [".cif", ".extxyz", ".csv", ".json.gz"])
+def test_sample_and_score_agree_on_every_format(work: Path, suffix: str):
+    for out in ("a", "b"):
+        draw = ("sample", "--model", "runs/ldm", "-n", "9", "--set", "sampling_steps=5", "--out", f"{out}{suffix}")
+        written = re.search(r"(\d+) crystals written", call(*draw))
+    assert (work / f"a{suffix}").read_bytes() == (work / f"b{suffix}").read_bytes(), "a seed seeds"
+    call("score", f"a{suffix}", "--out", "a.scores.csv")
+    assert written
+    assert len(rows_of(work / "a.scores.csv")) == int(written.group(1)) > 0
+
+
+def test_finetuned_encoder_and_custom_reward(work: Path):
+    data = ["--set", "data.path=data/mine", *TINY]
+    call("train-predictor", "predictor_bandgap", *data, "--set", "encoder=finetune", "--set", "name=tuned")
+    call("train-rl", "atomic_density", "--set", "model=runs/ldm", *SHORT_RL)
+    call("train-rl", "multi_objective", "--set", "model=runs/ldm", *SHORT_RL,
+         *itertools.chain(*(["--set", f"reward.components.{i}.predictor=runs/tuned"] for i in (0, 1))))  # fmt: skip
+    assert (work / "runs/atomic_density/checkpoints/last/meta.json").is_file()
+
+
+def test_two_devices_train_the_same_model_as_one(work: Path):
+    """Through the launcher, as a person would; ranks share the groups of an RL step."""
+    import subprocess
+    import sys
+
+    from safetensors.torch import load_file
+
+    arguments = ["train-rl", "bandgap", *STEER, *SHORT_RL, "--set", "precision=float32"]
+    program = Path(sys.executable).with_name("chemeleon")
+    for devices in ("1", "2"):
+        command = [program, *arguments, "--devices", devices, "--set", f"name=on{devices}"]
+        subprocess.run(command, check=True, timeout=200, capture_output=True)
+    a, b = (load_file(work / f"runs/on{d}/checkpoints/last/model.safetensors") for d in "12")
+    for name in a:
+        assert np.allclose(a[name], b[name], atol=1e-5), name
