@@ -8,7 +8,7 @@ from samples import known_structures, random_structures
 from test_crystals import shifted
 
 from chemeleon_cli.core.crystals import Crystals, canonical
-from chemeleon_cli.core.dataset import augment
+from chemeleon_cli.core.dataset import augment, deform
 from chemeleon_cli.core.latent_diffusion import LatentDiffusion, Sampling, sample_many
 from chemeleon_cli.core.limits import MAX_Z
 from chemeleon_cli.core.predictor import Predictor
@@ -143,6 +143,24 @@ def test_augmentation_is_per_crystal_and_moves_origins_among_the_rarest_atoms():
     chosen = {int(row.nonzero()[0, 0]) for row in zero}
     assert len(chosen) == 2
     assert {int(crystals.numbers[0, i]) for i in chosen} == {22}
+
+
+def test_deforming_strains_cells_and_moves_atoms_by_what_is_said():
+    crystals = Crystals.from_structures([canonical(known_structures()[2])] * 2000)
+    same = deform(crystals, 0.0, 0.0, torch.Generator().manual_seed(0))
+    assert torch.allclose(same.cart_coords, crystals.cart_coords, atol=1e-5)
+    strained = deform(crystals, 0.06, 0.0, torch.Generator().manual_seed(0))
+    stretch = strained.lattice[:, 0, 0] / crystals.lattice[:, 0, 0] - 1
+    # a normal number times a uniform one: std sqrt(1/3)
+    assert stretch.std().item() == pytest.approx(0.06 / 3**0.5, rel=0.1)
+    assert torch.allclose(strained.frac_coords, crystals.frac_coords, atol=1e-6)
+    moved = deform(crystals, 0.0, 0.1, torch.Generator().manual_seed(0))
+    difference = moved.frac_coords - crystals.frac_coords
+    steps = (difference - difference.round()) @ crystals.lattice
+    assert steps.std().item() == pytest.approx(0.1 / 3**0.5, rel=0.1)
+    assert (steps.std((1, 2)).sort().values[[100, 1900]] > torch.tensor([0.0, 0.08])).all(), (
+        "each crystal by its own amount"
+    )
 
 
 def test_moved_copies_are_predicted_alike(predictor: Predictor):

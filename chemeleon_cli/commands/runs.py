@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import datetime
 import importlib.metadata
+import importlib.util
 import json
 import os
 import platform
+import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,36 +26,40 @@ if TYPE_CHECKING:
     from chemeleon_cli.recipe.base import RunOptions, RunRecipe
 
 
-@dataclass(frozen=True)
-class Start:
-    """A run that is about to begin.
-
-    Attributes:
-        folder: `<output>/<name>`.
-        fabric: launched, one process per device.
-        logger: Weights & Biases, where the recipe asks for it.
-    """
-
-    folder: Path
-    fabric: Fabric
-    logger: Logger | None
-
-
-def begin(recipe: RunRecipe, options: RunOptions, console: Console) -> Start:
-    """Open the run folder and launch the ranks.
+def launch(recipe: RunRecipe, console: Console) -> Fabric:
+    """Start the ranks; all but the first are silent from here on.
 
     Raises:
-        UserError: the folder holds a run already, or there is no such device.
+        UserError: there is no such device, or no such logger.
     """
-    folder = Path(recipe.output) / recipe.name
-    if int(os.environ.get("LOCAL_RANK", 0)) == 0:
-        _open_folder(folder, recipe, options)
+    if recipe.logger is not None and importlib.util.find_spec("wandb") is None:
+        hint = "pip install 'chemeleon-cli[wandb]', or --set logger=null"
+        raise UserError("logger: wandb is not installed", hint)
     fabric = make_fabric(recipe.device, recipe.devices)
-    if not fabric.is_global_zero:
-        console.quiet = True
+    console.quiet = not fabric.is_global_zero
     for warning in recipe.warnings():
         console.print(f"[yellow]warning[/]: {warning}", highlight=False)
-    return Start(folder, fabric, _logger(recipe, folder) if fabric.is_global_zero else None)
+    return fabric
+
+
+def open_folder(recipe: RunRecipe, options: RunOptions, fabric: Fabric) -> tuple[Path, Logger | None]:
+    """The run folder with its records, and the logger if the recipe asks for one.
+
+    Called when all that the run needs is loaded, so that a mistake leaves no folder behind.
+
+    Raises:
+        UserError: on every rank, if the folder holds a run already or, to resume, none.
+    """
+    folder, problem = Path(recipe.output) / recipe.name, None
+    if fabric.is_global_zero:
+        try:
+            _prepare(folder, recipe, options)
+        except UserError as error:
+            problem = (error.message, error.hint)
+    problem = fabric.broadcast(problem)
+    if problem is not None:
+        raise UserError(*problem)
+    return folder, _logger(recipe, folder) if fabric.is_global_zero else None
 
 
 def make_fabric(device: str = "auto", devices: int = 1) -> Fabric:
@@ -120,14 +125,13 @@ def say(run: Run, metrics: Mapping[str, float], improved: bool, console: Console
     console.print(f"step {run.step + 1:>6}  {run.minutes():6.1f} min  {text}{mark}", highlight=False, soft_wrap=True)
 
 
-def finish(start: Start, results: Mapping[str, Any], console: Console) -> None:
+def finish(folder: Path, results: Mapping[str, Any], console: Console) -> None:
     """Write the final figures beside the run and say where everything is."""
-    if start.fabric.is_global_zero:
-        (start.folder / "results.json").write_text(json.dumps(results, indent=1) + "\n")
-    console.print(f"checkpoints, metrics.csv and results.json are in {start.folder}", highlight=False)
+    (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    console.print(f"checkpoints, metrics.csv and results.json are in {folder}", highlight=False)
 
 
-def _open_folder(folder: Path, recipe: RunRecipe, options: RunOptions) -> None:
+def _prepare(folder: Path, recipe: RunRecipe, options: RunOptions) -> None:
     from chemeleon_cli.recipe.load import dump
 
     if options.resume:
@@ -160,18 +164,16 @@ def _open_folder(folder: Path, recipe: RunRecipe, options: RunOptions) -> None:
 def _logger(recipe: RunRecipe, folder: Path) -> Logger | None:
     if recipe.logger is None:
         return None
-    try:
-        import wandb  # type: ignore[import-not-found]
-    except ImportError:
-        hint = "pip install 'chemeleon-cli[wandb]', or --set logger=null"
-        raise UserError("logger: wandb is not installed", hint) from None
+    import wandb  # type: ignore[import-not-found]
+
     section = recipe.logger
+    started = json.loads((folder / "run.json").read_text())["started"]
     return wandb.init(  # type: ignore[return-value]
         project=section.project,
         name=section.name or recipe.name,
         mode=section.mode,
         dir=folder,
         config=recipe.model_dump(mode="json"),
+        id=re.sub(r"\W", "-", f"{recipe.name}-{started}"),  # a resumed run goes on there, a new one does not
         resume="allow",
-        id=recipe.name,
     )

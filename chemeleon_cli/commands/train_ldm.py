@@ -30,24 +30,21 @@ def run(recipe: TrainLdm, options: RunOptions, console: Console) -> None:
     from chemeleon_cli.core.trainer import Run, Settings
     from chemeleon_cli.core.vae import VAE
 
-    start = runs.begin(recipe, options, console)
+    fabric = runs.launch(recipe, console)
     train, val = runs.load_data(recipe.data.path, recipe.data.max_atoms, console)
     vae_folder = find_model(recipe.vae, "vae")
-    vae, vae_meta = checkpoint.load(vae_folder, "vae", start.fabric.device)
+    vae, vae_meta = checkpoint.load(vae_folder, "vae")
     vae = cast(VAE, vae)
     torch.manual_seed(recipe.seed)
     summary = train.summary()
     denoiser = {"latent_dim": vae.config["latent_dim"], **recipe.model.model_dump()}
-    model = LatentDiffusion(vae.config, denoiser, recipe.diffusion.model_dump(), summary["sizes"]).to(
-        start.fabric.device
-    )
+    model = LatentDiffusion(vae.config, denoiser, recipe.diffusion.model_dump(), summary["sizes"])
     model.vae.load_state_dict(vae.state_dict())
     model.set_latent_statistics(encode_all(vae, train, recipe.training.batch_size))
     settings = Settings(**recipe.training.model_dump(exclude={"batch_size"}))
     meta = runs.describe(recipe, summary, [checkpoint.parent(vae_folder, vae_meta)])
-    training = Run(
-        start.folder, "ldm", model, settings, start.fabric, recipe.seed, meta, "val/loss", logger=start.logger
-    )
+    folder, logger = runs.open_folder(recipe, options, fabric)
+    training = Run(folder, "ldm", model, settings, fabric, recipe.seed, meta, "val/loss", logger=logger)
     if options.resume:
         training.resume()
     order = BatchOrder(train.num_atoms, recipe.training.batch_size, recipe.seed)
@@ -55,7 +52,7 @@ def run(recipe: TrainLdm, options: RunOptions, console: Console) -> None:
     for _ in training.steps():
         for shard in training.shards():
             generator = training.generator(shard)
-            crystals = augment(train.crystals(order[shard]), generator).to(start.fabric.device)
+            crystals = augment(train.crystals(order[shard]), generator).to(fabric.device)
             loss = model.loss(crystals, generator)
             training.backward(loss)
         norm = training.optimise()
@@ -65,11 +62,11 @@ def run(recipe: TrainLdm, options: RunOptions, console: Console) -> None:
                 metrics = {"val/loss": validate(model, val, recipe.training.batch_size)}
             runs.say(training, metrics, training.validated(metrics), console)
 
-    if start.fabric.is_global_zero:
-        best, _ = checkpoint.load(start.folder / "checkpoints" / "best", "ldm", start.fabric.device)
+    if fabric.is_global_zero:
+        best, _ = checkpoint.load(folder / "checkpoints" / "best", "ldm", fabric.device)
         sampling = Sampling(**recipe.sampling.model_dump())
         report = judge(cast(LatentDiffusion, best), sampling, train, val, recipe.seed, console)
-        runs.finish(start, report, console)
+        runs.finish(folder, report, console)
 
 
 def encode_all(vae: VAE, table: Table, batch_size: int) -> Tensor:

@@ -30,7 +30,7 @@ def run(recipe: TrainPredictor, options: RunOptions, console: Console) -> None:
     from chemeleon_cli.core.trainer import Run, Settings
     from chemeleon_cli.core.vae import VAE
 
-    start = runs.begin(recipe, options, console)
+    fabric = runs.launch(recipe, console)
     train, val = runs.load_data(recipe.data.path, recipe.data.max_atoms, console)
     test = load_split(recipe.data.path, "test", recipe.data.max_atoms)
     train = with_labels(train, list(recipe.targets))
@@ -42,6 +42,7 @@ def run(recipe: TrainPredictor, options: RunOptions, console: Console) -> None:
         encoder.config,
         list(recipe.targets),
         recipe.use_encoder_features,
+        recipe.use_composition_features,
         recipe.reduce,
         recipe.model.dropout,
         recipe.origins,
@@ -49,19 +50,18 @@ def run(recipe: TrainPredictor, options: RunOptions, console: Console) -> None:
     model.encoder.load_state_dict(encoder.state_dict())
     model.encoder.requires_grad_(recipe.encoder == "finetune")
     set_statistics(model, recipe, train)
-    weights = torch.tensor([t.loss_weight for t in recipe.targets.values()], device=start.fabric.device)
+    weights = torch.tensor([t.loss_weight for t in recipe.targets.values()], device=fabric.device)
     settings = Settings(**recipe.training.model_dump(exclude={"batch_size"}))
     meta = runs.describe(recipe, train.summary(), [checkpoint.parent(vae_folder, vae_meta)])
-    training = Run(
-        start.folder, "predictor", model, settings, start.fabric, recipe.seed, meta, "val/loss", logger=start.logger
-    )
+    folder, logger = runs.open_folder(recipe, options, fabric)
+    training = Run(folder, "predictor", model, settings, fabric, recipe.seed, meta, "val/loss", logger=logger)
     if options.resume:
         training.resume()
     order = BatchOrder(train.num_atoms, recipe.training.batch_size, recipe.seed)
 
     for _ in training.steps():
         for shard in training.shards():
-            crystals = augment(train.crystals(order[shard]), training.generator(shard)).to(start.fabric.device)
+            crystals = augment(train.crystals(order[shard]), training.generator(shard)).to(fabric.device)
             terms = model.loss(crystals, weights)
             training.backward(terms["loss"])
         norm = training.optimise()
@@ -71,13 +71,13 @@ def run(recipe: TrainPredictor, options: RunOptions, console: Console) -> None:
                 metrics = validate(model, val, weights)
             runs.say(training, metrics, training.validated(metrics), console)
 
-    if start.fabric.is_global_zero:
-        best, _ = checkpoint.load(start.folder / "checkpoints" / "best", "predictor", start.fabric.device)
+    if fabric.is_global_zero:
+        best, _ = checkpoint.load(folder / "checkpoints" / "best", "predictor", fabric.device)
         results: dict[str, float] = {}
         for split, table in (("val", val), ("test", test)):
             if table is not None:
-                results |= report(cast(Predictor, best), recipe, train, table, split, start.folder, console)
-        runs.finish(start, results, console)
+                results |= report(cast(Predictor, best), recipe, train, table, split, folder, console)
+        runs.finish(folder, results, console)
 
 
 def with_labels(table: Table, targets: list[str]) -> Table:

@@ -51,29 +51,30 @@ def run(recipe: TrainRl, options: RunOptions, console: Console) -> None:
     from chemeleon_cli.core.tools import build_tools
     from chemeleon_cli.core.trainer import Run, Settings
 
-    start = runs.begin(recipe, options, console)
-    folder = find_model(recipe.model, "ldm")
-    loaded, model_meta = checkpoint.load(folder, "ldm", start.fabric.device)
+    fabric = runs.launch(recipe, console)
+    source = find_model(recipe.model, "ldm")
+    loaded, model_meta = checkpoint.load(source, "ldm", fabric.device)
     model = cast(LatentDiffusion, loaded)
     base = copy.deepcopy(model).requires_grad_(False)
-    device = str(start.fabric.device)
+    device = str(fabric.device)
     tools = build_tools(recipe.reward, find_model, base.vae, model_meta["data"]["path"], device)
     sampling = Sampling(recipe.sampler, recipe.sampling_steps, recipe.eta)
     settings = rl.Settings(
         **recipe.model_dump(include=set(SETTINGS)), normalize_fn=recipe.reward.normalize_fn, eps=recipe.reward.eps
     )
-    meta = runs.describe(recipe, model_meta["data"], [checkpoint.parent(folder, model_meta)])
+    meta = runs.describe(recipe, model_meta["data"], [checkpoint.parent(source, model_meta)])
+    folder, logger = runs.open_folder(recipe, options, fabric)
     training = Run(
-        start.folder,
+        folder,
         "ldm",
         model,
         Settings(**recipe.model_dump(include=set(TRAINING)), log_every=1),
-        start.fabric,
+        fabric,
         recipe.seed,
         meta,
         monitor="val/reward",
         mode="max",
-        logger=start.logger,
+        logger=logger,
     )
     set_precision(base, training.precision)
     if options.resume:
@@ -92,7 +93,8 @@ def run(recipe: TrainRl, options: RunOptions, console: Console) -> None:
                 metrics = validate(model, recipe, tools, sampling)
             runs.say(training, metrics, training.validated(metrics), console)
 
-    runs.finish(start, training.meta.get("metrics", {}), console)
+    if fabric.is_global_zero:
+        runs.finish(folder, training.meta.get("metrics", {}), console)
 
 
 def judge(crystals: Crystals, reward: ReinforceReward, tools: Tools) -> tuple[Candidates, Scores]:

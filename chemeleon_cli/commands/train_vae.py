@@ -20,17 +20,18 @@ def run(recipe: TrainVae, options: RunOptions, console: Console) -> None:
     import torch
 
     from chemeleon_cli.core import checkpoint
-    from chemeleon_cli.core.dataset import BatchOrder, augment
+    from chemeleon_cli.core.dataset import BatchOrder, augment, deform
     from chemeleon_cli.core.trainer import Run, Settings
     from chemeleon_cli.core.vae import VAE
 
-    start = runs.begin(recipe, options, console)
+    fabric = runs.launch(recipe, console)
     train, val = runs.load_data(recipe.data.path, recipe.data.max_atoms, console)
     torch.manual_seed(recipe.seed)
     vae = VAE(**recipe.model.model_dump())
     settings = Settings(**recipe.training.model_dump(exclude={"batch_size"}))
     meta = runs.describe(recipe, train.summary(), [])
-    training = Run(start.folder, "vae", vae, settings, start.fabric, recipe.seed, meta, "val/loss", logger=start.logger)
+    folder, logger = runs.open_folder(recipe, options, fabric)
+    training = Run(folder, "vae", vae, settings, fabric, recipe.seed, meta, "val/loss", logger=logger)
     if options.resume:
         training.resume()
     order = BatchOrder(train.num_atoms, recipe.training.batch_size, recipe.seed)
@@ -39,7 +40,8 @@ def run(recipe: TrainVae, options: RunOptions, console: Console) -> None:
     for _ in training.steps():
         for shard in training.shards():
             generator = training.generator(shard)
-            crystals = augment(train.crystals(order[shard]), generator).to(start.fabric.device)
+            crystals = augment(train.crystals(order[shard]), generator)
+            crystals = deform(crystals, recipe.augment.strain, recipe.augment.displacement, generator).to(fabric.device)
             terms = vae.loss(crystals, generator)
             loss = sum((weights[name] * term for name, term in terms.items()), torch.zeros(()))
             training.backward(loss)
@@ -50,9 +52,9 @@ def run(recipe: TrainVae, options: RunOptions, console: Console) -> None:
                 metrics = validate(vae, val, weights, recipe.training.batch_size)
             runs.say(training, metrics, training.validated(metrics), console)
 
-    if start.fabric.is_global_zero:
-        best, _ = checkpoint.load(start.folder / "checkpoints" / "best", "vae", start.fabric.device)
-        runs.finish(start, reconstruct(best, val, recipe.training.batch_size, console), console)  # type: ignore[arg-type]
+    if fabric.is_global_zero:
+        best, _ = checkpoint.load(folder / "checkpoints" / "best", "vae", fabric.device)
+        runs.finish(folder, reconstruct(best, val, recipe.training.batch_size, console), console)  # type: ignore[arg-type]
 
 
 def validate(vae: VAE, table: Table, weights: dict[str, float], batch_size: int) -> dict[str, float]:

@@ -28,7 +28,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from chemeleon_cli.core.cif import parse_cif, plain
-from chemeleon_cli.core.crystals import Crystals, canonical, origin_atoms, shift_to_atom
+from chemeleon_cli.core.crystals import Crystals, canonical, origin_atoms, shift_to_atom, wrap
 from chemeleon_cli.errors import UserError
 
 SPLITS = ("train", "val", "test")
@@ -203,6 +203,27 @@ def augment(crystals: Crystals, generator: torch.Generator | None = None) -> Cry
     weight = origin_atoms(crystals).float().cpu()
     chosen = torch.multinomial(weight, 1, generator=generator).to(crystals.frac_coords.device)
     return shift_to_atom(crystals, chosen)
+
+
+def deform(crystals: Crystals, strain: float, displacement: float, generator: torch.Generator) -> Crystals:
+    """Strain each cell and displace each atom at random, by an amount that is drawn for each crystal alone.
+
+    An autoencoder has to bring back any cell and any position, not only those that nature likes; without
+    this, unusual cell angles come back wrong. For crystals without labels, since labels would change.
+
+    Args:
+        crystals: on the CPU.
+        strain: standard deviation of the symmetric strain's components, at the most.
+        displacement: standard deviation of each coordinate's displacement, Å, at the most.
+        generator: of the randomness.
+    """
+    amount = torch.rand(len(crystals), 1, 1, generator=generator)
+    shear = torch.randn(len(crystals), 3, 3, generator=generator)
+    symmetric = (shear + shear.transpose(1, 2)) / 2
+    lattice = crystals.lattice @ (torch.eye(3) + strain * amount * symmetric)
+    moves = displacement * amount * torch.randn(crystals.frac_coords.shape, generator=generator)
+    frac = crystals.frac_coords + moves @ torch.linalg.inv(lattice)
+    return crystals.replace(lattice=lattice, frac_coords=wrap(frac) * crystals.mask.unsqueeze(-1))
 
 
 class BatchOrder:

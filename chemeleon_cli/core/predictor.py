@@ -1,4 +1,4 @@
-"""Properties of a crystal from the VAE's encoder: what reinforcement learning steers by.
+"""Properties of a crystal from the VAE's encoder and its composition: what reinforcement learning steers by.
 
 Legend: B crystals, N atoms padded, K targets, F features per atom.
 """
@@ -12,17 +12,19 @@ import torch
 from torch import Tensor, nn
 
 from chemeleon_cli.core.crystals import Crystals, origin_atoms, shift_to_atom
+from chemeleon_cli.core.elements import STATISTICS, composition_statistics, element_table
 from chemeleon_cli.core.layers import masked_mean
 from chemeleon_cli.core.vae import Encoder
 
 
 class Predictor(nn.Module):
-    """An encoder and a small head on its pooled features, for several targets at once.
+    """An encoder, and a small head on its pooled features and on what is known of the elements.
 
     Args:
         encoder: config of the encoder.
         targets: names of the properties.
         use_encoder_features: pool the encoder's last layer beside the latent means.
+        use_composition_features: see `elements.composition_statistics`; beside the pooled features.
         reduce: "mean" or "sum" over the atoms of a crystal.
         dropout: of the head.
         origins: how many of a crystal's origins a prediction averages over at most.
@@ -33,6 +35,7 @@ class Predictor(nn.Module):
         encoder: Mapping[str, Any],
         targets: Sequence[str],
         use_encoder_features: bool = True,
+        use_composition_features: bool = True,
         reduce: str = "mean",
         dropout: float = 0.1,
         origins: int = 4,
@@ -40,19 +43,25 @@ class Predictor(nn.Module):
         super().__init__()
         self.encoder = Encoder(**encoder)
         self.targets = list(targets)
-        self.use_encoder_features, self.reduce, self.origins = use_encoder_features, reduce, origins
+        self.use_encoder_features, self.use_composition_features = use_encoder_features, use_composition_features
+        self.reduce, self.origins = reduce, origins
         self.config: dict[str, Any] = {
             "encoder": self.encoder.config,
             "targets": self.targets,
             "use_encoder_features": use_encoder_features,
+            "use_composition_features": use_composition_features,
             "reduce": reduce,
             "dropout": dropout,
             "origins": origins,
         }
         width = self.encoder.config["hidden_dim"]
         features = self.encoder.config["latent_dim"] + (width if use_encoder_features else 0)
+        self.norm = nn.LayerNorm(features)
+        self.register_buffer("elements", element_table())
+        self.elements: Tensor
+        if use_composition_features:
+            features += STATISTICS * self.elements.shape[1]
         self.head = nn.Sequential(
-            nn.LayerNorm(features),
             nn.Linear(features, width),
             nn.SiLU(),
             nn.Dropout(dropout),
@@ -70,7 +79,9 @@ class Predictor(nn.Module):
         """Standardised predictions (B, K) at the origin that the crystals are given in."""
         posterior = self.encoder(crystals)
         atoms = torch.cat([posterior.mean, posterior.hidden], -1) if self.use_encoder_features else posterior.mean
-        pooled = masked_mean(atoms, posterior.mask)
+        pooled = self.norm(masked_mean(atoms, posterior.mask))
+        if self.use_composition_features:
+            pooled = torch.cat([pooled, composition_statistics(self.elements, crystals.numbers)], -1)
         if self.reduce == "sum":
             pooled = pooled * crystals.num_atoms.unsqueeze(-1)
         return self.head(pooled)

@@ -74,6 +74,15 @@ class VaeLoss(Section):
     """Divergence of an atom's latents from a standard normal, in nats; small, or crystals do not come back."""
 
 
+class VaeAugment(Section):
+    """Random changes to the crystals that the autoencoder learns from."""
+
+    strain: NotNegative = 0.06
+    """Standard deviation of the strain of the cell, at the most; 0 for none."""
+    displacement: NotNegative = 0.1
+    """Standard deviation of the displacement of atoms in each direction, Å, at the most; 0 for none."""
+
+
 class TrainVae(RunRecipe):
     """Train the autoencoder: a crystal to a few numbers per atom, its latents, and back."""
 
@@ -86,6 +95,8 @@ class TrainVae(RunRecipe):
     """The size of the model."""
     loss: VaeLoss = VaeLoss()
     """What counts how much."""
+    augment: VaeAugment = VaeAugment()
+    """What is done to the crystals."""
     training: TrainingSection = TrainingSection()
     """How long and how fast."""
 
@@ -187,6 +198,9 @@ class TrainPredictor(RunRecipe):
     """How atoms become a crystal: `mean` for quantities per atom, `sum` for those that grow with the cell."""
     use_encoder_features: bool = True
     """Use the encoder's last hidden layer beside the latents."""
+    use_composition_features: bool = True
+    """Use statistics of known properties of the elements (electronegativity, radius, ...) too: with few labels, the
+    periodic table need not be learned from them."""
     model: PredictorModel = PredictorModel()
     """The head."""
     origins: Count = 4
