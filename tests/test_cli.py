@@ -28,6 +28,7 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     data = tmp_path / "data" / "mp-20"
     data.mkdir(parents=True)
     (data / "train.csv").touch()
+    (data / "val.csv").touch()
     return tmp_path
 
 
@@ -83,7 +84,7 @@ def test_a_wrong_recipe_exits_with_2_and_no_traceback(work: Path, ran: list) -> 
     result = call("train-vae", "vae.yaml")
     assert result.exit_code == 2
     assert result.stderr.splitlines() == [
-        "vae.yaml:1: data.path: found 'data/mp20', no such folder; expected a folder made by `chemeleon fetch-data`; "
+        "vae.yaml:1: data.path: found 'data/mp20', no such folder; expected one made by `chemeleon fetch-data`; "
         "did you mean 'data/mp-20'?",
         "vae.yaml:2: seeed: found an unknown key; did you mean 'seed'?",
     ]

@@ -28,6 +28,7 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     data = tmp_path / "data" / "mp-20"
     data.mkdir(parents=True)
     (data / "train.csv").write_text("material_id,cif,band_gap,e_above_hull\n")
+    (data / "val.csv").touch()
     configs = {"vae": {}, "ldm": {}, "gap": {"targets": ["band_gap", "e_above_hull"]}}
     for name, config in configs.items():
         folder = tmp_path / "runs" / name / "checkpoints" / "best"
@@ -122,13 +123,13 @@ BAD = {
     "no data": (
         "data:\n  path: data/mp20\n",
         TrainVae,
-        "2: data.path: found 'data/mp20', no such folder; expected a folder made by `chemeleon fetch-data`; "
+        "2: data.path: found 'data/mp20', no such folder; expected one made by `chemeleon fetch-data`; "
         "did you mean 'data/mp-20'?",
     ),
     "empty data": (
         "data:\n  path: runs\n",
         TrainVae,
-        "2: data.path: found 'runs', which has no train.csv(.gz); expected a folder made by `chemeleon fetch-data`",
+        "2: data.path: found 'runs', which has no train.csv(.gz); expected one made by `chemeleon fetch-data`",
     ),
     "no such column": (
         PREDICTOR + "targets:\n  band_gpa:\n",

@@ -106,7 +106,7 @@ def test_a_reward_is_learned(tmp_path: Path, model: LatentDiffusion):
     )
     rewards = []
     for _ in run.steps():
-        rewards.append(rl.train_step(run, model, base, prefer_large_cells, settings, SAMPLING)["volume"])
+        rewards.append(rl.train_step(run, model, base, prefer_large_cells, settings, SAMPLING)["reward/volume"])
     spread = prefer_large_cells(
         model.sample(torch.full((64,), 6), SAMPLING, torch.Generator().manual_seed(5))
     ).total.std()

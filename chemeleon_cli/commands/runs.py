@@ -17,6 +17,9 @@ from typing import TYPE_CHECKING, Any
 from chemeleon_cli import __version__
 from chemeleon_cli.errors import UserError
 
+VALIDATION_LIMIT = 5000
+"""Crystals."""
+
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
     from rich.console import Console
@@ -72,8 +75,13 @@ def make_fabric(device: str = "auto", devices: int = 1) -> Fabric:
     from lightning_fabric import Fabric
 
     kind, _, index = device.partition(":")
+    if index and devices > 1:
+        raise UserError(f"device {device} is one, and devices is {devices}", "name the kind only: --device cuda")
     if kind == "cuda" and not torch.cuda.is_available():
         raise UserError("device cuda: this machine has no usable GPU", "take --device cpu or auto")
+    available = torch.cuda.device_count()
+    if kind == "cuda" and max(devices, int(index or 0) + 1) > available:
+        raise UserError(f"device {device}, devices {devices}: this machine has {available} GPUs", "ask for fewer")
     accelerator = "cuda" if kind == "cuda" or (kind == "auto" and torch.cuda.is_available()) else "cpu"
     if accelerator == "cpu" and devices > 1:
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // devices))
@@ -88,6 +96,8 @@ def make_fabric(device: str = "auto", devices: int = 1) -> Fabric:
 
 def load_data(path: str, max_atoms: int | None, console: Console) -> tuple[Table, Table]:
     """The train and val tables of a data folder, with what was rejected said aloud.
+
+    Of a large val split, a fixed sample is taken: validation is to cost little beside training.
 
     Raises:
         UserError: one of them is missing or holds nothing.
@@ -105,7 +115,20 @@ def load_data(path: str, max_atoms: int | None, console: Console) -> tuple[Table
             name, reason = table.rejected[0]
             text = f"  [yellow]{len(table.rejected)} rows skipped[/], the first {name}: {reason}"
             console.print(text, highlight=False)
-    return tables[0], tables[1]
+    train, val = tables
+    if len(val) > VALIDATION_LIMIT:
+        console.print(f"validation on {VALIDATION_LIMIT} of these", highlight=False)
+        val = at_most(val, VALIDATION_LIMIT)
+    return train, val
+
+
+def at_most(table: Table, count: int) -> Table:
+    """The table, or `count` rows of it drawn with a fixed seed."""
+    import torch
+
+    if len(table) <= count:
+        return table
+    return table.select(torch.randperm(len(table), generator=torch.Generator().manual_seed(0))[:count])
 
 
 def describe(recipe: RunRecipe, data: Mapping[str, Any], parents: list[dict[str, Any]]) -> dict[str, Any]:
@@ -118,11 +141,11 @@ def describe(recipe: RunRecipe, data: Mapping[str, Any], parents: list[dict[str,
     }
 
 
-def say(run: Run, metrics: Mapping[str, float], improved: bool, console: Console) -> None:
+def say(step: int, run: Run, metrics: Mapping[str, float], improved: bool, console: Console) -> None:
     """One line per validation."""
     text = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
     mark = " [green]best[/]" if improved else ""
-    console.print(f"step {run.step + 1:>6}  {run.minutes():6.1f} min  {text}{mark}", highlight=False, soft_wrap=True)
+    console.print(f"step {step:>6}  {run.minutes():6.1f} min  {text}{mark}", highlight=False, soft_wrap=True)
 
 
 def finish(folder: Path, results: Mapping[str, Any], console: Console) -> None:

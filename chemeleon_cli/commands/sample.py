@@ -25,8 +25,9 @@ def run(recipe: Sample, console: Console) -> None:
     from chemeleon_cli.core import checkpoint
     from chemeleon_cli.core.latent_diffusion import LatentDiffusion, Sampling, sample_many
     from chemeleon_cli.core.layers import set_precision
-    from chemeleon_cli.sources.files import write_crystals
+    from chemeleon_cli.sources.files import write_crystals, writer_for
 
+    writer_for(Path(recipe.out))  # a name that cannot be written is said before the work
     device = runs.make_fabric(recipe.device).device
     loaded, _ = checkpoint.load(find_model(recipe.model, "ldm"), "ldm", device)
     model = cast(LatentDiffusion, loaded)
@@ -42,6 +43,7 @@ def run(recipe: Sample, console: Console) -> None:
             drawn.update(zip(kept, crystals[real.nonzero().flatten()].to_structures(), strict=True))
     ids = sorted(drawn)
     if len(ids) < recipe.num_samples:
-        console.print(f"[yellow]{recipe.num_samples - len(ids)} without a possible cell were left out[/]")
+        lost = recipe.num_samples - len(ids)
+        console.print(f"[yellow]{lost} have no possible cell and cannot be written[/]; shares by score are of the rest")
     write_crystals(Path(recipe.out), [drawn[i] for i in ids], [f"gen-{i:05d}" for i in ids])
     console.print(f"{len(ids)} crystals written to {recipe.out}", highlight=False)

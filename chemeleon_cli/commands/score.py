@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from chemeleon_cli.commands.runs import make_fabric
 from chemeleon_cli.errors import UserError
 
 if TYPE_CHECKING:
@@ -41,31 +42,27 @@ def run(recipe: Score, console: Console) -> None:
         raise UserError(
             f"{recipe.file}: holds no crystal", "score reads CIF, extxyz, CSV, json.gz, POSCAR, folders, zips"
         )
-    tools, reference = _load(recipe)
+    out = Path(recipe.out) if recipe.out else _beside(Path(recipe.file))
+    tools, reference = _load(recipe, console)
     candidates = Candidates([row.structure for row in rows], tools)
     scores = recipe.reward(candidates) if recipe.reward else None
     columns = _columns(rows, candidates, reference)
     if scores:
         columns |= {f"reward_{name}": values.tolist() for name, values in scores.raw.items()}
     _summary(recipe, candidates, columns, reference, scores, console)
-    out = Path(recipe.out) if recipe.out else _beside(Path(recipe.file))
     _write(out, columns)
     console.print(f"a row per crystal: {out}", highlight=False, soft_wrap=True)
 
 
-def _load(recipe: Score) -> tuple[Tools, Reference | None]:
+def _load(recipe: Score, console: Console) -> tuple[Tools, Reference | None]:
     """Models and reference set: what the reward needs, and what novelty is against."""
-    import torch
-
     from chemeleon_cli.core import checkpoint
     from chemeleon_cli.core.dataset import load_split
     from chemeleon_cli.core.matching import Reference
     from chemeleon_cli.core.tools import build_tools
     from chemeleon_cli.sources.models import find_model
 
-    device = recipe.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = str(make_fabric(recipe.device).device)
     vae, training_data = None, None
     if recipe.model is not None:
         folder = find_model(recipe.model, "ldm")
@@ -77,6 +74,7 @@ def _load(recipe: Score) -> tuple[Tools, Reference | None]:
     name = recipe.reference or training_data
     table = load_split(name, "train") if name and Path(name).is_dir() else None
     if table is None:
+        console.print(f"novelty is not measured: {f'{name} is not there' if name else 'no --reference is named'}")
         return tools, None
     return tools, Reference(table.formulas, table.structures, Path(str(name)).name)
 
@@ -185,8 +183,9 @@ def _mean_and_median(values: list[float]) -> str:
 
 
 def _beside(path: Path) -> Path:
-    """`generated.cif.gz` -> `generated.scores.csv`."""
-    return path.with_name(path.name.split(".")[0] + ".scores.csv")
+    """`generated.cif.gz` -> `generated.scores.csv`; a folder's is beside it."""
+    path = path.resolve()
+    return path.with_name(Path(path.name.removesuffix(".gz")).stem + ".scores.csv")
 
 
 def _write(path: Path, columns: Columns) -> None:

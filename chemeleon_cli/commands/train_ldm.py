@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from chemeleon_cli.recipe.models import TrainLdm
 
 FINAL_SAMPLES = 1000
+REPORT_SAMPLES = 5000
 
 
 def run(recipe: TrainLdm, options: RunOptions, console: Console) -> None:
@@ -26,14 +27,14 @@ def run(recipe: TrainLdm, options: RunOptions, console: Console) -> None:
 
     from chemeleon_cli.core import checkpoint
     from chemeleon_cli.core.dataset import BatchOrder, augment
-    from chemeleon_cli.core.latent_diffusion import LatentDiffusion, Sampling
+    from chemeleon_cli.core.latent_diffusion import LatentDiffusion
     from chemeleon_cli.core.trainer import Run, Settings
     from chemeleon_cli.core.vae import VAE
 
     fabric = runs.launch(recipe, console)
     train, val = runs.load_data(recipe.data.path, recipe.data.max_atoms, console)
     vae_folder = find_model(recipe.vae, "vae")
-    vae, vae_meta = checkpoint.load(vae_folder, "vae")
+    vae, vae_meta = checkpoint.load(vae_folder, "vae", fabric.device)
     vae = cast(VAE, vae)
     torch.manual_seed(recipe.seed)
     summary = train.summary()
@@ -60,13 +61,11 @@ def run(recipe: TrainLdm, options: RunOptions, console: Console) -> None:
         if training.validation_is_due():
             with training.ema_weights():
                 metrics = {"val/loss": validate(model, val, recipe.training.batch_size)}
-            runs.say(training, metrics, training.validated(metrics), console)
+            runs.say(training.step + 1, training, metrics, training.validated(metrics), console)
 
     if fabric.is_global_zero:
-        best, _ = checkpoint.load(folder / "checkpoints" / "best", "ldm", fabric.device)
-        sampling = Sampling(**recipe.sampling.model_dump())
-        report = judge(cast(LatentDiffusion, best), sampling, train, val, recipe.seed, console)
-        runs.finish(folder, report, console)
+        best, _ = checkpoint.load(find_model(str(folder), "ldm"), "ldm", fabric.device)
+        runs.finish(folder, judge(cast(LatentDiffusion, best), recipe, train, val, console), console)
 
 
 def encode_all(vae: VAE, table: Table, batch_size: int) -> Tensor:
@@ -76,9 +75,12 @@ def encode_all(vae: VAE, table: Table, batch_size: int) -> Tensor:
     from chemeleon_cli.core.dataset import in_batches
 
     device = next(vae.parameters()).device
+    means = []
     with torch.no_grad():
-        posteriors = [vae.encoder(crystals.to(device)) for _, crystals in in_batches(table, batch_size)]
-    return torch.cat([p.mean[p.mask] for p in posteriors])
+        for _, crystals in in_batches(table, batch_size):
+            posterior = vae.encoder(crystals.to(device))
+            means.append(posterior.mean[posterior.mask].cpu())
+    return torch.cat(means)
 
 
 def validate(model: LatentDiffusion, table: Table, batch_size: int) -> float:
@@ -94,23 +96,25 @@ def validate(model: LatentDiffusion, table: Table, batch_size: int) -> float:
     return total / len(table)
 
 
-def judge(
-    model: LatentDiffusion, sampling: object, train: Table, val: Table, seed: int, console: Console
-) -> dict[str, float]:
+def judge(model: LatentDiffusion, recipe: TrainLdm, train: Table, val: Table, console: Console) -> dict[str, float]:
     """Draw crystals and compare them with what the model was trained on."""
     import torch
 
     from chemeleon_cli.core.latent_diffusion import Sampling, sample_many
     from chemeleon_cli.core.layers import set_precision
+    from chemeleon_cli.core.matching import Reference
     from chemeleon_cli.core.metrics import generation_report
 
-    set_precision(model, "auto")
-    generator = torch.Generator().manual_seed(seed)
+    set_precision(model, recipe.training.precision)
+    sampling = Sampling(**recipe.sampling.model_dump())
+    generator = torch.Generator().manual_seed(recipe.seed)
     sizes = model.draw_sizes(FINAL_SAMPLES, generator)
     structures = []
-    for _, crystals in sample_many(model, sizes, cast(Sampling, sampling), generator, 256):
+    for _, crystals in sample_many(model, sizes, sampling, generator, recipe.training.batch_size):
         structures += crystals.to_structures()
-    report = generation_report(structures, train.structures(), val.structures())
+    reference = Reference(train.formulas, train.structures, str(train.path.parent))
+    sample = runs.at_most(train, REPORT_SAMPLES)
+    report = generation_report(structures, reference, sample.structures(), val.structures())
     for name, value in report.items():
         console.print(f"  {name:<24} {value:.5g}", highlight=False)
     return report

@@ -33,7 +33,7 @@ def run(recipe: TrainPredictor, options: RunOptions, console: Console) -> None:
     fabric = runs.launch(recipe, console)
     train, val = runs.load_data(recipe.data.path, recipe.data.max_atoms, console)
     test = load_split(recipe.data.path, "test", recipe.data.max_atoms)
-    train = with_labels(train, list(recipe.targets))
+    train, val = (with_labels(table, list(recipe.targets)) for table in (train, val))
     vae_folder = find_model(recipe.vae, "vae")
     vae, vae_meta = checkpoint.load(vae_folder, "vae")
     encoder = cast(VAE, vae).encoder
@@ -69,10 +69,10 @@ def run(recipe: TrainPredictor, options: RunOptions, console: Console) -> None:
         if training.validation_is_due():
             with training.ema_weights():
                 metrics = validate(model, val, weights)
-            runs.say(training, metrics, training.validated(metrics), console)
+            runs.say(training.step + 1, training, metrics, training.validated(metrics), console)
 
     if fabric.is_global_zero:
-        best, _ = checkpoint.load(folder / "checkpoints" / "best", "predictor", fabric.device)
+        best, _ = checkpoint.load(find_model(str(folder), "predictor"), "predictor", fabric.device)
         results: dict[str, float] = {}
         for split, table in (("val", val), ("test", test)):
             if table is not None:

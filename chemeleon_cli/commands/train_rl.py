@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from chemeleon_cli.commands import runs
@@ -59,6 +60,7 @@ def run(recipe: TrainRl, options: RunOptions, console: Console) -> None:
     device = str(fabric.device)
     tools = build_tools(recipe.reward, find_model, base.vae, model_meta["data"]["path"], device)
     sampling = Sampling(recipe.sampler, recipe.sampling_steps, recipe.eta)
+    model.chain(sampling)  # more steps than the model has: said before there is a run folder
     settings = rl.Settings(
         **recipe.model_dump(include=set(SETTINGS)), normalize_fn=recipe.reward.normalize_fn, eps=recipe.reward.eps
     )
@@ -80,8 +82,9 @@ def run(recipe: TrainRl, options: RunOptions, console: Console) -> None:
     if options.resume:
         training.resume()
     else:
-        console.print("before training:", highlight=False)
-        runs.say(training, validate(model, recipe, tools, sampling), False, console)
+        with training.ema_weights():
+            metrics = validate(model, recipe, tools, sampling)
+        runs.say(0, training, metrics, training.validated(metrics, before_training=True), console)
 
     def reward(crystals: Crystals) -> Scores:
         return judge(crystals, recipe.reward, tools)[1]
@@ -91,10 +94,11 @@ def run(recipe: TrainRl, options: RunOptions, console: Console) -> None:
         if training.validation_is_due():
             with training.ema_weights():
                 metrics = validate(model, recipe, tools, sampling)
-            runs.say(training, metrics, training.validated(metrics), console)
+            runs.say(training.step + 1, training, metrics, training.validated(metrics), console)
 
     if fabric.is_global_zero:
-        runs.finish(folder, training.meta.get("metrics", {}), console)
+        best = checkpoint.read_meta(find_model(str(folder), "ldm"))
+        runs.finish(folder, {"step": best["step"], **best["metrics"]}, console)
 
 
 def judge(crystals: Crystals, reward: ReinforceReward, tools: Tools) -> tuple[Candidates, Scores]:
@@ -119,11 +123,13 @@ def validate(model: LatentDiffusion, recipe: TrainRl, tools: Tools, sampling: Sa
     candidates, scores = judge(drawn, recipe.reward, tools)
     metrics = {
         "val/reward": rl.raw_reward(scores, [c.weight for c in recipe.reward.components]),
-        **{f"val/{name}": values.nanmean().item() for name, values in scores.raw.items()},
+        **{f"val/reward/{name}": values.nanmean().item() for name, values in scores.raw.items()},
         "val/valid": candidates.valid.float().mean().item(),
         "val/unique": len({g for g in candidates.groups if g >= 0}) / len(candidates),
     }
     for name, predictor in tools.predictors.items():
         for target in predictor.targets:
-            metrics[f"val/mean_{target}"] = candidates.predict(name)[target].nanmean().item()
+            key = f"val/mean_{target}"
+            key = key if key not in metrics else f"{key}_{Path(name).name}"
+            metrics[key] = candidates.predict(name)[target].nanmean().item()
     return metrics

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from chemeleon_cli.commands import runs
+from chemeleon_cli.sources.models import find_model
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -50,10 +51,10 @@ def run(recipe: TrainVae, options: RunOptions, console: Console) -> None:
         if training.validation_is_due():
             with training.ema_weights():
                 metrics = validate(vae, val, weights, recipe.training.batch_size)
-            runs.say(training, metrics, training.validated(metrics), console)
+            runs.say(training.step + 1, training, metrics, training.validated(metrics), console)
 
     if fabric.is_global_zero:
-        best, _ = checkpoint.load(folder / "checkpoints" / "best", "vae", fabric.device)
+        best, _ = checkpoint.load(find_model(str(folder), "vae"), "vae", fabric.device)
         runs.finish(folder, reconstruct(best, val, recipe.training.batch_size, console), console)  # type: ignore[arg-type]
 
 

@@ -70,6 +70,13 @@ def save(
     shutil.rmtree(old, ignore_errors=True)
 
 
+def recover(folder: Path) -> None:
+    """Bring back a checkpoint if the machine stopped between the two renames of `save`."""
+    old = folder.with_name(f".{folder.name}.old")
+    if old.exists() and not folder.exists():
+        old.rename(folder)
+
+
 def read_meta(folder: Path) -> dict[str, Any]:
     """A checkpoint's `meta.json`.
 
@@ -103,6 +110,7 @@ def load(folder: Path, kind: str, device: Any = "cpu") -> tuple[nn.Module, dict[
     Raises:
         UserError: no checkpoint, of another kind, or weights that do not fit the config.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     meta = read_meta(folder)
@@ -113,7 +121,11 @@ def load(folder: Path, kind: str, device: Any = "cpu") -> tuple[nn.Module, dict[
         raise UserError(f"{folder}: a {meta['kind']} checkpoint where a {kind} is needed", "name another checkpoint")
     module, name = KINDS[kind].split(":")
     model = getattr(importlib.import_module(module), name)(**meta["config"])
-    weights, wanted = load_file(folder / WEIGHTS), model.state_dict()
+    wanted = model.state_dict()
+    try:
+        weights = load_file(folder / WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{folder / WEIGHTS}: cannot be read: {error}", "is the file whole?") from error
     wrong = sorted(k for k in wanted.keys() | weights.keys() if _shape(wanted, k) != _shape(weights, k))
     if wrong:
         key = wrong[0]

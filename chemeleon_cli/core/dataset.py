@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 import torch
 from pymatgen.core import Composition, Element, Structure
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -31,7 +31,6 @@ from chemeleon_cli.core.cif import parse_cif, plain
 from chemeleon_cli.core.crystals import Crystals, canonical, origin_atoms, shift_to_atom, wrap
 from chemeleon_cli.errors import UserError
 
-SPLITS = ("train", "val", "test")
 CACHE_VERSION = "2"
 ID_COLUMN, CIF_COLUMN = "material_id", "cif"
 
@@ -71,7 +70,7 @@ class Table:
 
     def crystals(self, index: Sequence[int] | Tensor | slice = slice(None)) -> Crystals:
         """The chosen rows as a batch padded to its largest crystal."""
-        rows = torch.arange(len(self))[index]
+        rows = torch.arange(len(self))[index] if isinstance(index, slice) else torch.as_tensor(index)
         num_atoms = self.num_atoms[rows]
         column = torch.arange(int(num_atoms.max()) if len(rows) else 0)
         mask = column < num_atoms.unsqueeze(1)
@@ -90,7 +89,7 @@ class Table:
 
     def select(self, index: Sequence[int] | Tensor) -> Table:
         """A table of the chosen rows only."""
-        rows = torch.arange(len(self))[index]
+        rows = torch.as_tensor(index)
         part = self.crystals(rows)
         return Table(
             self.path,
@@ -128,10 +127,10 @@ class Table:
                 }
         sizes = Counter(self.num_atoms.tolist())
         return {
-            "path": str(self.path.parent),
+            "path": str(self.path.parent.resolve()),
             "sha256": self.sha256,
             "count": len(self),
-            "rejected": dict(Counter(reason for _, reason in self.rejected)),
+            "rejected": dict(Counter(reason.partition(":")[0] for _, reason in self.rejected)),
             "sizes": {str(n): sizes[n] for n in sorted(sizes)},
             "properties": labels,
         }
@@ -308,6 +307,8 @@ def _parse(path: Path, digest: str) -> Table:
         for name in frame.columns
         if name not in (ID_COLUMN, CIF_COLUMN) and pd.api.types.is_numeric_dtype(frame[name])
     }
+    for values in labels.values():
+        values[values.isinf()] = torch.nan
     return Table(
         path,
         digest,
@@ -334,9 +335,12 @@ def _write_cache(cached: Path, table: Table) -> None:
 def _read_cache(cached: Path, path: Path, digest: str) -> Table | None:
     if not cached.is_file():
         return None
-    with safe_open(cached, framework="pt") as file:
-        text = file.metadata()
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    try:
+        with safe_open(cached, framework="pt") as file:
+            text = file.metadata()
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    except SafetensorError:  # broken; it is made again
+        return None
     labels = {k.removeprefix("property."): v for k, v in tensors.items() if k.startswith("property.")}
     rejected = [(name, reason) for name, reason in json.loads(text["rejected"])]
     packed = (tensors["numbers"], tensors["frac_coords"], tensors["lattice"], tensors["num_atoms"])

@@ -54,10 +54,6 @@ class Schedule:
         """(S,) float64: ab of the row that a step leads to; 1, clean data, for row 0."""
         return torch.cat([self.alphas_cumprod.new_ones(1), self.alphas_cumprod[:-1]])
 
-    def to(self, device: torch.device | str) -> Schedule:
-        """The same chain on another device."""
-        return Schedule(self.timesteps.to(device), self.alphas_cumprod.to(device))
-
     def take(self, rows: Tensor) -> Schedule:
         """The chain through these rows only, (S',) int64 ascending; every row keeps its noise level."""
         return Schedule(self.timesteps[rows], self.alphas_cumprod[rows])
@@ -140,4 +136,4 @@ class Schedule:
 def _rows(values: Tensor, index: Index, like: Tensor) -> Tensor:
     """values[index] as (B, 1, ...) or (1, 1, ...), with as many dimensions as `like`."""
     chosen = values[torch.as_tensor(index, device=values.device)]
-    return chosen.reshape(-1, *[1] * (like.ndim - 1))
+    return chosen.reshape(-1, *[1] * (like.ndim - 1)).to(like.device)

@@ -98,7 +98,7 @@ class LatentDiffusion(nn.Module):
     def set_latent_statistics(self, posterior_means: Tensor) -> None:
         """Standardise each latent dimension by its mean and std over (A, D) atoms of the training set."""
         self.latent_mean.copy_(posterior_means.mean(0))
-        self.latent_std.copy_(posterior_means.std(0))
+        self.latent_std.copy_(posterior_means.std(0, correction=0).clamp(min=1e-4))
 
     def standardise(self, latents: Tensor, mask: Tensor) -> Tensor:
         """VAE latents (B, N, D) to the denoiser's, zero at padding."""
@@ -149,8 +149,8 @@ class LatentDiffusion(nn.Module):
         for index in reversed(range(len(chain))):
             mean, std = self.step(x, index, num_atoms, chain, sampling)
             noise = torch.randn(shape, generator=generator).to(self.device) * mask
-            x_next = mean + std.to(self.device) * noise
-            yield Transition(index, x, mean, std.to(self.device), x_next)
+            x_next = mean + std * noise
+            yield Transition(index, x, mean, std, x_next)
             x = x_next
 
     def sample(self, num_atoms: Tensor, sampling: Sampling, generator: torch.Generator) -> Crystals:

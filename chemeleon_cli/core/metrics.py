@@ -22,6 +22,7 @@ METAL_BELOW = 0.1
 
 def generation_report(
     structures: Sequence[Structure | None],
+    reference: matching.Reference,
     train: Sequence[Structure],
     comparison: Sequence[Structure] | None = None,
     workers: int | None = None,
@@ -30,7 +31,8 @@ def generation_report(
 
     Args:
         structures: generated; None where decoding gave nothing.
-        train: what it learnt from; novelty is against these.
+        reference: what it learnt from, all of it; novelty is against these.
+        train: a sample of the same.
         comparison: crystals whose distributions are to be met, usually val.
         workers: processes for matching; None: as many as processors where there is enough to do.
 
@@ -43,7 +45,7 @@ def generation_report(
     candidates = Candidates(structures)
     possible = [form for form in candidates.canonical if form is not None]
     groups = len(set(matching.unique_groups(possible, workers=workers)))
-    novel = matching.novel(possible, matching.Reference.from_structures(train), workers=workers)
+    novel = matching.novel(possible, reference, workers=workers)
     report = {
         "n": float(len(structures)),
         "valid": share(int(candidates.valid.sum()), len(structures)),

@@ -75,6 +75,13 @@ class Predictor(nn.Module):
         self.mean: Tensor
         self.std: Tensor
 
+    def train(self, mode: bool = True) -> Predictor:
+        """Training mode; an encoder that is frozen keeps out of it."""
+        super().train(mode)
+        if not any(p.requires_grad for p in self.encoder.parameters()):
+            self.encoder.eval()
+        return self
+
     def forward(self, crystals: Crystals) -> Tensor:
         """Standardised predictions (B, K) at the origin that the crystals are given in."""
         posterior = self.encoder(crystals)

@@ -157,6 +157,7 @@ def train_step(
     ).view(settings.groups_per_step, settings.num_group_samples)
 
     logged: dict[str, list[float]] = defaultdict(list)
+    first = 0.0
     order = grpo.inner_batches(settings.groups_per_step, settings.num_inner_batch, run.generator(-run.step - 1))
     for number, batch in enumerate(order):
         for g in batch.tolist():
@@ -166,14 +167,14 @@ def train_step(
                 for name, value in info.items():
                     logged[name].append(value)
                 if number == 0:
-                    logged["log_ratio_first"].append(info["log_ratio_max"])
+                    first = max(first, info["log_ratio_max"])
         logged["gradient_norm"].append(run.optimise())
-    numbers = {name: sum(values) / len(values) for name, values in logged.items()}
     return {
-        **{name: values.nanmean().item() for name, values in scores.raw.items()},
+        **{f"reward/{name}": values.nanmean().item() for name, values in scores.raw.items()},
         "impossible": scores.impossible.float().mean().item(),
         "unscored": (scores.total.isnan() & ~scores.impossible).float().mean().item(),
-        **numbers,
+        "log_ratio_first": first,
+        **{name: sum(values) / len(values) for name, values in logged.items()},
     }
 
 
@@ -191,10 +192,11 @@ def accumulate(
         share: of this group in its inner batch.
 
     Returns:
-        Means over the decisions of loss, kl and the numbers of `grpo.clipped_loss`.
+        Means over the decisions of loss, kl and the numbers of `grpo.clipped_loss`; of `log_ratio_max` the largest.
     """
     chain = model.chain(sampling)
     totals: dict[str, float] = defaultdict(float)
+    largest = 0.0
     for decision in group.decisions:
         drawn = decision.transition
         mean, _ = model.step(drawn.x, drawn.index, group.num_atoms, chain, sampling)
@@ -207,7 +209,8 @@ def accumulate(
         (loss * share / len(group.decisions)).backward()
         for name, value in {"loss": loss, "kl": kl, **info}.items():
             totals[name] += value.item() / len(group.decisions)
-    return dict(totals)
+        largest = max(largest, info["log_ratio_max"].item())
+    return {**totals, "log_ratio_max": largest}
 
 
 def score_everywhere(run: Run, crystals: Mapping[int, Crystals], settings: Settings, reward: RewardFn) -> Scores:

@@ -102,7 +102,6 @@ class Run:
 
     Attributes:
         step: steps done.
-        memory: JSON that the stage wants back on resuming.
     """
 
     def __init__(
@@ -135,8 +134,8 @@ class Run:
         self.best: float | None = None
         self.bad_validations = 0
         self.minutes_before = 0.0
+        self._clock = 0.0
         self.started = time.monotonic()
-        self.memory: dict[str, Any] = {}
         self._pending: dict[str, list[float]] = defaultdict(list)
         self._rows = MetricsFile(folder / "metrics.csv") if fabric.is_global_zero else None
 
@@ -158,10 +157,7 @@ class Run:
 
     def progress(self) -> float:
         """Share of the run that is done, by steps or by the clock, whichever is further."""
-        done = self.step / self.settings.max_steps
-        if self.settings.max_minutes is not None:
-            done = max(done, self._agreed(self.minutes() / self.settings.max_minutes))
-        return min(done, 1.0)
+        return min(1.0, max(self.step / self.settings.max_steps, self._clock))
 
     def minutes(self) -> float:
         """Minutes of training, those before a resume included."""
@@ -199,6 +195,8 @@ class Run:
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self._update_ema()
+        if self.settings.max_minutes is not None:  # read once a step, so that all that ask get one answer
+            self._clock = self._agreed(self.minutes() / self.settings.max_minutes)
         return norm.item()
 
     def learning_rate(self) -> float:
@@ -214,7 +212,7 @@ class Run:
             self._pending[name].append(value.item() if isinstance(value, Tensor) else float(value))
         if (self.step + 1) % self.settings.log_every == 0:
             row = {k: sum(v) / len(v) for k, v in self._pending.items()}
-            self._write_row({**row, "learning_rate": self.learning_rate()})
+            self._write_row({**row, "learning_rate": self.learning_rate()}, self.step + 1)
             self._pending.clear()
 
     def validation_is_due(self) -> bool:
@@ -222,8 +220,12 @@ class Run:
         done = self.step + 1
         return done % self.settings.val_every == 0 or done >= self.settings.max_steps or self.progress() >= 1
 
-    def validated(self, metrics: Mapping[str, float]) -> bool:
+    def validated(self, metrics: Mapping[str, float], before_training: bool = False) -> bool:
         """Log validation metrics, save `last`, and `best` where the monitored one improved.
+
+        Args:
+            metrics: of the model as it is saved.
+            before_training: they are of the model that training starts from, and not of the step just done.
 
         Returns:
             Whether it improved.
@@ -231,15 +233,16 @@ class Run:
         Raises:
             KeyError: the monitored metric is not among them.
         """
+        metrics = self.fabric.broadcast(dict(metrics))  # ranks that disagree by a bit would part ways
         value = metrics[self.monitor] * self.sign
         improved = math.isfinite(value) and (self.best is None or value < self.best)
         self.best, self.bad_validations = (value, 0) if improved else (self.best, self.bad_validations + 1)
-        self._write_row(metrics)
-        self.step += 1  # what is saved has this step behind it
+        under_way, self.step = self.step, self.step + (not before_training)  # what is saved has the step behind it
+        self._write_row(metrics, self.step)
         if improved:
-            self.save("best", dict(metrics))
-        self.save("last", dict(metrics))
-        self.step -= 1
+            self.save("best", metrics)
+        self.save("last", metrics)
+        self.step = under_way
         return improved
 
     # --- weights --------------------------------------------------------------------------------
@@ -276,14 +279,19 @@ class Run:
             UserError: there is nothing to resume, or it is of another model.
         """
         folder = self.folder / "checkpoints" / "last"
-        if not folder.exists() and folder.with_name(".last.old").exists():
-            folder.with_name(".last.old").rename(folder)  # the machine stopped between two renames of checkpoint.save
+        if self.fabric.is_global_zero:
+            for name in ("last", "best"):
+                checkpoint.recover(folder.with_name(name))
+        self.fabric.barrier()
         if not (folder / "train_state.json").is_file():
-            raise UserError(f"{folder}: nothing to resume", "leave out --resume to start the run")
+            raise UserError(f"{folder}: stopped before its first checkpoint", "--overwrite starts the run again")
         meta = checkpoint.read_meta(folder)
         if meta["config"] != json.loads(json.dumps(self.model.config)):
             hint = "resume with the recipe.yaml in the run folder"
             raise UserError(f"{folder}: its model has another config than the recipe", hint)
+        for what, before, now in zip(("parents", "data"), _origin(meta), _origin(self.meta), strict=True):
+            if before != now:
+                raise UserError(f"{folder}: its {what} changed since the run began", "start a run of another name")
         tensors = load_file(folder / "train_state.safetensors")
         state = json.loads((folder / "train_state.json").read_text())
         self._set_weights({k: tensors[f"live.{k}"] for k in self.trained})
@@ -296,7 +304,7 @@ class Run:
         }
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
         self.step, self.best, self.bad_validations = state["step"], state["best"], state["bad_validations"]
-        self.minutes_before, self.memory = state["minutes"], state["memory"]
+        self.minutes_before = state["minutes"]
         self._pending = defaultdict(list, state["pending"])
         self.meta["metrics"] = meta.get("metrics")
         if self._rows is not None:
@@ -308,7 +316,7 @@ class Run:
         for k, p in self.trained.items():
             tensors |= {f"{m}.{k}": v for m, v in self.optimizer.state[p].items()}
         state = {"step": self.step, "best": self.best, "bad_validations": self.bad_validations}
-        return tensors, {**state, "minutes": self.minutes(), "memory": self.memory, "pending": self._pending}
+        return tensors, {**state, "minutes": self.minutes(), "pending": self._pending}
 
     def _set_weights(self, weights: Mapping[str, Tensor]) -> None:
         with torch.no_grad():
@@ -340,12 +348,17 @@ class Run:
     def _seed_of(self, shard: int) -> int:
         return (self.seed * 6364136223846793005 + self.step * 1442695040888963407 + shard * 22695477) % 2**63
 
-    def _write_row(self, metrics: Mapping[str, float]) -> None:
-        row = {"step": self.step + 1, "minutes": round(self.minutes(), 3), **metrics}
+    def _write_row(self, metrics: Mapping[str, float], step: int) -> None:
+        row = {"step": step, "minutes": round(self.minutes(), 3), **metrics}
         if self._rows is not None:
             self._rows.append(row)
             if self.logger is not None:
-                self.logger.log(metrics, self.step + 1)
+                self.logger.log(metrics, step)
+
+
+def _origin(meta: Mapping[str, Any]) -> tuple[list[str], str | None]:
+    """Hashes of what a run started from: its parents' weights and its data."""
+    return [p["sha256"] for p in meta.get("parents", [])], meta.get("data", {}).get("sha256")
 
 
 class MetricsFile:

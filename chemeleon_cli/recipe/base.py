@@ -61,14 +61,16 @@ def find_checkpoint(find_model: FindModel, name: str, kind: str) -> Path:
 def find_data(path: str) -> Path:
     """The train table of a data folder, or the mistake of the field that names it."""
     folder = Path(path).expanduser()
-    for name in ("train.csv.gz", "train.csv"):
-        if (folder / name).is_file():
-            return folder / name
     if folder.is_dir():
-        raise mistake(f"found '{path}', which has no train.csv(.gz); expected a folder made by `chemeleon fetch-data`")
+        found = {s: [p for p in (folder / f"{s}.csv.gz", folder / f"{s}.csv") if p.is_file()] for s in ("train", "val")}
+        for split, files in found.items():
+            if not files:
+                text = f"found '{path}', which has no {split}.csv(.gz); expected one made by `chemeleon fetch-data`"
+                raise mistake(text)
+        return found["train"][0]
     beside = [str(folder.with_name(other.name)) for other in folder.parent.glob("*/")]
     raise mistake(
-        f"found '{path}', no such folder; expected a folder made by `chemeleon fetch-data`"
+        f"found '{path}', no such folder; expected one made by `chemeleon fetch-data`"
         + did_you_mean(str(folder), beside)
     )
 
@@ -125,7 +127,7 @@ class Recipe(Section):
 class ComputeRecipe(Recipe):
     """The settings of a command that runs a model."""
 
-    seed: Annotated[int, Field(ge=0)] = 42
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
     """Where all random numbers start; the same seed on the same machine gives the same result."""
     device: Annotated[str, AfterValidator(_is_device)] = "auto"
     """`auto` (a GPU where there is one), `cpu`, `cuda` or `cuda:1`."""

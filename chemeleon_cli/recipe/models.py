@@ -66,7 +66,7 @@ class VaeLoss(Section):
     """Cross-entropy of the elements."""
     lengths: NotNegative = 1.0
     """Squared error of the cell's lengths, per cube root of the number of atoms, in Å^2."""
-    angles: NotNegative = 10.0
+    angles: NotNegative = 30.0
     """Squared error of the cell's angles, in square radians."""
     coords: NotNegative = 10.0
     """Squared error of sine and cosine of the fractional coordinates, so that 0 and 1 are one place."""
@@ -138,7 +138,16 @@ class TrainLdm(RunRecipe):
     diffusion: DiffusionSection = DiffusionSection()
     """The noise schedule."""
     sampling: SamplerSection = SamplerSection()
-    """How validation samples are drawn."""
+    """How the crystals of the final report are drawn."""
+
+    @field_validator("sampling")
+    @classmethod
+    def _within_training(cls, sampling: SamplerSection, info: ValidationInfo) -> SamplerSection:
+        diffusion = info.data.get("diffusion")
+        if diffusion and sampling.sampling_steps > diffusion.timesteps:
+            raise mistake(f"found {sampling.sampling_steps} sampling_steps; expected at most {diffusion.timesteps}")
+        return sampling
+
     training: TrainingSection = TrainingSection()
     """How long and how fast."""
 
@@ -267,7 +276,7 @@ class SplitSection(Section):
     """`formula` keeps crystals of one reduced formula together; `source` takes the splits of the source."""
     fractions: Annotated[tuple[Share, Share, Share], Strict(False)] = (0.8, 0.1, 0.1)
     """Shares of train, val and test; they add up to 1."""
-    seed: Annotated[int, Field(ge=0)] = 42
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
     """Where the random choice starts."""
 
     @field_validator("fractions")

@@ -107,6 +107,13 @@ class TrainRl(RunRecipe, SamplerSection):
             raise mistake(f"found {value}; expected at most groups_per_step, {groups}: a batch holds whole groups")
         return value
 
+    @field_validator("sampling_steps")
+    @classmethod
+    def _has_decisions(cls, value: int) -> int:
+        if value < 2:
+            raise mistake("found 1; expected at least 2: the last step has no noise, so nothing of it can be learned")
+        return value
+
     @field_validator("eta")
     @classmethod
     def _has_noise(cls, value: float, info: ValidationInfo) -> float:

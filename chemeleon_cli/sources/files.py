@@ -14,7 +14,7 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -153,13 +153,23 @@ def write_crystals(
         UserError: another suffix, or the folder cannot be written to.
     """
     path = Path(path)
-    writer = _WRITERS.get(kind_of(path.name) or "")
-    if writer is None or path.name.lower().endswith(".xyz"):
-        raise UserError(f"{path}: cannot write this format", "name it .cif, .extxyz, .csv(.gz) or .json(.gz)")
+    writer = writer_for(path)
     rows = ({k: _cell(v[i]) for k, v in (columns or {}).items()} for i in range(len(structures)))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # formulas of noble gases: pymatgen knows no electronegativity to sort by
         write_lines(path, writer(zip(ids, structures, rows, strict=True)))
+
+
+def writer_for(path: Path) -> Callable[..., Iterable[str]]:
+    """What writes a file of this name.
+
+    Raises:
+        UserError: nothing does.
+    """
+    writer = _WRITERS.get(kind_of(path.name) or "")
+    if writer is None or path.name.lower().endswith(".xyz"):
+        raise UserError(f"{path}: cannot write this format", "name it .cif, .extxyz, .csv(.gz) or .json(.gz)")
+    return writer
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:
