@@ -188,7 +188,7 @@ def _run(
         if options["dry_run"]:
             return _print_recipe(checked)
         if "resume" in options:
-            arguments["options"] = RunOptions(options["resume"], options["overwrite"], options["debug"])
+            arguments["options"] = RunOptions(options["resume"], options["overwrite"])
         run = import_module(f"chemeleon_cli.commands.{command.replace('-', '_')}").run
         run(checked, console=_console(), **arguments)
 

@@ -1,5 +1,10 @@
 """What a person can mend. Everything else is a bug and keeps its traceback."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 
 class UserError(Exception):
     """An error that the person at the keyboard can mend.
@@ -13,3 +18,15 @@ class UserError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+
+
+def did_you_mean(word: str, words: Iterable[str], before: str = "; ") -> str:
+    """`; did you mean 'x'?` for the closest of `words`, or nothing.
+
+    Args:
+        word: what was found.
+        words: what could have been meant.
+        before: what the text starts with.
+    """
+    close = get_close_matches(word, list(words), n=1, cutoff=0.6)
+    return f"{before}did you mean '{close[0]}'?" if close else ""

@@ -135,7 +135,7 @@ def test_training_gets_its_recipe_and_options(work: Path, ran: list) -> None:
     assert result.exit_code == 0, result.stderr
     (run,) = ran
     assert run["name"] == "chemeleon_cli.commands.train_vae"
-    assert run["options"] == RunOptions(resume=True, overwrite=False, debug=False)
+    assert run["options"] == RunOptions(resume=True, overwrite=False)
     assert (run["recipe"].seed, run["recipe"].devices, run["recipe"].name) == (3, 2, "mine")
 
 

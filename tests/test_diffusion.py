@@ -185,3 +185,14 @@ def test_eta_out_of_range(schedule: Schedule) -> None:
     x = normal(*SHAPE)
     with pytest.raises(ValueError, match="eta"):
         schedule.step(x, x, 5, eta=1.5)
+
+
+def test_a_chain_kept_on_the_cpu_serves_crystals_on_a_gpu() -> None:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    chain = Schedule.linear(100).respaced(10)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        x = torch.empty(2, 3, 4, device="cuda")
+        mean, std = chain.step(x, x, 3)
+        noisy = chain.add_noise(x, x, torch.tensor([1, 2]))
+    assert {mean.device.type, std.device.type, noisy.device.type} == {"cuda"}

@@ -5,6 +5,7 @@ import pytest
 from pymatgen.core import Lattice, Structure
 
 from chemeleon_cli.core import metrics
+from chemeleon_cli.core.matching import Reference
 from chemeleon_cli.core.normalise import normalise
 
 SALT = Structure(Lattice.cubic(5.6), ["Na"] * 4 + ["Cl"] * 4, [
@@ -18,7 +19,7 @@ ODD = Structure(Lattice.cubic(4.3), ["Mg", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]]) 
 
 def test_generation_report() -> None:
     made = [SALT, SALT * (1, 1, 2), CESIUM, ODD, None]
-    report = metrics.generation_report(made, train=[CESIUM, IRON], comparison=[SALT, SALT])
+    report = metrics.generation_report(made, Reference.from_structures([CESIUM, IRON]), [CESIUM, IRON], [SALT, SALT])
     assert report["n"] == 5
     assert report["valid"] == pytest.approx(4 / 5)
     assert report["unique"] == pytest.approx(3 / 4)
@@ -32,7 +33,7 @@ def test_generation_report() -> None:
 
 
 def test_nothing_generated_is_not_a_crash() -> None:
-    report = metrics.generation_report([None, None], [SALT], [SALT])
+    report = metrics.generation_report([None, None], Reference.from_structures([SALT]), [SALT], [SALT])
     assert report["valid"] == 0
     assert math.isnan(report["unique"])
     assert math.isnan(report["emd_density"])

@@ -15,7 +15,8 @@ from samples import known_structures, random_structures, write_dataset
 
 from chemeleon_cli.core import checkpoint
 from chemeleon_cli.core.dataset import BatchOrder, load_split
-from chemeleon_cli.core.trainer import MetricsFile, Run, Settings
+from chemeleon_cli.core.metrics_file import MetricsFile
+from chemeleon_cli.core.trainer import Run, Settings
 from chemeleon_cli.core.vae import VAE
 from chemeleon_cli.errors import UserError
 
@@ -81,6 +82,25 @@ def test_resumed_equals_uninterrupted(tmp_path: Path, data: Path, stop: int):
     rows = [(tmp_path / run / "metrics.csv").read_text().splitlines() for run in ("whole", "part")]
     columns = [[{k: v for k, v in r.items() if k != "minutes"} for r in csv.DictReader(text)] for text in rows]
     assert columns[0] == columns[1]
+
+
+def test_a_run_is_not_resumed_on_other_data(tmp_path: Path, data: Path):
+    run, vae, table = make_run(tmp_path / "run", data)
+    train(run, vae, table, stop_at=4)
+    write_dataset(data, random_structures(24, seed=5, max_atoms=8), {"x": [0.0] * 24})
+    again, _, _ = make_run(tmp_path / "run", data)
+    with pytest.raises(UserError, match="its data changed since the run began"):
+        again.resume()
+
+
+def test_a_checkpoint_whose_renaming_was_cut_short_is_found(tmp_path: Path, data: Path):
+    run, vae, table = make_run(tmp_path / "run", data)
+    train(run, vae, table, stop_at=4)
+    last = tmp_path / "run" / "checkpoints" / "last"
+    last.rename(last.with_name(".last.old"))
+    again, _, _ = make_run(tmp_path / "run", data)
+    again.resume()
+    assert again.step == 4
 
 
 def test_two_processes_do_what_one_does_with_two_shards(tmp_path: Path, data: Path):
@@ -194,6 +214,9 @@ def test_checkpoint_round_trip_and_its_errors(tmp_path: Path):
     weights["encoder.head.weight"] = weights["encoder.head.weight"][:3]
     save_file(weights, folder / "model.safetensors")
     with pytest.raises(UserError, match=r"1 tensors do not fit its config, the first encoder\.head\.weight: \(3, 16\)"):
+        checkpoint.load(folder, "vae")
+    (folder / "model.safetensors").write_bytes(b"half a fi")
+    with pytest.raises(UserError, match="cannot be read"):
         checkpoint.load(folder, "vae")
     (folder / "meta.json").write_text('{"kind": "vae", "version": 99}')
     with pytest.raises(UserError, match="version 99"):

@@ -96,8 +96,8 @@ def _items(
     recipe: FetchData, by: str, download: Path, api_key: str | None, console: Console
 ) -> Iterator[tuple[str, Record]]:
     """Every crystal of the source with the split it is in there, or ""."""
+    from chemeleon_cli.core.paths import SPLITS, split_path
     from chemeleon_cli.sources.records import read_records
-    from chemeleon_cli.sources.streams import SPLITS, split_file
 
     path = Path(recipe.source).expanduser()
     if _is_remote(recipe):
@@ -107,7 +107,7 @@ def _items(
         yield from (("", record) for record in records)
     elif by == "source":
         for split in SPLITS:
-            if table := split_file(path, split):
+            if table := split_path(path, split):
                 yield from ((split, record) for record in read_records(table, recipe.id_column))
     else:
         yield from (("", record) for record in read_records(path, recipe.id_column))
@@ -115,10 +115,10 @@ def _items(
 
 def _split_by(recipe: FetchData) -> str:
     """How to split: a folder that is split already stays so unless the recipe says otherwise."""
-    from chemeleon_cli.sources.streams import split_file
+    from chemeleon_cli.core.paths import split_path
 
     path = Path(recipe.source).expanduser()
-    is_split = not _is_remote(recipe) and path.is_dir() and split_file(path, "train") is not None
+    is_split = not _is_remote(recipe) and path.is_dir() and split_path(path, "train") is not None
     if recipe.split.by == "source" and not is_split:
         raise UserError(
             f"split.by: {recipe.source} has no splits of its own (no train.csv or train.csv.gz in it)",
@@ -129,7 +129,7 @@ def _split_by(recipe: FetchData) -> str:
 
 def _target(recipe: FetchData, overwrite: bool) -> Path:
     """The folder to make, once it is certain that nothing is lost there."""
-    from chemeleon_cli.sources.streams import split_file
+    from chemeleon_cli.core.paths import split_path
 
     source = Path(recipe.source).expanduser()
     stem = re.sub(r"(\.[A-Za-z]+)+$", "", source.resolve().name)
@@ -143,7 +143,7 @@ def _target(recipe: FetchData, overwrite: bool) -> Path:
         return folder
     if folder.exists() and not overwrite:
         raise UserError(f"{folder}: is there already", "take another `name`, or --overwrite to replace it")
-    if folder.exists() and not (folder / "manifest.json").is_file() and not split_file(folder, "train"):
+    if folder.exists() and not (folder / "manifest.json").is_file() and not split_path(folder, "train"):
         raise UserError(f"{folder}: is not a data folder; it is left alone", "take another `name`")
     return folder
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from chemeleon_cli.errors import UserError
-from chemeleon_cli.recipe.base import did_you_mean
+from chemeleon_cli.errors import UserError, did_you_mean
 from chemeleon_cli.recipe.load import find, shipped
 from chemeleon_cli.recipe.models import RECIPES
 from chemeleon_cli.recipe.schema import schema

@@ -150,7 +150,9 @@ def say(step: int, run: Run, metrics: Mapping[str, float], improved: bool, conso
 
 def finish(folder: Path, results: Mapping[str, Any], console: Console) -> None:
     """Write the final figures beside the run and say where everything is."""
-    (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    from chemeleon_cli.core.checkpoint import json_text
+
+    (folder / "results.json").write_text(json_text(results))
     console.print(f"checkpoints, metrics.csv and results.json are in {folder}", highlight=False)
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import csv
 import math
-import os
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from chemeleon_cli.commands.runs import make_fabric
+from chemeleon_cli.core.paths import replacing
 from chemeleon_cli.errors import UserError
 
 if TYPE_CHECKING:
@@ -190,11 +190,8 @@ def _beside(path: Path) -> Path:
 
 def _write(path: Path, columns: Columns) -> None:
     """A CSV, whole or not at all; an empty cell is a number or fact that is not known."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w", newline="") as file:
+    with replacing(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(columns)
         for row in zip(*columns.values(), strict=True):
             writer.writerow("" if value is None or value != value else value for value in row)
-    temporary.replace(path)

@@ -56,8 +56,8 @@ def run(recipe: TrainLdm, options: RunOptions, console: Console) -> None:
             crystals = augment(train.crystals(order[shard]), generator).to(fabric.device)
             loss = model.loss(crystals, generator)
             training.backward(loss)
-        norm = training.optimise()
-        training.log({"loss": loss, "gradient_norm": norm})
+            training.note({"loss": loss})
+        training.log({"gradient_norm": training.optimise()})
         if training.validation_is_due():
             with training.ema_weights():
                 metrics = {"val/loss": validate(model, val, recipe.training.batch_size)}

@@ -64,8 +64,8 @@ def run(recipe: TrainPredictor, options: RunOptions, console: Console) -> None:
             crystals = augment(train.crystals(order[shard]), training.generator(shard)).to(fabric.device)
             terms = model.loss(crystals, weights)
             training.backward(terms["loss"])
-        norm = training.optimise()
-        training.log({**terms, "gradient_norm": norm})
+            training.note(terms)
+        training.log({"gradient_norm": training.optimise()})
         if training.validation_is_due():
             with training.ema_weights():
                 metrics = validate(model, val, weights)
@@ -146,22 +146,19 @@ def report(
     set_precision(model, "float32")  # as rewards use it
     prediction = predict(model, table)
     columns: dict[str, object] = {"material_id": table.ids, "formula": table.formulas}
-    grid = RichTable("target", title=f"{split}: errors in each target's unit")
-    results: dict[str, float] = {}
+    found: dict[str, dict[str, float]] = {}
     for k, (name, target) in enumerate(recipe.targets.items()):
         if name not in table.properties:
             continue
-        truth = table.properties[name].numpy()
-        columns |= {f"{name}": truth, f"predicted_{name}": prediction[:, k].numpy()}
+        truth, guess = table.properties[name].numpy(), prediction[:, k].numpy()
+        columns |= {name: truth, f"predicted_{name}": guess}
         known = train.properties[name][~train.properties[name].isnan()]
-        found = regression_report(
-            truth, prediction[:, k].numpy(), known.mean().item(), known.median().item(), target.window, target.zero_is
+        found[name] = regression_report(
+            truth, guess, known.mean().item(), known.median().item(), target.window, target.zero_is
         )
-        for key in found:
-            if key not in [column.header for column in grid.columns]:
-                grid.add_column(key, justify="right")
-        grid.add_row(name, *(f"{found[key]:.3g}" if (key := str(c.header)) in found else "" for c in grid.columns[1:]))
-        results |= {f"{split}/{name}/{key}": value for key, value in found.items()}
+    grid = RichTable(f"{split}, in each target's unit", *found)
+    for key in dict.fromkeys(key for report in found.values() for key in report):
+        grid.add_row(key, *(f"{report[key]:.4g}" if key in report else "" for report in found.values()))
     console.print(grid)
     pd.DataFrame(columns).to_csv(folder / f"predictions_{split}.csv", index=False)
-    return results
+    return {f"{split}/{name}/{key}": value for name, report in found.items() for key, value in report.items()}

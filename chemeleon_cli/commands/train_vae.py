@@ -46,8 +46,8 @@ def run(recipe: TrainVae, options: RunOptions, console: Console) -> None:
             terms = vae.loss(crystals, generator)
             loss = sum((weights[name] * term for name, term in terms.items()), torch.zeros(()))
             training.backward(loss)
-        norm = training.optimise()
-        training.log({"loss": loss, **terms, "gradient_norm": norm})
+            training.note({"loss": loss, **terms})
+        training.log({"gradient_norm": training.optimise()})
         if training.validation_is_due():
             with training.ema_weights():
                 metrics = validate(vae, val, weights, recipe.training.batch_size)

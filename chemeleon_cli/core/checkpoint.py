@@ -6,15 +6,16 @@ Nothing here imports torch until weights are written or read.
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from chemeleon_cli.core.paths import file_sha256
 from chemeleon_cli.errors import UserError
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def save(
     temporary.mkdir(parents=True)
     save_file({k: v.detach().cpu().contiguous() for k, v in weights.items()}, temporary / WEIGHTS)
     record = {"kind": kind, "version": VERSION, "config": config, **meta}
-    (temporary / META).write_text(json.dumps(record, indent=1) + "\n")
+    (temporary / META).write_text(json_text(record))
     if state is not None:
         save_file(
             {k: v.detach().cpu().contiguous() for k, v in state[0].items()}, temporary / "train_state.safetensors"
@@ -68,6 +69,19 @@ def save(
         folder.rename(old)
     temporary.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def json_text(record: Any) -> str:
+    """JSON, with null for numbers that are not finite, which JSON does not have."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {k: plain(v) for k, v in value.items()}
+        if isinstance(value, list | tuple):
+            return [plain(v) for v in value]
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return json.dumps(plain(record), indent=1) + "\n"
 
 
 def recover(folder: Path) -> None:
@@ -140,9 +154,7 @@ def load(folder: Path, kind: str, device: Any = "cpu") -> tuple[nn.Module, dict[
 
 def parent(folder: Path, meta: Mapping[str, Any]) -> dict[str, Any]:
     """What a descendant remembers of a checkpoint: kind, path and the sha256 of its weights."""
-    with (folder / WEIGHTS).open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"kind": meta["kind"], "path": str(folder), "sha256": digest}
+    return {"kind": meta["kind"], "path": str(folder), "sha256": file_sha256(folder / WEIGHTS)}
 
 
 def _shape(tensors: Mapping[str, Tensor], key: str) -> tuple[int, ...] | None:

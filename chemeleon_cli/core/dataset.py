@@ -7,7 +7,6 @@ processes and kept in a cache, keyed by the content of the file.
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import multiprocessing
 import os
@@ -29,6 +28,7 @@ from torch import Tensor
 
 from chemeleon_cli.core.cif import parse_cif, plain
 from chemeleon_cli.core.crystals import Crystals, canonical, origin_atoms, shift_to_atom, wrap
+from chemeleon_cli.core.paths import cache_folder, file_sha256, replacing, split_path
 from chemeleon_cli.errors import UserError
 
 CACHE_VERSION = "2"
@@ -171,28 +171,6 @@ def load_split(folder: str | Path, split: str, max_atoms: int | None = None) -> 
     return table
 
 
-def split_path(folder: str | Path, split: str) -> Path | None:
-    """The file of a split, or None."""
-    for suffix in (".csv.gz", ".csv"):
-        path = Path(folder) / f"{split}{suffix}"
-        if path.is_file():
-            return path
-    return None
-
-
-def cache_folder() -> Path:
-    """Where parsed data are kept: $CHEMELEON_CACHE, else chemeleon under the XDG cache folder."""
-    if "CHEMELEON_CACHE" in os.environ:
-        return Path(os.environ["CHEMELEON_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "chemeleon"
-
-
-def file_sha256(path: Path) -> str:
-    """Hex sha256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def augment(crystals: Crystals, generator: torch.Generator | None = None) -> Crystals:
     """Move each crystal's origin to a random atom of its rarest element, drawn for each crystal alone.
 
@@ -323,13 +301,11 @@ def _parse(path: Path, digest: str) -> Table:
 
 
 def _write_cache(cached: Path, table: Table) -> None:
-    cached.parent.mkdir(parents=True, exist_ok=True)
     tensors = {"numbers": table.numbers, "frac_coords": table.frac_coords, "lattice": table.lattice}
     tensors |= {"num_atoms": table.num_atoms, **{f"property.{k}": v for k, v in table.properties.items()}}
     text = {"ids": json.dumps(table.ids), "rejected": json.dumps(table.rejected)}
-    temporary = cached.with_suffix(f".{os.getpid()}")
-    save_file(tensors, temporary, metadata=text)
-    temporary.replace(cached)
+    with replacing(cached) as temporary:
+        save_file(tensors, temporary, metadata=text)
 
 
 def _read_cache(cached: Path, path: Path, digest: str) -> Table | None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,8 +18,9 @@ from torch import Tensor
 
 from chemeleon_cli.core import checkpoint
 from chemeleon_cli.core.crystals import Crystals
-from chemeleon_cli.core.dataset import cache_folder, file_sha256, in_batches, load_split, split_path
+from chemeleon_cli.core.dataset import in_batches, load_split
 from chemeleon_cli.core.layers import set_precision
+from chemeleon_cli.core.paths import cache_folder, file_sha256, replacing, split_path
 from chemeleon_cli.errors import UserError
 
 if TYPE_CHECKING:
@@ -137,10 +137,8 @@ def load_references(
         if len(table) > limit:
             table = table.select(torch.randperm(len(table), generator=torch.Generator().manual_seed(0))[:limit])
         made = reference_features(encoder, (batch for _, batch in in_batches(table, BATCH)), str(folder))
-        stored.parent.mkdir(parents=True, exist_ok=True)
-        temporary = stored.with_suffix(f".{os.getpid()}")
-        save_file({"structure": made.structure_features, "composition": made.composition_features}, temporary)
-        temporary.replace(stored)
+        with replacing(stored) as temporary:
+            save_file({"structure": made.structure_features, "composition": made.composition_features}, temporary)
     tensors = load_file(stored, device)
     return References(str(folder), tensors["structure"], tensors["composition"])
 

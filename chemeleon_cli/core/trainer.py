@@ -6,8 +6,8 @@ A stage writes its own loop and reads straight down:
         for shard in run.shards():
             loss = model.loss(batch(shard), run.generator(shard))["total"]
             run.backward(loss)
-        run.optimise()
-        run.log({"loss": loss})
+            run.note({"loss": loss})
+        run.log({"gradient_norm": run.optimise()})
         if run.validation_is_due():
             with run.ema_weights():
                 metrics = validate()
@@ -21,10 +21,8 @@ rank with `accumulate: 2` does.
 from __future__ import annotations
 
 import contextlib
-import csv
 import json
 import math
-import os
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -39,6 +37,7 @@ from torch import Tensor, nn
 
 from chemeleon_cli.core import checkpoint
 from chemeleon_cli.core.layers import set_precision
+from chemeleon_cli.core.metrics_file import MetricsFile
 from chemeleon_cli.errors import UserError
 
 
@@ -206,10 +205,14 @@ class Run:
         floor = s.min_learning_rate_ratio
         return s.learning_rate * warm * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * self.progress())))
 
-    def log(self, metrics: Mapping[str, float | Tensor]) -> None:
-        """Note a step's training metrics; their means make a row every `log_every` steps."""
+    def note(self, metrics: Mapping[str, float | Tensor]) -> None:
+        """Keep a shard's training metrics for the next row of metrics.csv."""
         for name, value in metrics.items():
             self._pending[name].append(value.item() if isinstance(value, Tensor) else float(value))
+
+    def log(self, metrics: Mapping[str, float | Tensor]) -> None:
+        """Note a step's metrics, and write a row every `log_every` steps: the means of what was noted since."""
+        self.note(metrics)
         if (self.step + 1) % self.settings.log_every == 0:
             row = {k: sum(v) / len(v) for k, v in self._pending.items()}
             self._write_row({**row, "learning_rate": self.learning_rate()}, self.step + 1)
@@ -359,42 +362,3 @@ class Run:
 def _origin(meta: Mapping[str, Any]) -> tuple[list[str], str | None]:
     """Hashes of what a run started from: its parents' weights and its data."""
     return [p["sha256"] for p in meta.get("parents", [])], meta.get("data", {}).get("sha256")
-
-
-class MetricsFile:
-    """metrics.csv: a row per record, columns added as they first appear; empty where a row has none."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.columns: list[str] = []
-        if path.is_file():
-            with path.open(newline="") as file:
-                self.columns = next(csv.reader(file), [])
-
-    def append(self, row: Mapping[str, float]) -> None:
-        """Add a row."""
-        new = [name for name in row if name not in self.columns]
-        if new:
-            rows = self._read()
-            self.columns += new
-            self._rewrite(rows)
-        with self.path.open("a", newline="") as file:
-            csv.DictWriter(file, self.columns).writerow(row)
-
-    def drop_after(self, step: int) -> None:
-        """Forget rows of steps that a resumed run will do again."""
-        self._rewrite([row for row in self._read() if int(row["step"]) <= step])
-
-    def _read(self) -> list[dict[str, str]]:
-        if not self.path.is_file():
-            return []
-        with self.path.open(newline="") as file:
-            return list(csv.DictReader(file))
-
-    def _rewrite(self, rows: list[dict[str, str]]) -> None:
-        temporary = self.path.with_suffix(".tmp")
-        with temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, self.columns)
-            writer.writeheader()
-            writer.writerows(rows)
-        os.replace(temporary, self.path)

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
 from pydantic_core import PydanticCustomError
 
+from chemeleon_cli.core.paths import split_path
 from chemeleon_cli.core.rewards.base import FindModel, RewardSection
-from chemeleon_cli.errors import UserError
+from chemeleon_cli.errors import UserError, did_you_mean
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -31,23 +31,15 @@ class RunOptions:
     Attributes:
         resume: go on from the last checkpoint of the run folder.
         overwrite: replace a finished or broken run of the same name.
-        debug: show the traceback of errors that a person can mend, too.
     """
 
     resume: bool = False
     overwrite: bool = False
-    debug: bool = False
 
 
 def mistake(text: str) -> PydanticCustomError:
     """An error of one field whose text is shown as it is, after `file:line: key:`."""
     return PydanticCustomError("mistake", "{text}", {"text": text})
-
-
-def did_you_mean(word: str, words: list[str]) -> str:
-    """`; did you mean 'x'?` for the closest of `words`, or nothing."""
-    close = get_close_matches(word, words, n=1, cutoff=0.6)
-    return f"; did you mean '{close[0]}'?" if close else ""
 
 
 def find_checkpoint(find_model: FindModel, name: str, kind: str) -> Path:
@@ -62,12 +54,12 @@ def find_data(path: str) -> Path:
     """The train table of a data folder, or the mistake of the field that names it."""
     folder = Path(path).expanduser()
     if folder.is_dir():
-        found = {s: [p for p in (folder / f"{s}.csv.gz", folder / f"{s}.csv") if p.is_file()] for s in ("train", "val")}
-        for split, files in found.items():
-            if not files:
+        for split in ("train", "val"):
+            if split_path(folder, split) is None:
                 text = f"found '{path}', which has no {split}.csv(.gz); expected one made by `chemeleon fetch-data`"
                 raise mistake(text)
-        return found["train"][0]
+    if (train := split_path(folder, "train")) is not None:
+        return train
     beside = [str(folder.with_name(other.name)) for other in folder.parent.glob("*/")]
     raise mistake(
         f"found '{path}', no such folder; expected one made by `chemeleon fetch-data`"

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from chemeleon_cli.recipe.base import did_you_mean
+from chemeleon_cli.errors import did_you_mean
 from chemeleon_cli.recipe.document import Document, Loc, Problem, shown
 
 _EXPECTED = {

@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 import chemeleon_cli
-from chemeleon_cli.errors import UserError
+from chemeleon_cli.errors import UserError, did_you_mean
 from chemeleon_cli.recipe import document as documents
-from chemeleon_cli.recipe.base import FindModel, Recipe, did_you_mean
+from chemeleon_cli.recipe.base import FindModel, Recipe
 from chemeleon_cli.recipe.document import Document, Mark
 from chemeleon_cli.recipe.errors import problems
 from chemeleon_cli.recipe.models import RECIPES

@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, Strict, ValidationInfo, field_validator
 
+from chemeleon_cli.errors import did_you_mean
 from chemeleon_cli.recipe.base import (
     ComputeRecipe,
     Count,
@@ -25,7 +26,6 @@ from chemeleon_cli.recipe.base import (
     Share,
     TrainingSection,
     VaeName,
-    did_you_mean,
     find_data,
     mistake,
 )

@@ -23,11 +23,11 @@ from typing import TYPE_CHECKING, Any
 
 from chemeleon_cli.core.cif import cif_text
 from chemeleon_cli.core.limits import MAX_ANGLE, MIN_ANGLE, MIN_DISTANCE, MIN_VOLUME
-from chemeleon_cli.errors import UserError
+from chemeleon_cli.core.paths import SPLITS
+from chemeleon_cli.errors import UserError, did_you_mean
 from chemeleon_cli.sources.files import csv_lines, structure_of, write_lines
 from chemeleon_cli.sources.parallel import ordered_map
 from chemeleon_cli.sources.records import ID_COLUMNS, Record, is_empty, number
-from chemeleon_cli.sources.streams import SPLITS, did_you_mean
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -209,7 +209,7 @@ def choose_labels(
     columns = sorted({*gathered.labels, *gathered.words})
     for column in wanted:
         if column not in columns:
-            hint = did_you_mean(column, columns) or f"found {', '.join(columns[:12]) or 'none'}"
+            hint = did_you_mean(column, columns, "") or f"found {', '.join(columns[:12]) or 'none'}"
             raise UserError(f"labels: the source has no column '{column}'", hint)
     twice = [n for n, count in Counter(wanted.values()).items() if count > 1 or n in RESERVED or not n.strip()]
     if twice:

@@ -11,7 +11,6 @@ import gzip
 import io
 import json
 import math
-import os
 import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from chemeleon_cli.core import cif
 from chemeleon_cli.core.limits import MAX_Z
+from chemeleon_cli.core.paths import replacing
 from chemeleon_cli.errors import UserError
 from chemeleon_cli.sources.parallel import ordered_map
 from chemeleon_cli.sources.records import Record, number, read_records
@@ -174,10 +174,8 @@ def writer_for(path: Path) -> Callable[..., Iterable[str]]:
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:
     """Write text (compressed where the name ends in .gz), under a temporary name until all is written."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
+        with replacing(path) as temporary, temporary.open("wb") as file:
             zipped = path.name.lower().endswith(".gz")
             # without name and date, so that equal content has equal hashes
             out = gzip.GzipFile("", "wb", 6, file, mtime=0) if zipped else file
@@ -185,13 +183,8 @@ def write_lines(path: Path, lines: Iterable[str]) -> None:
                 out.write(line.encode())
             if zipped:
                 out.close()
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def csv_lines(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[str]:

@@ -17,10 +17,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from chemeleon_cli.errors import UserError
+from chemeleon_cli.errors import UserError, did_you_mean
 from chemeleon_cli.sources.files import write_lines
 from chemeleon_cli.sources.records import Record
-from chemeleon_cli.sources.streams import did_you_mean
 
 if TYPE_CHECKING:
     from mp_api.client.routes.materials.summary import SummaryRester
@@ -98,7 +97,7 @@ def _filters(rester: SummaryRester, query: Mapping[str, Any]) -> dict[str, Any]:
     known = sorted(set(inspect.signature(rester.search).parameters) - _NOT_FILTERS)
     for name in query:
         if name not in known:
-            hint = did_you_mean(name, known) or f"known are {', '.join(known)}"
+            hint = did_you_mean(name, known, "") or f"known are {', '.join(known)}"
             raise UserError(f"query: the Materials Project has no filter '{name}'", hint)
     filters = {k: tuple(v) if _is_range(v) else v for k, v in query.items() if v is not None}
     if "magnetic_ordering" in filters:
@@ -119,7 +118,7 @@ def _fields(rester: SummaryRester, fields: Mapping[str, str]) -> list[str]:
     known = rester.available_fields
     for name in fields:
         if name.split(".")[0] not in known:
-            hint = did_you_mean(name, known) or f"known are {', '.join(known)}"
+            hint = did_you_mean(name, known, "") or f"known are {', '.join(known)}"
             raise UserError(f"fields: a material has no field '{name}'", hint)
     return list(fields)
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from chemeleon_cli.core import cif
-from chemeleon_cli.errors import UserError
-from chemeleon_cli.sources.streams import Source, did_you_mean, lines_of, read_whole, readable, sources_of
+from chemeleon_cli.errors import UserError, did_you_mean
+from chemeleon_cli.sources.streams import Source, lines_of, read_whole, readable, sources_of
 
 CRYSTAL_COLUMNS = ("cif", "cif_string", "structure")
 ID_COLUMNS = ("material_id", "id", "mp_id", "mpid", "jid", "structure_id", "immutable_id", "entry_id")
@@ -205,7 +205,7 @@ def _columns(source: Source, header: list[str], id_column: str | None) -> tuple[
     if twice:
         raise UserError(f"{source.name}: column {', '.join(sorted(twice))} is there twice", "rename one")
     if id_column is not None and id_column not in header:
-        hint = did_you_mean(id_column, header) or f"found {shown}"
+        hint = did_you_mean(id_column, header, "") or f"found {shown}"
         raise UserError(f"{source.name}: no column '{id_column}' (id_column)", hint)
     return crystal, id_column or next((lower[c] for c in ID_COLUMNS if c in lower), None)
 

@@ -8,12 +8,13 @@ import gzip
 import io
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, cast
 
+from chemeleon_cli.core.paths import SPLITS, split_path
 from chemeleon_cli.errors import UserError
 
 MAX_LINE = 8_000_000
@@ -23,7 +24,6 @@ MAX_WHOLE = 1_000_000_000
 BOMB_RATIO, BOMB_SIZE = 200, 20_000_000
 """An archive is refused if a member shrank so often and has so many bytes; crystals shrink 4 to 30 times."""
 
-SPLITS = ("train", "val", "test")
 _KINDS = {
     ".cif": "cif", ".mcif": "cif", ".csv": "csv", ".parquet": "parquet", ".pq": "parquet", ".json": "json",
     ".extxyz": "extxyz", ".xyz": "extxyz", ".vasp": "poscar", ".poscar": "poscar", ".zip": "zip",
@@ -57,12 +57,6 @@ def kind_of(name: str) -> str | None:
     return _KINDS.get(PurePosixPath(base).suffix)
 
 
-def split_file(folder: Path, split: str) -> Path | None:
-    """`train.csv.gz` or `train.csv` (and so on) in a folder, or None."""
-    paths = (folder / f"{split}{suffix}" for suffix in (".csv.gz", ".csv"))
-    return next((p for p in paths if p.is_file()), None)
-
-
 def sources_of(path: Path) -> Iterator[Source]:
     """Every file to read in what the person named.
 
@@ -84,7 +78,7 @@ def sources_of(path: Path) -> Iterator[Source]:
 
 
 def _in_folder(folder: Path) -> Iterator[Source]:
-    tables = [p for s in SPLITS if (p := split_file(folder, s))] if split_file(folder, "train") else []
+    tables = [p for s in SPLITS if (p := split_path(folder, s))] if split_path(folder, "train") else []
     found = (p for p in folder.rglob("*") if p.is_file() and not _hidden(p.relative_to(folder).as_posix()))
     paths = tables or sorted(found)
     known = [(p, kind) for p in paths if (kind := kind_of(p.name)) and kind != "zip"]
@@ -184,12 +178,6 @@ def read_whole(file: BinaryIO, name: str, limit: int = MAX_WHOLE) -> bytes:
     if len(content) > limit:
         raise UserError(f"{name}: more than {limit:,} bytes", "tables (CSV, Parquet) are read in pieces")
     return content
-
-
-def did_you_mean(word: str, words: Iterable[str]) -> str:
-    """`did you mean ...?` for the closest of `words`, or nothing."""
-    close = difflib.get_close_matches(word, list(words), n=1)
-    return f"did you mean '{close[0]}'?" if close else ""
 
 
 def near(path: Path) -> str:

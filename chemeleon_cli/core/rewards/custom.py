@@ -9,7 +9,6 @@ import re
 import sys
 import traceback
 import zlib
-from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,7 +17,7 @@ from pydantic import ConfigDict, Field, PrivateAttr
 
 from chemeleon_cli.core.rewards.base import FindModel, Needs, RewardComponent
 from chemeleon_cli.core.rewards.predictor import predictor_mistake
-from chemeleon_cli.errors import UserError
+from chemeleon_cli.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -123,10 +122,7 @@ def find_class(path: str, folder: Path | None = None) -> type:
     found = getattr(module, name, None)
     if not inspect.isclass(found):
         own = [n for n, value in vars(module).items() if inspect.isclass(value) and value.__module__ == module.__name__]
-        close = get_close_matches(name, own, n=1, cutoff=0.6)
-        raise ValueError(
-            f"found '{path}'; {where} has no class {name}" + (f"; did you mean '{close[0]}'?" if close else "")
-        )
+        raise ValueError(f"found '{path}'; {where} has no class {name}{did_you_mean(name, own)}")
     compute = getattr(found, "compute", None)
     if not callable(compute):
         raise ValueError(f"found '{path}'; {name} has no method compute(self, candidates)")
@@ -150,8 +146,7 @@ def bind(cls: type, kwargs: dict[str, Any]) -> None:
         signature.bind(**kwargs)
     except TypeError as error:
         unknown = [key for key in kwargs if key not in signature.parameters]
-        close = get_close_matches(unknown[0], signature.parameters, n=1, cutoff=0.6) if unknown else []
-        meant = f"; did you mean '{close[0]}'?" if close else ""
+        meant = did_you_mean(unknown[0], signature.parameters) if unknown else ""
         raise ValueError(f"{error}; {cls.__name__} takes {signature}{meant}") from None
     for key in predictor_parameters(cls) & kwargs.keys():
         if not isinstance(kwargs[key], str | None):

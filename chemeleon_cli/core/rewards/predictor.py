@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Literal
 
 from chemeleon_cli.core.rewards.base import FindModel, Needs, RewardComponent
-from chemeleon_cli.errors import UserError
+from chemeleon_cli.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,8 +47,7 @@ class PredictorReward(RewardComponent):
             return [("predictor", wrong)]
         targets = predictor_targets(self.predictor, find_model)
         if self.target_name not in targets:
-            close = get_close_matches(self.target_name, targets, n=1, cutoff=0.6)
-            meant = f"; did you mean '{close[0]}'?" if close else ""
+            meant = did_you_mean(self.target_name, targets)
             return [
                 ("target_name", f"found '{self.target_name}'; {self.predictor} predicts {', '.join(targets)}{meant}")
             ]

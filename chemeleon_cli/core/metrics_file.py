@@ -1,0 +1,46 @@
+"""metrics.csv, the curves of a run."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+
+from chemeleon_cli.core.paths import replacing
+
+
+class MetricsFile:
+    """metrics.csv: a row per record, columns added as they first appear; empty where a row has none."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.columns: list[str] = []
+        if path.is_file():
+            with path.open(newline="") as file:
+                self.columns = next(csv.reader(file), [])
+
+    def append(self, row: Mapping[str, float]) -> None:
+        """Add a row."""
+        new = [name for name in row if name not in self.columns]
+        if new:
+            rows = self._read()
+            self.columns += new
+            self._rewrite(rows)
+        with self.path.open("a", newline="") as file:
+            csv.DictWriter(file, self.columns).writerow(row)
+
+    def drop_after(self, step: int) -> None:
+        """Forget rows of steps that a resumed run will do again."""
+        self._rewrite([row for row in self._read() if int(row["step"]) <= step])
+
+    def _read(self) -> list[dict[str, str]]:
+        if not self.path.is_file():
+            return []
+        with self.path.open(newline="") as file:
+            return list(csv.DictReader(file))
+
+    def _rewrite(self, rows: list[dict[str, str]]) -> None:
+        with replacing(self.path) as temporary, temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, self.columns)
+            writer.writeheader()
+            writer.writerows(rows)

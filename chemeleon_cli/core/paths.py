@@ -1,0 +1,44 @@
+"""Where things lie on disk, and how a file is written whole or not at all. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+SPLITS = ("train", "val", "test")
+
+
+def split_path(folder: str | Path, split: str) -> Path | None:
+    """`train.csv.gz` or `train.csv` (and so on) in a data folder, or None."""
+    paths = (Path(folder).expanduser() / f"{split}{suffix}" for suffix in (".csv.gz", ".csv"))
+    return next((path for path in paths if path.is_file()), None)
+
+
+def cache_folder() -> Path:
+    """Where parsed data are kept: $CHEMELEON_CACHE, else chemeleon under the XDG cache folder."""
+    if "CHEMELEON_CACHE" in os.environ:
+        return Path(os.environ["CHEMELEON_CACHE"])
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "chemeleon"
+
+
+def file_sha256(path: Path) -> str:
+    """Hex sha256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path`, which takes its place when the block ends well and is removed when not."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
