@@ -1,15 +1,18 @@
 """Autoencoder, denoiser, generator and predictor: what must hold whatever their weights."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from pymatgen.core import Lattice, Structure
-from samples import known_structures, random_structures
+from samples import known_structures, random_structures, write_dataset
 from test_crystals import shifted
 
 from chemeleon_cli.core.crystals import Crystals, canonical
-from chemeleon_cli.core.dataset import augment, deform
+from chemeleon_cli.core.dataset import augment, deform, load_split
 from chemeleon_cli.core.latent_diffusion import LatentDiffusion, Sampling, sample_many
+from chemeleon_cli.core.latents import encode
 from chemeleon_cli.core.limits import MAX_Z
 from chemeleon_cli.core.predictor import Predictor
 from chemeleon_cli.core.vae import VAE, Decoded, cell_features, cell_from_features
@@ -248,9 +251,38 @@ def test_samples_have_the_sizes_asked_for(ldm: LatentDiffusion):
     assert [got[i] for i in range(5)] == sizes.tolist()
 
 
+def test_the_loss_is_that_of_the_noise_of_real_atoms(ldm: LatentDiffusion):
+    ldm.set_latent_statistics(torch.randn(50, 4) * 3 + 1)
+    latents, num_atoms = torch.randn(3, 8, 4), torch.tensor([2, 5, 8])
+    got = ldm.loss(latents, num_atoms, torch.Generator().manual_seed(4)).item()
+    generator = torch.Generator().manual_seed(4)
+    t = torch.randint(100, (3,), generator=generator)
+    noise = torch.randn(3, 8, 4, generator=generator)
+    errors = []
+    for b, n in enumerate(num_atoms.tolist()):
+        x0 = (latents[b, :n] - ldm.latent_mean) / ldm.latent_std
+        ab = ldm.schedule.alphas_cumprod[t[b]].float()
+        x_t = ab.sqrt() * x0 + (1 - ab).sqrt() * noise[b, :n]
+        errors.append((ldm.denoiser(x_t[None], t[[b]], num_atoms[[b]])[0] - noise[b, :n]).square().flatten())
+    assert got == pytest.approx(torch.cat(errors).mean().item(), rel=1e-4)
+
+
+def test_latents_of_a_table_are_those_of_its_crystals(vae: VAE, tmp_path: Path):
+    crystals = known_structures() + random_structures(6, seed=2)
+    table = load_split(write_dataset(tmp_path, crystals, {}, shares=(1.0, 0.0)), "train")
+    assert table is not None
+    rows = torch.tensor([3, 0, 7])
+    one = encode(vae, table, 1, 4)
+    x, num_atoms = one.batch(rows, torch.Generator().manual_seed(0))
+    assert torch.allclose(x, vae.encoder(table.crystals(rows)).mean, atol=1e-5)
+    assert num_atoms.tolist() == table.num_atoms[rows].tolist()
+    many = encode(vae, table, 6, 4)  # rutile (row 3) has two origins, and six draws see both
+    assert len(many.means[:, table.atoms_of(torch.tensor([3]))[0][0]].round(decimals=3).unique(dim=0)) == 2
+
+
 def test_a_frozen_autoencoder_gets_no_gradient(ldm: LatentDiffusion):
     ldm.train()
-    ldm.loss(batch()[:4], torch.Generator().manual_seed(0)).backward()
+    ldm.loss(torch.randn(3, 8, 4), torch.tensor([2, 5, 8]), torch.Generator().manual_seed(0)).backward()
     assert all(p.grad is None for p in ldm.vae.parameters())
     assert all(p.grad is not None for p in ldm.denoiser.parameters())
     assert not ldm.vae.training

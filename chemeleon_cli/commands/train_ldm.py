@@ -9,16 +9,17 @@ from chemeleon_cli.sources.models import find_model
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from torch import Tensor
 
     from chemeleon_cli.core.dataset import Table
     from chemeleon_cli.core.latent_diffusion import LatentDiffusion
-    from chemeleon_cli.core.vae import VAE
+    from chemeleon_cli.core.latents import Latents
     from chemeleon_cli.recipe.base import RunOptions
     from chemeleon_cli.recipe.models import TrainLdm
 
 FINAL_SAMPLES = 1000
 REPORT_SAMPLES = 5000
+ORIGINS = 4
+"""From how many origins each training crystal is seen."""
 
 
 def run(recipe: TrainLdm, options: RunOptions, console: Console) -> None:
@@ -26,8 +27,9 @@ def run(recipe: TrainLdm, options: RunOptions, console: Console) -> None:
     import torch
 
     from chemeleon_cli.core import checkpoint
-    from chemeleon_cli.core.dataset import BatchOrder, augment
+    from chemeleon_cli.core.dataset import BatchOrder
     from chemeleon_cli.core.latent_diffusion import LatentDiffusion
+    from chemeleon_cli.core.latents import encode
     from chemeleon_cli.core.trainer import Run, Settings
     from chemeleon_cli.core.vae import VAE
 
@@ -41,7 +43,9 @@ def run(recipe: TrainLdm, options: RunOptions, console: Console) -> None:
     denoiser = {"latent_dim": vae.config["latent_dim"], **recipe.model.model_dump()}
     model = LatentDiffusion(vae.config, denoiser, recipe.diffusion.model_dump(), summary["sizes"])
     model.vae.load_state_dict(vae.state_dict())
-    model.set_latent_statistics(encode_all(vae, train, recipe.training.batch_size))
+    latents = encode(vae, train, ORIGINS, recipe.training.batch_size, recipe.seed)
+    val_latents = encode(vae, val, 1, recipe.training.batch_size)
+    model.set_latent_statistics(latents.means.flatten(0, 1))
     settings = Settings(**recipe.training.model_dump(exclude={"batch_size"}))
     meta = runs.describe(recipe, summary, [checkpoint.parent(vae_folder, vae_meta)])
     folder, logger = runs.open_folder(recipe, options, fabric)
@@ -53,14 +57,14 @@ def run(recipe: TrainLdm, options: RunOptions, console: Console) -> None:
     for _ in training.steps():
         for shard in training.shards():
             generator = training.generator(shard)
-            crystals = augment(train.crystals(order[shard]), generator).to(fabric.device)
-            loss = model.loss(crystals, generator)
+            x, num_atoms = latents.batch(order[shard], generator)
+            loss = model.loss(x.to(fabric.device), num_atoms.to(fabric.device), generator)
             training.backward(loss)
             training.note({"loss": loss})
         training.log({"gradient_norm": training.optimise()})
         if training.validation_is_due():
             with training.ema_weights():
-                metrics = {"val/loss": validate(model, val, recipe.training.batch_size)}
+                metrics = {"val/loss": validate(model, val_latents, recipe.training.batch_size)}
             runs.say(training.step + 1, training, metrics, training.validated(metrics), console)
 
     if fabric.is_global_zero:
@@ -68,32 +72,16 @@ def run(recipe: TrainLdm, options: RunOptions, console: Console) -> None:
         runs.finish(folder, judge(cast(LatentDiffusion, best), recipe, train, val, console), console)
 
 
-def encode_all(vae: VAE, table: Table, batch_size: int) -> Tensor:
-    """(A, D) posterior means of every atom of a table."""
-    import torch
-
-    from chemeleon_cli.core.dataset import in_batches
-
-    device = next(vae.parameters()).device
-    means = []
-    with torch.no_grad():
-        for _, crystals in in_batches(table, batch_size):
-            posterior = vae.encoder(crystals.to(device))
-            means.append(posterior.mean[posterior.mask].cpu())
-    return torch.cat(means)
-
-
-def validate(model: LatentDiffusion, table: Table, batch_size: int) -> float:
+def validate(model: LatentDiffusion, latents: Latents, batch_size: int) -> float:
     """Mean loss over a table, with noise and steps that are the same at every validation."""
     import torch
 
-    from chemeleon_cli.core.dataset import in_batches
-
     generator = torch.Generator().manual_seed(0)
     total = 0.0
-    for rows, crystals in in_batches(table, batch_size):
-        total += model.loss(crystals.to(model.device), generator).item() * len(rows)
-    return total / len(table)
+    for rows in torch.argsort(latents.table.num_atoms, stable=True).split(batch_size):
+        x, num_atoms = latents.batch(rows, generator)
+        total += model.loss(x.to(model.device), num_atoms.to(model.device), generator).item() * len(rows)
+    return total / len(latents.table)
 
 
 def judge(model: LatentDiffusion, recipe: TrainLdm, train: Table, val: Table, console: Console) -> dict[str, float]:

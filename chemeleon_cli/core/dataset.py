@@ -71,17 +71,21 @@ class Table:
     def crystals(self, index: Sequence[int] | Tensor | slice = slice(None)) -> Crystals:
         """The chosen rows as a batch padded to its largest crystal."""
         rows = torch.arange(len(self))[index] if isinstance(index, slice) else torch.as_tensor(index)
-        num_atoms = self.num_atoms[rows]
-        column = torch.arange(int(num_atoms.max()) if len(rows) else 0)
-        mask = column < num_atoms.unsqueeze(1)
-        atoms = torch.where(mask, self._starts[rows].unsqueeze(1) + column, 0)
+        atoms, mask = self.atoms_of(rows)
         return Crystals(
             self.numbers[atoms] * mask,
             self.frac_coords[atoms] * mask.unsqueeze(-1),
             self.lattice[rows],
-            num_atoms,
+            self.num_atoms[rows],
             {k: v[rows] for k, v in self.properties.items()},
         )
+
+    def atoms_of(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Where the atoms of the chosen (B,) rows are packed: (B, N) indices, 0 at padding, and (B, N) mask."""
+        num_atoms = self.num_atoms[rows]
+        column = torch.arange(int(num_atoms.max()) if len(rows) else 0)
+        mask = column < num_atoms.unsqueeze(1)
+        return torch.where(mask, self._starts[rows].unsqueeze(1) + column, 0), mask
 
     def structures(self, index: Sequence[int] | Tensor | slice = slice(None)) -> list[Structure]:
         """The chosen rows as pymatgen structures."""

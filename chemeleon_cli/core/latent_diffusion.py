@@ -100,25 +100,26 @@ class LatentDiffusion(nn.Module):
         self.latent_mean.copy_(posterior_means.mean(0))
         self.latent_std.copy_(posterior_means.std(0, correction=0).clamp(min=1e-4))
 
-    def standardise(self, latents: Tensor, mask: Tensor) -> Tensor:
-        """VAE latents (B, N, D) to the denoiser's, zero at padding."""
-        return (latents - self.latent_mean) / self.latent_std * mask.unsqueeze(-1)
-
     def decode(self, x: Tensor, num_atoms: Tensor) -> Crystals:
         """The denoiser's latents (B, N, D) to crystals."""
         latents = (x * self.latent_std + self.latent_mean) * atom_mask(num_atoms, x.shape[1]).unsqueeze(-1)
         with torch.no_grad():
             return self.vae.decoder(latents, num_atoms).to_crystals()
 
-    def loss(self, crystals: Crystals, generator: torch.Generator) -> Tensor:
-        """Mean squared error of the predicted noise over the atoms of a batch, at random steps."""
-        mask = crystals.mask
-        with torch.no_grad():
-            x0 = self.standardise(self.vae.encoder(crystals).mean, mask)
-        t = torch.randint(len(self.schedule), (len(crystals),), generator=generator).to(x0.device)
+    def loss(self, latents: Tensor, num_atoms: Tensor, generator: torch.Generator) -> Tensor:
+        """Mean squared error of the predicted noise over the atoms of a batch, at random steps.
+
+        Args:
+            latents: (B, N, D) posterior means of the VAE, see `latents.encode`.
+            num_atoms: (B,).
+            generator: of steps and noise.
+        """
+        mask = atom_mask(num_atoms, latents.shape[1])
+        x0 = (latents - self.latent_mean) / self.latent_std * mask.unsqueeze(-1)
+        t = torch.randint(len(self.schedule), (len(x0),), generator=generator).to(x0.device)
         noise = torch.randn(x0.shape, generator=generator).to(x0.device) * mask.unsqueeze(-1)
         x_t = self.schedule.add_noise(x0, noise, t)
-        return (self.denoiser(x_t, t, crystals.num_atoms) - noise)[mask].square().mean()
+        return (self.denoiser(x_t, t, num_atoms) - noise)[mask].square().mean()
 
     def chain(self, sampling: Sampling) -> Schedule:
         """The sampling chain, S rows of the training schedule."""
