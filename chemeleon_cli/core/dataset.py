@@ -194,7 +194,7 @@ def deform(crystals: Crystals, strain: float, displacement: float, generator: to
 
     Args:
         crystals: on the CPU.
-        strain: standard deviation of the symmetric strain's components, at the most.
+        strain: standard deviation of the strain along the axes, at the most; of the shear, 1 / sqrt(2) of it.
         displacement: standard deviation of each coordinate's displacement, Å, at the most.
         generator: of the randomness.
     """

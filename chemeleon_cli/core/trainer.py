@@ -14,8 +14,8 @@ A stage writes its own loop and reads straight down:
             run.validated(metrics)
 
 Randomness is counted, not carried: the numbers of a step depend on the seed, the step and the shard
-alone. So a resumed run continues as if never stopped, and two ranks with a shard each do what one
-rank with `accumulate: 2` does.
+alone. So a resumed run continues as if never stopped (unless `max_minutes` ends it by the clock), and
+two ranks with a shard each do what one rank with `accumulate: 2` does.
 """
 
 from __future__ import annotations
