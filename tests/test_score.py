@@ -120,7 +120,7 @@ def test_rewards_are_those_of_the_same_batch_in_training() -> None:
     )
     assert {"predicted_density", "predicted_band_gap"} <= rows[0].keys()
     assert rows[3]["reward_band_gap"] == ""
-    assert "band_gap in 2.7 to 3.3" in text
+    assert "in 2.7 to 3.3" in text
     assert "reward composition_diversity: raw mean" in text
 
 

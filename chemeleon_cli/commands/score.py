@@ -152,9 +152,10 @@ def _reward_rows(add: Any, reward: ReinforceReward, candidates: Candidates, scor
         if isinstance(component, PredictorReward) and component.target_value is not None:
             wanted, far = component.target_value, 0.1 * abs(component.target_value)
             off = (candidates.predict(component.predictor)[component.target_name] - wanted).abs()
-            add(f"{component.target_name}: mean distance from {wanted:.4g}", f"{off.nanmean():.4g}", "valid")
+            by = f"{component.target_name} by {Path(component.predictor).name}"
+            add(f"{by}: mean distance from {wanted:.4g}", f"{off.nanmean():.4g}", "valid")
             share = _percent(int((off <= far).sum()), int(candidates.valid.sum()))
-            add(f"{component.target_name} in {wanted - far:.4g} to {wanted + far:.4g}", share, "valid")
+            add(f"{by} in {wanted - far:.4g} to {wanted + far:.4g}", share, "valid")
         missing = int((raw.isnan() & ~scores.impossible).sum())
         if missing:
             add(f"reward {name}: unscored", str(missing), "valid")
