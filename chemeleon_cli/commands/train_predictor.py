@@ -125,11 +125,9 @@ def validate(model: Predictor, table: Table, weights: Tensor) -> dict[str, float
     prediction = predict(model, table)
     metrics, loss = {}, 0.0
     for k, name in enumerate(model.targets):
-        error = (prediction[:, k] - table.properties[name]).abs() if name in table.properties else prediction[:0, k]
-        error = error[~error.isnan()]
-        if len(error):
-            metrics[f"val/{name}_mae"] = error.mean().item()
-            loss += weights[k].item() * (error.mean() / model.std[k].cpu()).item()
+        mae = (prediction[:, k] - table.properties[name]).abs().nanmean()
+        metrics[f"val/{name}_mae"] = mae.item()
+        loss += weights[k].item() * (mae / model.std[k].cpu()).item()
     return {"val/loss": loss, **metrics}
 
 

@@ -1,6 +1,6 @@
 """A table of crystals as latents, encoded once: what the denoiser trains on.
 
-The VAE is frozen by then, and encoding every batch anew took a fifth of a training step.
+The VAE is frozen by then, so encoding every batch anew would be work done over and over.
 """
 
 from __future__ import annotations
