@@ -307,7 +307,9 @@ class Run:
         }
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
         self.step, self.best, self.bad_validations = state["step"], state["best"], state["bad_validations"]
-        self.minutes_before, self._clock = state["minutes"], state["clock"]
+        self.minutes_before = state["minutes"]
+        if self.settings.max_minutes is not None:
+            self._clock = self.minutes_before / self.settings.max_minutes
         self._pending = defaultdict(list, state["pending"])
         self.meta["metrics"] = meta.get("metrics")
         if self._rows is not None:
@@ -319,7 +321,7 @@ class Run:
         for k, p in self.trained.items():
             tensors |= {f"{m}.{k}": v for m, v in self.optimizer.state[p].items()}
         state = {"step": self.step, "best": self.best, "bad_validations": self.bad_validations}
-        return tensors, {**state, "minutes": self.minutes(), "clock": self._clock, "pending": self._pending}
+        return tensors, {**state, "minutes": self.minutes(), "pending": self._pending}
 
     def _set_weights(self, weights: Mapping[str, Tensor]) -> None:
         with torch.no_grad():
