@@ -138,6 +138,61 @@ def test_the_reward_of_train_rl_is_the_score_of_the_written_cif(work: Path):
         assert np.allclose(written, scores.raw[name], atol=1e-4, equal_nan=True)
 
 
+DNG = ["--set", "model=runs/ldm", "--set", "reward.hull=own.csv.gz"]
+
+
+def test_dng_runs_is_scored_alike_and_resumes_with_its_memory(work: Path):
+    """`starter/dng` with CHGNet on a hull that `score` writes; two steps and then two more are four."""
+    import torch
+    from safetensors.torch import load_file
+
+    from chemeleon_cli.commands.train_rl import judge
+    from chemeleon_cli.core import checkpoint
+    from chemeleon_cli.core.crystals import Crystals
+    from chemeleon_cli.core.tools import build_tools
+    from chemeleon_cli.recipe.load import load
+    from chemeleon_cli.recipe.models import RECIPES
+    from chemeleon_cli.sources.files import write_crystals
+    from chemeleon_cli.sources.models import find_model
+
+    said = call("train-rl", "starter/dng", "--set", "model=runs/ldm", "--set", "reward.hull=data/mine", code=2)
+    assert "reward.hull: data/mine has no hull.csv.gz" in said
+    crystals = halides()
+    elements = sorted({str(e) for s in crystals for e in s.composition})
+    alone = [Structure(Lattice.cubic(3.5), [e], [[0, 0, 0]]) for e in elements]
+    write_crystals("set.cif", [*alone, *crystals[::2]], [f"s{i}" for i in range(len(alone) + len(crystals[::2]))])
+    assert "PBE/MP2020: own.csv.gz" in call("score", "set.cif", "--write-hull", "own.csv.gz")
+
+    settings = [s for s in DNG if s != "--set"]
+    recipe: Any = load("starter/dng", RECIPES["train-rl"], settings=settings, find_model=find_model)
+    model, meta = checkpoint.load(find_model("runs/ldm", "ldm"), "ldm")
+    tools = build_tools(recipe.reward, find_model, model.vae, meta["data"]["path"])  # type: ignore[arg-type]
+    shaken = [s.copy().perturb(0.1) for s in (*crystals[1:20:2], *crystals[:6], *alone[:2])]
+    drawn = Crystals.from_structures(shaken)
+    candidates, scores = judge(drawn, recipe.reward, tools)
+    assert candidates.e_above_hull.isfinite().sum() >= 8
+    write_crystals(Path("drawn.cif"), drawn.to_structures(), [f"g{i}" for i in range(len(drawn))])
+    said = call("score", "drawn.cif", "--reward", "starter/dng", *DNG, "--out", "drawn.csv")
+    assert "chgnet (PBE/MP2020); hull own.csv.gz" in " ".join(said.split())
+    table = rows_of(work / "drawn.csv")
+    for name, values in scores.raw.items():
+        written = np.array([float(r[f"reward_{name}"] or "nan") for r in table])
+        assert np.allclose(written, values, atol=2e-4, equal_nan=True), name
+    assert torch.isfinite(scores.raw["energy"]).sum() >= 8
+
+    four = [*DNG, *SHORT_RL, "--set", "max_steps=4", "--set", "reward.guards=[]"]
+    call("train-rl", "starter/dng", *DNG, *SHORT_RL, "--set", "reward.guards=[]", "--set", "name=part")
+    call("train-rl", "starter/dng", *four, "--set", "name=part", "--resume")
+    call("train-rl", "starter/dng", *four, "--set", "name=whole")
+    states = [load_file(work / f"runs/{name}/checkpoints/last/train_state.safetensors") for name in ("whole", "part")]
+    assert len(states[0]["memory.num_atoms"]) > 0
+    assert all(torch.equal(states[0][k], states[1][k]) for k in states[0].keys() | states[1].keys())
+    metrics = rows_of(work / "runs/whole/metrics.csv")
+    assert {"val/msun", "val/single_element", "val/sparse_hull", "reward/creativity", "reward/energy"} <= metrics[
+        0
+    ].keys()
+
+
 def test_resumed_rl_equals_uninterrupted(work: Path):
     """Two steps and then two more are four: crystals, rewards and weights."""
     from safetensors.torch import load_file

@@ -141,7 +141,8 @@ def test_two_crystals_have_no_diversity_and_say_why() -> None:
 
 
 def test_the_sum_is_of_normalised_and_weighted_components() -> None:
-    judge = reward(of_predictor(normalize_fn="norm", eps=1e-9, weight=2.0), of_predictor(target_value=14, weight=0.1))
+    two = of_predictor(normalize_fn="norm", eps=1e-9, weight=2.0), of_predictor(target_value=14, weight=0.1)
+    judge = reward(*two, guards=["charge_imbalance"])
     scores = judge(Candidates([SALT, CESIUM, IRON, CRUSHED], tools()))
     assert judge.names() == ["mean_z", "mean_z_2"]
     assert scores.raw["mean_z"][:3].tolist() == [14, 36, 26]

@@ -2,25 +2,28 @@
 
 import csv
 import io
+import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
 import pytest
 import torch
+from levels import HULL, Levels
 from pymatgen.core import Lattice, Structure
 from rich.console import Console
 
 from chemeleon_cli.commands import score
 from chemeleon_cli.core import checkpoint
 from chemeleon_cli.core.candidates import Candidates
+from chemeleon_cli.core.hull import Hull
 from chemeleon_cli.core.latent_diffusion import LatentDiffusion
 from chemeleon_cli.core.predictor import Predictor
 from chemeleon_cli.core.rewards import ReinforceReward
 from chemeleon_cli.core.tools import build_tools
 from chemeleon_cli.errors import UserError
-from chemeleon_cli.sources.files import write_crystals
+from chemeleon_cli.recipe.models import Score
+from chemeleon_cli.sources.files import read_crystals, write_crystals
 from chemeleon_cli.sources.models import find_model
 
 SALT = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.6), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
@@ -58,9 +61,7 @@ def save(kind: str, model: Any, meta: dict[str, Any]) -> None:
 
 def run(**changes: Any) -> tuple[str, list[dict[str, str]]]:
     """Score `made.cif`; the printed summary and the rows of the CSV."""
-    recipe: Any = SimpleNamespace(
-        **{"file": "made.cif", "reward": None, "model": None, "reference": None, "out": None, "device": "cpu"} | changes
-    )
+    recipe = Score(**{"file": "made.cif", "device": "cpu", **changes})
     console = Console(file=io.StringIO(), width=160)
     score.run(recipe, console)
     assert isinstance(console.file, io.StringIO)
@@ -148,3 +149,103 @@ def test_rows_that_do_not_parse_are_rows_too() -> None:
     assert [row["valid"] for row in rows] == ["True", "False", "False"]
     assert rows[1]["problem"].startswith("unreadable")
     assert "impossible: no_structure" in text
+
+
+BLENDE = Structure.from_spacegroup("F-43m", Lattice.cubic(5.4), ["Zn", "S"], [[0, 0, 0], [0.25, 0.25, 0.25]])
+IRON = Structure(Lattice.cubic(2.87), ["Fe", "Fe"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+STABLE = [SALT, CESIUM, SALT * (1, 1, 2), CRUSHED, PEROVSKITE, BLENDE, IRON]
+ENERGIES = {"NaCl": -2.01, "CsCl": -2.0, "ZnS": -1.0, "Fe": 0.08, "SrTiO3": -3.0}
+
+
+@pytest.fixture
+def measured(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same place with a potential of known energies, a hull, and crystals at known distances from it."""
+    monkeypatch.setattr("chemeleon_cli.core.tools.load_energy_model", lambda *_: Levels(ENERGIES))
+    Hull.from_entries(list(HULL), list(HULL.values()), list(HULL), "a test", Levels.energy_scale).write("hull.csv.gz")
+    write_crystals("made.cif", STABLE, [f"c{i}" for i in range(len(STABLE))])
+    return place
+
+
+def strain(s: Structure) -> float:
+    return 0.1 * abs(s.volume / len(s) / 20 - 1)
+
+
+@pytest.mark.usefixtures("measured")
+def test_definitions_side_by_side_with_guards_and_origin() -> None:
+    text, rows = run(model="ldm", energy_model="chgnet", hull="hull.csv.gz")
+    above = [row["e_above_hull"] for row in rows]
+    assert [bool(value) for value in above] == [True, True, True, False, False, True, True]
+    assert float(above[0]) == pytest.approx(strain(SALT) - 0.01)
+    assert float(above[1]) == pytest.approx(strain(CESIUM))
+    assert rows[4]["e_above_hull_problem"] == "sparse: no reference for O"
+    assert [row["sparse_hull"] for row in rows] == ["False"] * 4 + ["True"] + ["False"] * 2
+    assert [row["single_element"] for row in rows] == ["False"] * 6 + ["True"]
+    assert sorted(row["unique"] for row in rows) == ["", "False", *["True"] * 5]
+    assert {"energy_per_atom", "novel", "creativity", "potential_hole", "too_close", "bad_cell"} <= rows[0].keys()
+    assert not any(name.startswith("relax") for name in rows[0])
+    summary = json.loads(Path("made.scores.json").read_text())
+    # novel and unique are salt (a duplicate; just below the hull), blende and iron (more than 0.1 above)
+    chemeleon, mattergen, lemat = summary["protocols"].values()
+    assert mattergen is None
+    assert (chemeleon["n"], chemeleon["sun"]["count"], chemeleon["msun"]["count"]) == (7, 1, 2)
+    assert strain(SALT) < 0.01
+    assert strain(IRON) > 0.02
+    assert chemeleon["msun"]["share"] == pytest.approx(2 / 7)
+    low, high = chemeleon["msun"]["interval_95"]
+    assert 0 <= low < 2 / 7 < high < 1
+    assert (lemat["sun"]["count"], lemat["msun"]["count"]) == (1, 1)
+    assert summary["guards"]["single_element"] == pytest.approx(1 / 7)
+    assert summary["guards"]["bad_cell"] == pytest.approx(1 / 7)
+    assert chemeleon["msun"]["guards"]["single_element"] == 0
+    assert len(summary["hull"]["sha256"]) == len(summary["reference"]["sha256"]) == 64
+    assert summary["matching"]["stol"] == 0.3
+    assert {"torch", "pymatgen", "chgnet"} <= summary["versions"].keys()
+    for word in ("levels (PBE/MP2020)", "a test", "needs relax", "28.6 %", "M.S.U.N.", "sparse hull"):
+        assert word in text, word
+
+
+@pytest.mark.usefixtures("measured")
+def test_relaxed_crystals_are_judged_too_and_the_time_said_before() -> None:
+    relax = {"steps": 20, "fmax": 0.05}
+    text, rows = run(model="ldm", energy_model="chgnet", hull="hull.csv.gz", relax=relax, relaxed_out="r.cif")
+    assert text.index("at most about") < text.index("valid")
+    assert float(rows[0]["relaxed_e_above_hull"]) == pytest.approx(-0.01)
+    assert float(rows[5]["relaxed_e_above_hull"]) == pytest.approx(0, abs=1e-6)
+    assert [row["relaxation_converged"] for row in rows] == ["True"] * 3 + ["", "True", "True", "False"]
+    assert rows[6]["relaxation_problem"] == "it fell apart"
+    mattergen = json.loads(Path("made.scores.json").read_text())["protocols"]["MatterGen"]
+    assert (mattergen["sun"]["count"], mattergen["msun"], mattergen["crystals"]) == (2, None, "relaxed")
+    relaxed = [row.structure for row in read_crystals("r.cif")]
+    assert [s and round(s.volume / len(s), 3) for s in relaxed] == [20] * 5
+
+
+@pytest.mark.usefixtures("measured")
+def test_a_table_may_be_parquet() -> None:
+    recipe = Score(file="made.cif", device="cpu", out="s.parquet", energy_model="chgnet", hull="hull.csv.gz")
+    score.run(recipe, Console(file=io.StringIO(), width=160))
+    table = pd.read_parquet("s.parquet")
+    assert table["e_above_hull"].notna().sum() == 5
+    assert table["formula"].tolist()[:2] == ["NaCl", "CsCl"]
+    with pytest.raises(UserError, match="a .csv or a .parquet"):
+        run(out="s.xlsx")
+
+
+@pytest.mark.usefixtures("measured")
+def test_a_hull_is_written_of_any_set_and_judges_it() -> None:
+    write_crystals("made.cif", [*STABLE, Structure(Lattice.cubic(4.2), ["Xe"], [[0, 0, 0]])], list("abcdefgh"))
+    console = Console(file=io.StringIO(), width=200)
+    score.run(Score(file="made.cif", device="cpu", write_hull="own.csv.gz"), console)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "1 without: volume" in text
+    assert "1 without: no energy of Xe" in text
+    assert "no crystal of Cl, Cs, Na, O, S, Sr, Ti, Zn alone" in text
+    written = Hull.load("own.csv.gz")
+    assert (len(written), written.energy_scale) == (6, "PBE/MP2020")
+    assert written.manifest.source == "made.cif by chgnet"
+    assert not Path("made.scores.csv").exists()
+    _, rows = run(energy_model="chgnet", hull="own.csv.gz")
+    assert float(rows[6]["e_above_hull"]) == pytest.approx(0)
+    write_crystals("made.cif", [CRUSHED], ["a"])
+    with pytest.raises(UserError, match="none of its 1 crystals has an energy"):
+        score.run(Score(file="made.cif", device="cpu", write_hull="none.csv.gz"), console)
+    assert not Path("none.csv.gz").exists()

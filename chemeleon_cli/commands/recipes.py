@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from chemeleon_cli.errors import UserError, did_you_mean
-from chemeleon_cli.recipe.load import find, shipped
+from chemeleon_cli.recipe.load import find, shipped, shipped_name
 from chemeleon_cli.recipe.models import RECIPES
 from chemeleon_cli.recipe.schema import schema
 
@@ -23,7 +23,7 @@ def run(action: str | None, name: str | None, console: Console) -> None:
         case None, None:
             for path in shipped():
                 title = path.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
-                console.out(f"{path.stem:<20} {title}", highlight=False)
+                console.out(f"{shipped_name(path):<20} {title}", highlight=False)
             console.out("\nchemeleon recipes show NAME > mine.yaml makes one your own", highlight=False)
         case "show", str():
             console.out(find(name).read_text(encoding="utf-8"), end="", highlight=False)

@@ -4,14 +4,15 @@
 from __future__ import annotations
 
 import csv
-import math
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from chemeleon_cli.commands import score_against, score_hull, score_summary
 from chemeleon_cli.commands.runs import make_fabric
-from chemeleon_cli.core.paths import replacing
+from chemeleon_cli.core.paths import replacing, split_path
 from chemeleon_cli.errors import UserError
 
 if TYPE_CHECKING:
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from chemeleon_cli.core.candidates import Candidates
-    from chemeleon_cli.core.matching import Reference
-    from chemeleon_cli.core.rewards import ReinforceReward, Scores
     from chemeleon_cli.core.tools import Tools
     from chemeleon_cli.core.vae import VAE
     from chemeleon_cli.recipe.models import Score
@@ -33,36 +32,52 @@ SYMPREC = 0.1
 
 
 def run(recipe: Score, console: Console) -> None:
-    """Judge the crystals of a file; print the summary, write the CSV."""
+    """Judge the crystals of a file; print the summary, write the table and the summary as JSON."""
     from chemeleon_cli.core.candidates import Candidates
-    from chemeleon_cli.sources.files import read_crystals
+    from chemeleon_cli.core.checkpoint import json_text
+    from chemeleon_cli.sources.files import read_crystals, write_crystals, writer_for
 
+    out = Path(recipe.out) if recipe.out else _beside(Path(recipe.file))
+    if out.suffix not in (".csv", ".parquet"):
+        raise UserError(f"{out}: the table is a .csv or a .parquet", "name one: --out scores.csv")
+    if recipe.relaxed_out:
+        writer_for(Path(recipe.relaxed_out))
     rows = list(read_crystals(recipe.file))
     if not rows:
         raise UserError(
             f"{recipe.file}: holds no crystal", "score reads CIF, extxyz, CSV, json.gz, POSCAR, folders, zips"
         )
-    out = Path(recipe.out) if recipe.out else _beside(Path(recipe.file))
-    tools, reference = _load(recipe, console)
-    candidates = Candidates([row.structure for row in rows], tools)
+    device = str(make_fabric(recipe.device).device)
+    if recipe.write_hull:
+        return score_hull.write(recipe, rows, device, console)
+    candidates = Candidates([row.structure for row in rows], _load(recipe, device, console))
+    tools = candidates.tools
+    if tools.relax is not None:
+        score_summary.announce(candidates, console)
     scores = recipe.reward(candidates) if recipe.reward else None
-    columns = _columns(rows, candidates, reference)
+    columns = _columns(rows, candidates, recipe.reference)
     if scores:
         columns |= {f"reward_{name}": values.tolist() for name, values in scores.raw.items()}
-    _summary(recipe, candidates, columns, reference, scores, console)
+    summary = score_summary.figures(recipe, candidates, columns)
+    score_summary.show(recipe, candidates, columns, scores, summary, console)
+    if recipe.against is not None:
+        summary["structure_prediction"] = score_against.figures(recipe.against, rows, console)
     _write(out, columns)
-    console.print(f"a row per crystal: {out}", highlight=False, soft_wrap=True)
+    with replacing(out.with_suffix(".json")) as temporary:
+        temporary.write_text(json_text(summary))
+    console.print(f"a row per crystal: {out}; the summary: {out.with_suffix('.json')}", highlight=False, soft_wrap=True)
+    if recipe.relaxed_out:
+        kept = [(s, row.id) for s, row in zip(candidates.relaxed.structures, rows, strict=True) if s is not None]
+        write_crystals(recipe.relaxed_out, [s for s, _ in kept], [name for _, name in kept])
+        console.print(f"{len(kept)} relaxed crystals: {recipe.relaxed_out}", highlight=False, soft_wrap=True)
 
 
-def _load(recipe: Score, console: Console) -> tuple[Tools, Reference | None]:
-    """Models and reference set: what the reward needs, and what novelty is against."""
+def _load(recipe: Score, device: str, console: Console) -> Tools:
+    """Models, hull and reference sets: what the reward needs, and what novelty is against."""
     from chemeleon_cli.core import checkpoint
-    from chemeleon_cli.core.dataset import load_split
-    from chemeleon_cli.core.matching import Reference
-    from chemeleon_cli.core.tools import build_tools
+    from chemeleon_cli.core.tools import build_tools, load_known
     from chemeleon_cli.sources.models import find_model
 
-    device = str(make_fabric(recipe.device).device)
     vae, training_data = None, None
     if recipe.model is not None:
         folder = find_model(recipe.model, "ldm")
@@ -70,36 +85,38 @@ def _load(recipe: Score, console: Console) -> tuple[Tools, Reference | None]:
         if recipe.reward is not None and recipe.reward.needs().encoder:
             loaded, _ = checkpoint.load(folder, "vae", device)
             vae = cast("VAE", loaded)
-    tools = build_tools(recipe.reward, find_model, vae, training_data, device)
-    name = recipe.reference or training_data
-    table = load_split(name, "train") if name and Path(name).is_dir() else None
-    if table is None:
-        console.print(f"novelty is not measured: {f'{name} is not there' if name else 'no --reference is named'}")
-        return tools, None
-    return tools, Reference(table.formulas, table.structures, Path(str(name)).name)
+    tools = build_tools(recipe.reward, find_model, vae, training_data, device, recipe.energies())
+    wanted = recipe.reference or training_data
+    if recipe.reference in tools.known:
+        return tools
+    if wanted is None or split_path(wanted, "train") is None:
+        console.print(f"novelty is not measured: {f'{wanted} is not there' if wanted else 'no --reference is named'}")
+        return tools
+    return replace(tools, known={**tools.known, recipe.reference: load_known(wanted)})
 
 
-def _columns(rows: list[Row], candidates: Candidates, reference: Reference | None) -> Columns:
+def _columns(rows: list[Row], candidates: Candidates, reference: str | None) -> Columns:
     """What is known of each crystal, by column; None where it is not known."""
-    from chemeleon_cli.core import matching
-
-    groups = candidates.groups
-    sizes = Counter(groups)
-    forms, valid = candidates.canonical, candidates.valid.tolist()
+    forms = candidates.canonical
     columns: Columns = {
         "id": [row.id for row in rows],
         "formula": [row.structure and row.structure.composition.reduced_formula for row in rows],
         "n_atoms": [row.structure and len(row.structure) for row in rows],
         "spacegroup": [form and _spacegroup(form) for form in forms],
-        "valid": valid,
+        "valid": candidates.valid.tolist(),
         "problem": [row.reason or problem for row, problem in zip(rows, candidates.problems, strict=True)],
-        "smact_valid": _where(valid, candidates.smact_valid.tolist()),
-        "group": [None if group < 0 else group for group in groups],
-        "group_size": [None if group < 0 else sizes[group] for group in groups],
+        "smact_valid": _where(candidates.valid.tolist(), candidates.smact_valid.tolist()),
+        **{name: fired.tolist() for name, fired in candidates.guards.items()},
     }
-    if reference is not None:
-        novel = matching.novel(forms, reference)
-        columns["novel"] = _where([form is not None for form in forms], novel)
+    if candidates.tools.energy_model is not None:
+        columns |= _energies(candidates)
+    columns |= _newness(candidates, reference)
+    if candidates.tools.relax is not None:
+        relaxed = candidates.relaxed
+        columns |= {f"relaxed_{name}": values for name, values in _energies(relaxed).items()}
+        columns |= {f"relaxed_{name}": values for name, values in _newness(relaxed, reference).items()}
+        for name in ("converged", "steps", "fmax", "problem"):
+            columns[f"relaxation_{name}"] = [found and getattr(found, name) for found in candidates.relaxations]
     for name in candidates.tools.predictors:
         for target, values in candidates.predict(name).items():
             column = f"predicted_{target}"
@@ -107,58 +124,36 @@ def _columns(rows: list[Row], candidates: Candidates, reference: Reference | Non
     return columns
 
 
-def _summary(
-    recipe: Score,
-    candidates: Candidates,
-    columns: Columns,
-    reference: Reference | None,
-    scores: Scores | None,
-    console: Console,
-) -> None:
-    from rich.table import Table
-
-    table = Table(title=f"{recipe.file}: {len(candidates)} crystals", title_justify="left")
-    table.add_column("")
-    table.add_column("", justify="right")
-    table.add_column("of")
-    valid = columns["valid"]
-    formed = [group for group in columns["group"] if group is not None]
-    table.add_row("valid", _percent(sum(valid), len(valid)), "all")
-    table.add_row("unique", _percent(len(set(formed)), len(formed)), "valid")
-    if reference is not None:
-        table.add_row(f"novel (against {reference.name})", _percent(columns["novel"].count(True), len(formed)), "valid")
-    table.add_row("charges balance (SMACT)", _percent(columns["smact_valid"].count(True), sum(valid)), "valid")
-    for reason, count in Counter(text.split(":")[0] for text in columns["problem"] if text).most_common():
-        table.add_row(f"impossible: {reason}", str(count), "all")
-    for column, values in columns.items():
-        if column.startswith("predicted_"):
-            known = sorted(value for value in values if not math.isnan(value))
-            table.add_row(f"{column}: mean, median", _mean_and_median(known), "valid")
-    if recipe.reward and scores:
-        _reward_rows(table.add_row, recipe.reward, candidates, scores)
-    for fact, reasons in candidates.notes.items():
-        for reason, count in Counter(reasons.values()).most_common(3):
-            table.add_row(f"unscored, {fact}: {reason}", str(count), "valid")
-    console.print(table)
+def _energies(candidates: Candidates) -> Columns:
+    """Energies of crystals as they are, and above the hull where there is one."""
+    columns: Columns = {"energy_per_atom": candidates.energy_per_atom.tolist()}
+    if candidates.tools.hull is not None:
+        columns["e_above_hull"] = candidates.e_above_hull.tolist()
+        reasons = candidates.notes.get("e_above_hull", {})
+        columns["e_above_hull_problem"] = [reasons.get(i) for i in range(len(candidates))]
+    return columns
 
 
-def _reward_rows(add: Any, reward: ReinforceReward, candidates: Candidates, scores: Scores) -> None:
-    from chemeleon_cli.core.rewards import PredictorReward
+def _newness(candidates: Candidates, reference: str | None) -> Columns:
+    """Groups of duplicates and, where there is a reference set, what is new against it."""
+    from chemeleon_cli.core import matching
 
-    means = scores.raw_means()
-    for name, component in zip(reward.names(), reward.components, strict=True):
-        raw = scores.raw[name]
-        add(f"reward {name}: raw mean", f"{means[name]:.4g}", "scored")
-        if isinstance(component, PredictorReward) and component.target_value is not None:
-            wanted, far = component.target_value, 0.1 * abs(component.target_value)
-            off = (candidates.predict(component.predictor)[component.target_name] - wanted).abs()
-            by = f"{component.target_name} by {Path(component.predictor).name}"
-            add(f"{by}: mean distance from {wanted:.4g}", f"{off.nanmean():.4g}", "valid")
-            share = _percent(int((off <= far).sum()), int(candidates.valid.sum()))
-            add(f"{by} in {wanted - far:.4g} to {wanted + far:.4g}", share, "valid")
-        missing = int((raw.isnan() & ~scores.impossible).sum())
-        if missing:
-            add(f"reward {name}: unscored", str(missing), "valid")
+    forms = candidates.canonical
+    if reference in candidates.tools.known:
+        found = candidates.newness(reference)
+        groups, unique = found.groups, found.unique
+        more: Columns = {"novel": _where(candidates.has_form.tolist(), found.novel), "creativity": found.values}
+    else:
+        groups, more = candidates.groups, {}
+        energies = None if candidates.tools.energy_model is None else candidates.energy_per_atom.tolist()
+        unique = _where([group >= 0 for group in groups], matching.representatives(forms, groups, energies))
+    sizes = Counter(groups)
+    return {
+        "group": [None if group < 0 else group for group in groups],
+        "group_size": [None if group < 0 else sizes[group] for group in groups],
+        "unique": unique,
+        **more,
+    }
 
 
 def _spacegroup(structure: Structure) -> str | None:
@@ -172,17 +167,6 @@ def _where(known: Iterable[bool], values: Iterable[Any]) -> list[Any]:
     return [value if is_known else None for is_known, value in zip(known, values, strict=True)]
 
 
-def _percent(part: int, whole: int) -> str:
-    return f"{100 * part / whole:.1f} %" if whole else "none"
-
-
-def _mean_and_median(values: list[float]) -> str:
-    if not values:
-        return "none"
-    middle = (values[(len(values) - 1) // 2] + values[len(values) // 2]) / 2
-    return f"{sum(values) / len(values):.4g}, {middle:.4g}"
-
-
 def _beside(path: Path) -> Path:
     """`generated.cif.gz` -> `generated.scores.csv`; a folder's is beside it."""
     path = path.resolve()
@@ -190,9 +174,15 @@ def _beside(path: Path) -> Path:
 
 
 def _write(path: Path, columns: Columns) -> None:
-    """A CSV, whole or not at all; an empty cell is a number or fact that is not known."""
-    with replacing(path) as temporary, temporary.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(columns)
-        for row in zip(*columns.values(), strict=True):
-            writer.writerow("" if value is None or value != value else value for value in row)
+    """A CSV or Parquet table, whole or not at all; an empty cell is a number or fact that is not known."""
+    with replacing(path) as temporary:
+        if path.suffix == ".parquet":
+            import pandas as pd
+
+            pd.DataFrame(columns).to_parquet(temporary, index=False)
+            return
+        with temporary.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(columns)
+            for row in zip(*columns.values(), strict=True):
+                writer.writerow("" if value is None or value != value else value for value in row)

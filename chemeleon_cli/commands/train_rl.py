@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -29,6 +30,7 @@ SETTINGS = (
     "log_prob",
     "kl_weight",
     "trajectory_steps",
+    "conditions",
 )
 TRAINING = (
     "max_steps",
@@ -49,6 +51,7 @@ def run(recipe: TrainRl, options: RunOptions, console: Console) -> None:
     from chemeleon_cli.core import checkpoint, rl
     from chemeleon_cli.core.latent_diffusion import LatentDiffusion, Sampling
     from chemeleon_cli.core.layers import set_precision
+    from chemeleon_cli.core.novelty import Memory
     from chemeleon_cli.core.tools import build_tools
     from chemeleon_cli.core.trainer import Run, Settings
 
@@ -59,8 +62,11 @@ def run(recipe: TrainRl, options: RunOptions, console: Console) -> None:
     base = copy.deepcopy(model).requires_grad_(False)
     device = str(fabric.device)
     tools = build_tools(recipe.reward, find_model, base.vae, model_meta["data"]["path"], device)
+    memory = Memory() if recipe.reward.needs().known else None
     sampling = Sampling(recipe.sampler, recipe.sampling_steps, recipe.eta)
     model.chain(sampling)  # more steps than the model has: said before there is a run folder
+    for wanted in recipe.conditions:
+        model.check(wanted or {})
     settings = rl.Settings(
         **recipe.model_dump(include=set(SETTINGS)), normalize_fn=recipe.reward.normalize_fn, eps=recipe.reward.eps
     )
@@ -77,8 +83,10 @@ def run(recipe: TrainRl, options: RunOptions, console: Console) -> None:
         monitor="val/reward",
         mode="max",
         logger=logger,
+        memory=memory,
     )
     set_precision(base, training.precision)
+    remembering = dataclasses.replace(tools, memory=memory)  # validations come from one seed: to be repeated is theirs
     if options.resume:
         training.resume()
     else:
@@ -87,7 +95,10 @@ def run(recipe: TrainRl, options: RunOptions, console: Console) -> None:
         runs.say(0, training, metrics, training.validated(metrics, before_training=True), console)
 
     def reward(crystals: Crystals) -> Scores:
-        return judge(crystals, recipe.reward, tools)[1]
+        candidates, scores = judge(crystals, recipe.reward, remembering)
+        if memory is not None:
+            memory.update(candidates.canonical, candidates.unique)
+        return scores
 
     for _ in training.steps():
         training.log(rl.train_step(training, model, base, reward, settings, sampling))
@@ -111,15 +122,9 @@ def judge(crystals: Crystals, reward: ReinforceReward, tools: Tools) -> tuple[Ca
 
 def validate(model: LatentDiffusion, recipe: TrainRl, tools: Tools, sampling: Sampling) -> dict[str, float]:
     """The raw reward of crystals drawn from the same noise every time, and how good they are otherwise."""
-    import torch
-
     from chemeleon_cli.core import rl
-    from chemeleon_cli.core.crystals import Crystals
-    from chemeleon_cli.core.latent_diffusion import sample_many
 
-    generator = torch.Generator().manual_seed(recipe.seed)
-    sizes = model.draw_sizes(recipe.val_samples, generator)
-    drawn = Crystals.cat([c for _, c in sample_many(model, sizes, sampling, generator, recipe.num_group_samples)])
+    drawn = draw(model, recipe, sampling)
     candidates, scores = judge(drawn, recipe.reward, tools)
     metrics = {
         "val/reward": rl.raw_reward(scores, [c.weight for c in recipe.reward.components]),
@@ -127,9 +132,43 @@ def validate(model: LatentDiffusion, recipe: TrainRl, tools: Tools, sampling: Sa
         "val/valid": candidates.valid.float().mean().item(),
         "val/unique": len({g for g in candidates.groups if g >= 0}) / len(candidates),
     }
+    if tools.energy_model is not None and tools.hull is not None:
+        metrics |= stability(candidates)
     for name, predictor in tools.predictors.items():
         for target in predictor.targets:
             key = f"val/mean_{target}"
             key = key if key not in metrics else f"{key}_{Path(name).name}"
             metrics[key] = candidates.predict(name)[target].nanmean().item()
     return metrics
+
+
+def stability(candidates: Candidates) -> dict[str, float]:
+    """The share of crystals that each guard stops and, where novelty is known, that are metastable, unique and novel
+    as Chemeleon2 counts them."""
+    from chemeleon_cli.core.protocols import PROTOCOLS, rates
+
+    metrics = {f"val/{name}": fired.float().mean().item() for name, fired in candidates.guards.items()}
+    for name in list(candidates.tools.known)[:1]:
+        found = candidates.newness(name)
+        _, metastable = rates(PROTOCOLS[0], found.unique, found.novel, candidates.e_above_hull.tolist())
+        assert metastable is not None, "Chemeleon2 defines it"
+        metrics["val/msun"] = metastable.share
+    return metrics
+
+
+def draw(model: LatentDiffusion, recipe: TrainRl, sampling: Sampling) -> Crystals:
+    """The crystals of a validation, from the recipe's seed: an equal share for each of its condition sets."""
+    import torch
+
+    from chemeleon_cli.core.crystals import Crystals
+    from chemeleon_cli.core.latent_diffusion import sample_many
+
+    generator = torch.Generator().manual_seed(recipe.seed)
+    asked = [conditions or {} for conditions in recipe.conditions] or [{}]
+    parts = []
+    for i, wanted in enumerate(asked):
+        share = max(1, len(range(i, recipe.val_samples, len(asked))))
+        sizes = model.draw_sizes(share, generator, wanted)
+        many = sample_many(model, sizes, sampling, generator, recipe.num_group_samples, [wanted] * share)
+        parts += [crystals for _, crystals in many]
+    return Crystals.cat(parts)

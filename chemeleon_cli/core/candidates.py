@@ -6,15 +6,19 @@ Legend: B candidates; V of them possible, with a canonical form.
 from __future__ import annotations
 
 import functools
+import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from pymatgen.core import Structure
 from torch import Tensor
 
-from chemeleon_cli.core import matching
+from chemeleon_cli.core import matching, novelty
 from chemeleon_cli.core.crystals import Crystals, canonical
+from chemeleon_cli.core.hull import HOLE, Hull
+from chemeleon_cli.core.relaxation import Relaxed
 from chemeleon_cli.core.tools import BATCH, Tools, features
 from chemeleon_cli.core.validity import problem, smact_valid
 from chemeleon_cli.errors import UserError
@@ -35,6 +39,7 @@ class Candidates:
         self.tools = tools or Tools()
         self.notes: dict[str, dict[int, str]] = defaultdict(dict)
         self._predictions: dict[str, dict[str, Tensor]] = {}
+        self._newness: dict[str | None, novelty.Creativity] = {}
 
     def __len__(self) -> int:
         return len(self.structures)
@@ -79,6 +84,11 @@ class Candidates:
         """The V canonical crystals; `scatter` brings what is computed from them back to B rows."""
         return Crystals.from_structures([form for form in self.canonical if form is not None])
 
+    @property
+    def has_form(self) -> Tensor:
+        """(B,) bool: there is a canonical form."""
+        return torch.tensor([form is not None for form in self.canonical], dtype=torch.bool)
+
     def scatter(self, values: Tensor) -> Tensor:
         """(V, ...) to (B, ...), on the CPU, with NaN for candidates that have no canonical form."""
         out = torch.full((len(self), *values.shape[1:]), torch.nan)
@@ -110,10 +120,167 @@ class Candidates:
         found = [form is not None and smact_valid(form.composition) for form in self.canonical]
         return torch.tensor(found, dtype=torch.bool)
 
+    # --- new ------------------------------------------------------------------------------------
+
     @functools.cached_property
     def groups(self) -> list[int]:
-        """The number of each crystal's group of duplicates, -1 where it has no canonical form."""
-        return matching.unique_groups(self.canonical)
+        """The number of each crystal's group of duplicates, -1 where it has no canonical form or is unknown."""
+        known = next(iter(self._newness.values()), None)
+        return matching.unique_groups(self.canonical, self.tools.matching) if known is None else known.groups
+
+    def newness(self, name: str | None = None) -> novelty.Creativity:
+        """Whether each crystal is unique, novel, and how much it is worth as such; see `novelty.creativity`.
+
+        Of duplicates the one of lowest energy is the unique one, where there is a potential.
+
+        Args:
+            name: of the reference set, as in the tools; None is the set that the generator was trained on.
+
+        Raises:
+            UserError: there is no such set among the tools.
+        """
+        if name not in self.tools.known:
+            raise UserError("novelty needs a reference set", "reward creativity, or name a set: --reference DIR")
+        if name not in self._newness:
+            energies = None if self.tools.energy_model is None else self.energy_per_atom.tolist()
+            self._newness[name] = novelty.creativity(
+                self.canonical, self.tools.known[name], self.tools.memory, energies, self.tools.matching
+            )
+        return self._newness[name]
+
+    @property
+    def unique(self) -> list[bool | None]:
+        """Whether each is the first of its kind in the batch and in the run's memory; None where unknown."""
+        names = [*self._newness, *self.tools.known]  # the same whichever set novelty is against
+        return self.newness(names[0] if names else None).unique
+
+    @property
+    def novel(self) -> list[bool | None]:
+        """Whether each is in no reference set that the generator was trained on; None where unknown."""
+        return self.newness().novel
+
+    @property
+    def creativity(self) -> Tensor:
+        """(B,) 1 where unique and novel, 0 where neither, between where one of them; NaN where unknown."""
+        return torch.tensor(self.newness().values, dtype=torch.float64)
+
+    # --- stable ---------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def energy_per_atom(self) -> Tensor:
+        """(B,) eV/atom by the potential, float64, of each crystal as it is."""
+        model = self.tools.energy_model
+        if model is None:
+            raise UserError("these energies need a potential", "name one: --set reward.energy_model=chgnet")
+        forms = [(i, form) for i, form in enumerate(self.canonical) if form is not None]
+        out = torch.full((len(self),), torch.nan, dtype=torch.float64)
+        for (i, form), energy in zip(forms, model.energies([form for _, form in forms]), strict=True):
+            out[i] = energy.value / len(form)
+            if energy.problem is not None:
+                self.note("energy_per_atom", i, energy.problem)
+        return out
+
+    @functools.cached_property
+    def e_above_hull(self) -> Tensor:
+        """(B,) eV/atom above the hull, below it negative, float64; NaN with its reason noted where the potential
+        fails, the hull holds too little, or the crystal lies too far below it to be believed."""
+        energies = self.energy_per_atom.tolist()
+        out = torch.full((len(self),), torch.nan, dtype=torch.float64)
+        for i, form in enumerate(self.canonical):
+            if form is None:
+                continue
+            if math.isnan(energies[i]):
+                reason = self.notes.get("energy_per_atom", {}).get(i, "no energy")
+            else:
+                out[i], reason = self._hull.e_above_hull(form.composition, energies[i])
+            if reason is not None:
+                self.note("e_above_hull", i, reason)
+        return out
+
+    @functools.cached_property
+    def relaxations(self) -> list[Relaxed | None]:
+        """What became of each possible crystal when it was relaxed as the tools say."""
+        model, how = self.tools.energy_model, self.tools.relax
+        if model is None or how is None:
+            raise UserError(
+                "relaxing needs a potential and settings", "name them: --set 'reward.relax={steps: 200, fmax: 0.05}'"
+            )
+        rows = self.rows.tolist()
+        found: list[Relaxed | None] = [None] * len(self)
+        forms = [form for form in self.canonical if form is not None]
+        for i, result in zip(rows, model.relax(forms, how.fmax, how.steps), strict=True):
+            found[i] = result
+            if result.problem is not None:
+                self.note("relaxation", i, result.problem)
+        return found
+
+    @functools.cached_property
+    def relaxed(self) -> Candidates:
+        """The relaxed crystals, converged or not, to be judged by the same tools; None where nothing is left."""
+        structures = [None if result is None else result.structure for result in self.relaxations]
+        relaxed = Candidates(structures, replace(self.tools, relax=None))
+        for i in self.rows.tolist():
+            reason = relaxed.problems[i]
+            if reason is not None:
+                relaxed.note("e_above_hull", i, f"relaxation: {self.notes.get('relaxation', {}).get(i, reason)}")
+        return relaxed
+
+    @property
+    def judged(self) -> Candidates:
+        """The candidates whose energies count: relaxed ones, if the tools say so."""
+        return self if self.tools.relax is None else self.relaxed
+
+    # --- guards ---------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def too_close(self) -> Tensor:
+        """(B,) bool: atoms closer than 0.5 Å."""
+        return torch.tensor([reason == "distance" for reason in self.problems], dtype=torch.bool)
+
+    @functools.cached_property
+    def bad_cell(self) -> Tensor:
+        """(B,) bool: no sane cell, or a volume outside 4-100 Å^3 per atom."""
+        return torch.tensor([reason in ("cell", "volume") for reason in self.problems], dtype=torch.bool)
+
+    @property
+    def charge_imbalance(self) -> Tensor:
+        """(B,) bool: possible, but charges do not balance by SMACT's rule; elements and alloys pass."""
+        return self.has_form & ~self.smact_valid
+
+    @functools.cached_property
+    def single_element(self) -> Tensor:
+        """(B,) bool: possible, and made of one element."""
+        alone = [form is not None and len(form.composition.element_composition) == 1 for form in self.canonical]
+        return torch.tensor(alone, dtype=torch.bool)
+
+    @functools.cached_property
+    def sparse_hull(self) -> Tensor:
+        """(B,) bool: possible, but the hull holds too little to judge it."""
+        gaps = [form is not None and self._hull.gap(form.composition) is not None for form in self.canonical]
+        return torch.tensor(gaps, dtype=torch.bool)
+
+    @property
+    def potential_hole(self) -> Tensor:
+        """(B,) bool: further below a hull that is not sparse than a potential is to be believed."""
+        _ = self.e_above_hull
+        reasons = self.notes.get("e_above_hull", {})
+        return torch.tensor([reasons.get(i, "").startswith(HOLE) for i in range(len(self))], dtype=torch.bool)
+
+    @property
+    def guards(self) -> dict[str, Tensor]:
+        """(B,) bool of each guard by name, True where it stops a crystal; those of the hull where there is one."""
+        names = ["too_close", "bad_cell", "charge_imbalance", "single_element"]
+        if self.tools.hull is not None:
+            names += ["sparse_hull"] + ["potential_hole"] * (self.tools.energy_model is not None)
+        return {name: getattr(self, name) for name in names}
+
+    @property
+    def _hull(self) -> Hull:
+        if self.tools.hull is None:
+            raise UserError("energies above the hull need a hull", "name one: --set reward.hull=hull.csv.gz")
+        return self.tools.hull
+
+    # --- features and predictions ---------------------------------------------------------------
 
     @functools.cached_property
     def _features(self) -> tuple[Tensor, Tensor]:

@@ -44,14 +44,14 @@ def generation_report(
     """
     candidates = Candidates(structures)
     possible = [form for form in candidates.canonical if form is not None]
-    groups = len(set(matching.unique_groups(possible, workers=workers)))
+    groups = len(set(matching.unique_groups(possible, workers=workers)) - {-1})
     novel = matching.novel(possible, reference, workers=workers)
     report = {
         "n": float(len(structures)),
         "valid": share(int(candidates.valid.sum()), len(structures)),
         "unique": share(groups, len(possible)),
         "unique_of_all": share(groups, len(structures)),
-        "novel": share(sum(novel), len(possible)),
+        "novel": share(novel.count(True), len(possible)),
         "smact_valid": share(int(candidates.smact_valid.sum()), len(possible)),
     }
     if comparison is not None:
@@ -160,7 +160,7 @@ def reconstruction_report(
         atoms with the right element.
     """
     found = matching.rms_pairs(list(zip(originals, decoded, strict=True)), workers=workers)
-    matched = [value for value in found if value is not None]
+    matched = [value for value in found if value is not None and not math.isnan(value)]
     right = total = 0
     volume_errors = []
     for a, b in zip(originals, decoded, strict=True):

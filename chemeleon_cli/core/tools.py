@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -17,15 +17,21 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from chemeleon_cli.core import checkpoint
+from chemeleon_cli.core.comparison import DEFAULT, MatchSettings
 from chemeleon_cli.core.crystals import Crystals
 from chemeleon_cli.core.dataset import in_batches, load_split
+from chemeleon_cli.core.energy import EnergyModel, load_energy_model
+from chemeleon_cli.core.hull import Hull
+from chemeleon_cli.core.hull_file import check_scales, find_hull
 from chemeleon_cli.core.layers import set_precision
+from chemeleon_cli.core.matching import Reference
+from chemeleon_cli.core.novelty import Memory
 from chemeleon_cli.core.paths import cache_folder, file_sha256, replacing, split_path
 from chemeleon_cli.errors import UserError
 
 if TYPE_CHECKING:
     from chemeleon_cli.core.predictor import Predictor
-    from chemeleon_cli.core.rewards import ReinforceReward
+    from chemeleon_cli.core.rewards import EnergySettings, Needs, ReinforceReward, Relaxation
     from chemeleon_cli.core.vae import VAE, Encoder
 
 REFERENCE_LIMIT = 50_000
@@ -58,12 +64,24 @@ class Tools:
         predictors: by the name that the recipe gives them.
         references: by the recipe's `reference_dataset`; None is the set the model was trained on.
         device: where the models are.
+        known: crystals that novelty is against, named as the references are.
+        memory: of what a run has generated; None outside of one.
+        matching: tolerances by which two crystals are the same.
+        energy_model: the potential.
+        hull: of reference energies, on the potential's scale.
+        relax: how crystals are relaxed before they are judged; None: not.
     """
 
     encoder: Encoder | None = None
     predictors: dict[str, Predictor] = field(default_factory=dict)
     references: dict[str | None, References] = field(default_factory=dict)
     device: str = "cpu"
+    known: dict[str | None, Reference] = field(default_factory=dict)
+    memory: Memory | None = None
+    matching: MatchSettings = DEFAULT
+    energy_model: EnergyModel | None = None
+    hull: Hull | None = None
+    relax: Relaxation | None = None
 
 
 def build_tools(
@@ -72,6 +90,7 @@ def build_tools(
     vae: VAE | None = None,
     training_data: str | Path | None = None,
     device: str = "cpu",
+    energies: EnergySettings | None = None,
 ) -> Tools:
     """Load what a reward needs, and let its components prepare themselves with it.
 
@@ -82,16 +101,23 @@ def build_tools(
             bf16 rewards crystals as `score` does.
         training_data: folder of the set that the generator was trained on.
         device: for all models.
+        energies: the potential and the hull; None takes those of the reward.
 
     Raises:
-        UserError: a checkpoint or a reference set is missing, or there is no autoencoder where one is needed.
+        UserError: a checkpoint, a reference set, a potential or a hull is missing or does not fit, or there is no
+            autoencoder where one is needed.
     """
     encoder = None
     if vae is not None:
         encoder = copy.deepcopy(vae.encoder).requires_grad_(False).eval()
         set_precision(encoder, "float32")
+    settings = energies or reward
+    energy_model, hull = load_energies(settings, device) if settings else (None, None)
+    shared = Tools(
+        encoder, device=device, energy_model=energy_model, hull=hull, relax=settings.relax if settings else None
+    )
     if reward is None:
-        return Tools(encoder, device=device)
+        return shared
     needs = reward.needs()
     if needs.encoder and encoder is None:
         raise UserError(
@@ -102,18 +128,69 @@ def build_tools(
     for name in sorted(needs.predictors):
         model, _ = checkpoint.load(find_model(name, "predictor"), "predictor", device)
         predictors[name] = cast("Predictor", model)
-    references = {}
-    for name in needs.references:
+    folders = _folders(needs, training_data)
+    tools = replace(
+        shared,
+        predictors=predictors,
+        references={
+            name: load_references(cast("Encoder", encoder), folders[name], device) for name in needs.references
+        },
+        known={name: load_known(folders[name]) for name in needs.known},
+    )
+    reward.prepare(tools)
+    return tools
+
+
+def load_energies(settings: EnergySettings, device: str = "cpu") -> tuple[EnergyModel | None, Hull | None]:
+    """The potential and the hull that are named, whose energies are of one scale.
+
+    Raises:
+        UserError: one of them is missing or broken, or the scales differ.
+    """
+    hull = None if settings.hull is None else Hull.load(find_hull(settings.hull))
+    if settings.energy_model is None:
+        return None, hull
+    model = load_energy_model(settings.energy_model, device, settings.energy_scale)
+    if hull is not None:
+        check_scales(model.energy_scale, hull.energy_scale)
+    return model, hull
+
+
+def load_known(folder: str | Path) -> Reference:
+    """The crystals of a data folder's train split, to compare others with.
+
+    Raises:
+        UserError: the folder has no train split, or it cannot be read.
+    """
+    table = load_split(folder, "train")
+    if table is None:
+        raise _no_split(folder)
+    return Reference(table.formulas, table.structures, Path(folder).name, table.sha256)
+
+
+def _folders(needs: Needs, training_data: str | Path | None) -> dict[str | None, str | Path]:
+    """The data folder of each reference set that is needed.
+
+    Raises:
+        UserError: one is the training set, and nobody knows which that is.
+    """
+    folders = {}
+    for name in needs.references | needs.known:
         folder = training_data if name is None else name
         if folder is None:
             raise UserError(
-                "the generator does not say which set it was trained on, and the diversity reward names none",
+                "the generator does not say which set it was trained on, and a reward that compares with a reference "
+                "set names none",
                 "name a data folder: --set reward.components.0.reference_dataset=DIR (0: the component's number)",
             )
-        references[name] = load_references(cast("Encoder", encoder), folder, device)
-    tools = Tools(encoder, predictors, references, device)
-    reward.prepare(tools)
-    return tools
+        folders[name] = folder
+    return folders
+
+
+def _no_split(folder: str | Path) -> UserError:
+    return UserError(
+        f"{folder}: the reference set has no train.csv or train.csv.gz", "name another: reference_dataset: DIR"
+    )
 
 
 def load_references(
@@ -126,9 +203,7 @@ def load_references(
     """
     path = split_path(folder, "train")
     if path is None:
-        raise UserError(
-            f"{folder}: the reference set has no train.csv or train.csv.gz", "name another: reference_dataset: DIR"
-        )
+        raise _no_split(folder)
     key = hashlib.sha256("|".join((REFERENCE_VERSION, fingerprint(encoder), file_sha256(path), str(limit))).encode())
     stored = cache_folder() / "references" / f"{key.hexdigest()[:32]}.safetensors"
     if not stored.is_file():

@@ -40,6 +40,9 @@ from chemeleon_cli.core.layers import set_precision
 from chemeleon_cli.core.metrics_file import MetricsFile
 from chemeleon_cli.errors import UserError
 
+MEMORY = "memory."
+"""What the names of a memory's tensors begin with."""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -84,6 +87,18 @@ class Logger(Protocol):
         ...
 
 
+class Memory(Protocol):
+    """What a run remembers."""
+
+    def state(self) -> Mapping[str, Tensor]:
+        """All of it, as tensors."""
+        ...
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Remember what `state` was taken of."""
+        ...
+
+
 class Run:
     """One training run in its folder.
 
@@ -98,6 +113,7 @@ class Run:
         monitor: name of the validation metric that decides `best`.
         mode: "min" or "max".
         logger: a further place for metrics.
+        memory: what the run remembers besides weights, kept with them to resume from.
 
     Attributes:
         step: steps done.
@@ -115,9 +131,10 @@ class Run:
         monitor: str,
         mode: str = "min",
         logger: Logger | None = None,
+        memory: Memory | None = None,
     ) -> None:
         self.folder, self.kind, self.model, self.settings = folder, kind, model.to(fabric.device), settings
-        self.fabric, self.seed, self.meta, self.logger = fabric, seed, meta, logger
+        self.fabric, self.seed, self.meta, self.logger, self.memory = fabric, seed, meta, logger, memory
         self.monitor, self.sign = monitor, 1.0 if mode == "min" else -1.0
         self.precision = set_precision(model, settings.precision)
         self.trained = {k: p for k, p in model.named_parameters() if p.requires_grad}
@@ -311,6 +328,8 @@ class Run:
         if self.settings.max_minutes is not None:
             self._clock = self.minutes_before / self.settings.max_minutes
         self._pending = defaultdict(list, state["pending"])
+        if self.memory is not None:
+            self.memory.load({k.removeprefix(MEMORY): v for k, v in tensors.items() if k.startswith(MEMORY)})
         self.meta["metrics"] = meta.get("metrics")
         if self._rows is not None:
             self._rows.drop_after(self.step)
@@ -320,6 +339,8 @@ class Run:
         tensors |= {f"ema.{k}": v for k, v in self.ema.items()}
         for k, p in self.trained.items():
             tensors |= {f"{m}.{k}": v for m, v in self.optimizer.state[p].items()}
+        if self.memory is not None:
+            tensors |= {f"{MEMORY}{k}": v for k, v in self.memory.state().items()}
         state = {"step": self.step, "best": self.best, "bad_validations": self.bad_validations}
         return tensors, {**state, "minutes": self.minutes(), "pending": self._pending}
 

@@ -123,6 +123,26 @@ def balanced(
 
 
 @functools.cache
+def neutral_binary(a: str, b: str) -> bool:
+    """Whether a compound of these two elements can be neutral, the less electronegative one being the cation.
+
+    False for two metals: an alloy need not balance.
+    """
+    from smact import Element, metals
+
+    if a in metals and b in metals:
+        return False
+    ions = []
+    for symbol in (a, b):
+        electronegativity = Element(symbol).pauling_eneg
+        if electronegativity is None:
+            return False
+        ions.append((electronegativity, _states().get(symbol, [])))
+    (low, cation), (high, anion) = sorted(ions)
+    return low < high and max(cation, default=0) > 0 > min(anion, default=0)
+
+
+@functools.cache
 def _states() -> dict[str, list[int]]:
     """Oxidation states by element symbol, as SMACT's default ICSD24 filter lists them."""
     from smact.utils.oxidation import ICSD24OxStatesFilter

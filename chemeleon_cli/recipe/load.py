@@ -27,13 +27,19 @@ def shipped_folder() -> Path:
 
 def shipped() -> list[Path]:
     """The shipped recipe files, by name."""
-    return sorted(shipped_folder().glob("*.yaml"))
+    return sorted(shipped_folder().rglob("*.yaml"))
+
+
+def shipped_name(path: Path) -> str:
+    """What a shipped recipe is called: `vae`, or `starter/dng` for one in a folder."""
+    return path.relative_to(shipped_folder()).with_suffix("").as_posix()
 
 
 def find(name: str | Path) -> Path:
     """The file of a recipe: a path, or the name of one in ./recipes or, failing that, of a shipped one.
 
-    `vae`, `vae.yaml` and `recipes/vae.yaml` all find the shipped `vae.yaml` where the working folder has none.
+    `vae`, `vae.yaml` and `recipes/vae.yaml` all find the shipped `vae.yaml` where the working folder has none, and
+    `starter/dng` the one in a folder.
 
     Raises:
         UserError: there is no such recipe.
@@ -41,13 +47,14 @@ def find(name: str | Path) -> Path:
     path = Path(name)
     if path.is_file():
         return path
-    if path.parent in (Path("."), Path("recipes")) and path.suffix in ("", ".yaml", ".yml"):
+    inside = Path(*path.parts[1:]) if path.parts[:1] == ("recipes",) else path
+    if inside.name and not path.is_absolute() and ".." not in path.parts and path.suffix in ("", ".yaml", ".yml"):
         for folder in (Path("recipes"), shipped_folder()):
-            if (folder / f"{path.stem}.yaml").is_file():
-                return folder / f"{path.stem}.yaml"
-    names = [file.stem for file in shipped()]
+            if (folder / inside).with_suffix(".yaml").is_file():
+                return (folder / inside).with_suffix(".yaml")
+    names = [shipped_name(file) for file in shipped()]
     raise UserError(
-        f"{name}: no such recipe{did_you_mean(path.stem, names)}",
+        f"{name}: no such recipe{did_you_mean(str(name).removeprefix('recipes/').removesuffix('.yaml'), names)}",
         f"give the path of a YAML file, or one of: {', '.join(names)}",
     )
 

@@ -18,17 +18,19 @@ from chemeleon_cli.recipe.base import (
     Share,
     mistake,
 )
+from chemeleon_cli.recipe.conditions import Wish
 
 
 def _look_for_files(reward: ReinforceReward, info: ValidationInfo) -> ReinforceReward:
     """Let every component look for what it names, and report all that is wrong in its place."""
     mistakes = reward.check(info.context) if info.context else []
     if mistakes:
-        lines = []
         tags = {component: tag for tag, component in BUILT_IN.items()}
-        for (_, index, *rest), text in mistakes:
-            tag = tags[type(reward.components[int(index)])]
-            lines.append({"type": mistake(text), "loc": ("components", index, tag, *rest), "input": None})
+        lines = []
+        for path, text in mistakes:
+            if path[0] == "components":
+                path = (*path[:2], tags[type(reward.components[int(path[1])])], *path[2:])
+            lines.append({"type": mistake(text), "loc": path, "input": None})
         raise ValidationError.from_exception_data("reward", lines)
     return reward
 
@@ -46,6 +48,9 @@ class TrainRl(RunRecipe, SamplerSection):
     """The generator to start from: a run folder, a checkpoint folder or a name."""
     reward: Reward
     """What a crystal is worth."""
+    conditions: list[dict[str, Wish] | None] = []
+    """Sets of conditions such as `{band_gap: 3.0}`, as in `sample`; each group draws one of them, null asking for
+    nothing. Empty: nothing is asked for."""
 
     groups_per_step: Count = 5
     """Groups of crystals drawn in one step; the crystals of a group have one number of atoms."""
@@ -130,4 +135,7 @@ class TrainRl(RunRecipe, SamplerSection):
             lines.append(f"clip_ratio {self.clip_ratio:g} never clips with log_prob mean; about 1e-3 fits")
         if self.entropy_weight:
             lines.append("entropy_weight has no effect: the noise of a step is fixed, so its entropy has no gradient")
+        if self.reward.relax is not None:
+            count = self.groups_per_step * self.num_group_samples
+            lines.append(f"reward.relax: {count} crystals are relaxed in every step; on a CPU that can take an hour")
         return lines

@@ -1,18 +1,25 @@
 """What a crystal can be rewarded for. Read by recipes, so nothing here imports torch before it computes."""
 
 from chemeleon_cli.core.rewards.base import Needs, RewardComponent, check_reward
+from chemeleon_cli.core.rewards.creativity import CreativityReward
 from chemeleon_cli.core.rewards.custom import CustomReward
 from chemeleon_cli.core.rewards.diversity import CompositionDiversity, StructureDiversity
+from chemeleon_cli.core.rewards.energy import EnergyReward
 from chemeleon_cli.core.rewards.predictor import PredictorReward
+from chemeleon_cli.core.rewards.settings import EnergySettings, Relaxation
 from chemeleon_cli.core.rewards.sum import BUILT_IN, ReinforceReward, Scores
 
 __all__ = [
     "BUILT_IN",
     "CompositionDiversity",
+    "CreativityReward",
     "CustomReward",
+    "EnergyReward",
+    "EnergySettings",
     "Needs",
     "PredictorReward",
     "ReinforceReward",
+    "Relaxation",
     "RewardComponent",
     "Scores",
     "StructureDiversity",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from chemeleon_cli.core.normalise import NormalizeFn
+from chemeleon_cli.core.paths import split_path
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -30,15 +31,23 @@ class Needs:
         predictors: names of predictors.
         references: data folders whose features are compared with; None is the model's training set.
         encoder: whether features of an autoencoder are used.
+        known: data folders whose crystals are compared with; None is the model's training set.
+        hull: whether energies above the hull are used.
     """
 
     predictors: frozenset[str] = field(default_factory=frozenset)
     references: frozenset[str | None] = field(default_factory=frozenset)
     encoder: bool = False
+    known: frozenset[str | None] = field(default_factory=frozenset)
+    hull: bool = False
 
     def __or__(self, other: Needs) -> Needs:
         return Needs(
-            self.predictors | other.predictors, self.references | other.references, self.encoder or other.encoder
+            self.predictors | other.predictors,
+            self.references | other.references,
+            self.encoder or other.encoder,
+            self.known | other.known,
+            self.hull or other.hull,
         )
 
 
@@ -92,6 +101,14 @@ class RewardComponent(RewardSection):
             possible.
         """
         raise NotImplementedError
+
+
+def reference_mistake(folder: str | None) -> list[tuple[str, str]]:
+    """What is wrong with the data folder that a `reference_dataset` names, as `RewardComponent.check` has it."""
+    if folder is None or split_path(folder, "train") is not None:
+        return []
+    found = "which has no train.csv(.gz)" if Path(folder).is_dir() else "no such folder"
+    return [("reference_dataset", f"found '{folder}', {found}; expected a folder made by `chemeleon fetch-data`")]
 
 
 def check_reward(

@@ -15,11 +15,9 @@ Over a batch the r_m add up to zero: they rank the crystals of one batch and say
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from chemeleon_cli.core.paths import split_path
-from chemeleon_cli.core.rewards.base import FindModel, Needs, RewardComponent
+from chemeleon_cli.core.rewards.base import FindModel, Needs, RewardComponent, reference_mistake
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,11 +41,7 @@ class Diversity(RewardComponent):
 
     def check(self, find_model: FindModel) -> list[tuple[str, str]]:
         """Whether there is such a data folder."""
-        folder = self.reference_dataset
-        if folder is None or split_path(folder, "train") is not None:
-            return []
-        found = "which has no train.csv(.gz)" if Path(folder).is_dir() else "no such folder"
-        return [("reference_dataset", f"found '{folder}', {found}; expected a folder made by `chemeleon fetch-data`")]
+        return reference_mistake(self.reference_dataset)
 
     def _drop(self, candidates: Candidates, features: Tensor, reference: Tensor) -> Tensor:
         import torch

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Union
+from typing import TYPE_CHECKING, Annotated, Literal, Union
 
 from pydantic import Field
 
 from chemeleon_cli.core.normalise import NormalizeFn, normalise
-from chemeleon_cli.core.rewards.base import FindModel, Needs, RewardComponent, RewardSection
+from chemeleon_cli.core.rewards.base import FindModel, Needs, RewardComponent
+from chemeleon_cli.core.rewards.creativity import CreativityReward
 from chemeleon_cli.core.rewards.custom import CustomReward
 from chemeleon_cli.core.rewards.diversity import CompositionDiversity, StructureDiversity
+from chemeleon_cli.core.rewards.energy import EnergyReward
 from chemeleon_cli.core.rewards.predictor import PredictorReward
+from chemeleon_cli.core.rewards.settings import EnergySettings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,12 +24,17 @@ if TYPE_CHECKING:
     from chemeleon_cli.core.tools import Tools
 
 BUILT_IN: dict[str, type[RewardComponent]] = {
+    "creativity": CreativityReward,
+    "energy": EnergyReward,
     "predictor": PredictorReward,
     "structure_diversity": StructureDiversity,
     "composition_diversity": CompositionDiversity,
     "custom": CustomReward,
 }
 """Every `type` that a recipe may name."""
+
+Guard = Literal["charge_imbalance", "single_element"]
+"""Facts of `Candidates` by which a possible crystal is not to be rewarded."""
 
 if TYPE_CHECKING:
     AnyComponent = RewardComponent
@@ -39,7 +47,8 @@ class Scores:
     """What a batch of B crystals is worth.
 
     Attributes:
-        total: (B,) weighted sum, NaN where the crystal is impossible or a component has no number for it.
+        total: (B,) weighted sum, NaN where the crystal is impossible or guarded against, or a component has no number
+            for it.
         impossible: (B,) bool.
         raw: component name -> (B,) its numbers, in its unit.
         weighted: component name -> (B,) what it adds to the total.
@@ -55,7 +64,7 @@ class Scores:
         return {name: values.nanmean().item() for name, values in self.raw.items()}
 
 
-class ReinforceReward(RewardSection):
+class ReinforceReward(EnergySettings):
     """What a crystal is worth: its components, each normalised over the batch and weighted, added up."""
 
     components: Annotated[list[AnyComponent], Field(min_length=1)]
@@ -65,6 +74,9 @@ class ReinforceReward(RewardSection):
     null."""
     eps: Annotated[float, Field(gt=0)] = 1e-4
     """A spread of sums below this counts as none: no crystal is then preferred."""
+    guards: list[Guard] = ["charge_imbalance", "single_element"]
+    """Crystals that are possible but easy to be paid for: compounds whose charges do not balance by SMACT's rule, and
+    crystals of one element. They are not scored, so nothing pulls towards them."""
 
     def names(self) -> list[str]:
         """The components' names, made distinct by a number where two are equal."""
@@ -88,11 +100,14 @@ class ReinforceReward(RewardSection):
         Returns:
             (path of the field within this section, what is wrong with it) of every mistake.
         """
-        return [
-            (("components", i, *key.split(".")), text)
-            for i, component in enumerate(self.components)
-            for key, text in component.check(find_model)
-        ]
+        mistakes: list[tuple[tuple[str | int, ...], str]] = [((field,), text) for field, text in self.check_energies()]
+        lacking = " and ".join(name for name in ("energy_model", "hull") if getattr(self, name) is None)
+        for i, component in enumerate(self.components):
+            found = component.check(find_model)
+            if not found and lacking and component.needs().hull:
+                found = [("type", f"found '{component.name}', which needs {lacking}; expected it beside `components`")]
+            mistakes += [(("components", i, *key.split(".")), text) for key, text in found]
+        return mistakes
 
     def prepare(self, tools: Tools) -> None:
         """Called once, when all that is needed is loaded."""
@@ -105,12 +120,18 @@ class ReinforceReward(RewardSection):
         import torch
 
         impossible = ~candidates.valid
+        guarded = torch.zeros(len(candidates), dtype=torch.bool)
+        for guard in self.guards:
+            fired = getattr(candidates, guard) & ~impossible
+            for i in fired.nonzero().flatten().tolist():
+                candidates.note("reward", i, guard)
+            guarded |= fired
         total = torch.zeros(len(candidates))
         raw: dict[str, Tensor] = {}
         weighted: dict[str, Tensor] = {}
         for name, component in zip(self.names(), self.components, strict=True):
             values = component.compute(candidates).detach().float().cpu()
-            raw[name] = values.masked_fill(impossible | ~values.isfinite(), torch.nan)
+            raw[name] = values.masked_fill(impossible | guarded | ~values.isfinite(), torch.nan)
             weighted[name] = component.weight * normalise(raw[name], component.normalize_fn, component.eps)
             total = total + weighted[name]
         return Scores(total, impossible, raw, weighted)

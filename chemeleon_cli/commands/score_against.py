@@ -1,0 +1,54 @@
+"""What `chemeleon score --against` says: are the known crystals among those that were generated for them?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from chemeleon_cli.errors import UserError
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
+    from rich.console import Console
+
+    from chemeleon_cli.sources.files import Row
+
+
+def figures(against: str, rows: list[Row], console: Console) -> dict[str, Any]:
+    """Match rate and RMSE of the known crystals of a file, or of a data folder's test split (val where it has none)."""
+    from chemeleon_cli.core.csp import MATCHER, pair, predict
+
+    ids, references = _known(against)
+    candidates, told_by = pair([row.id for row in rows], [row.structure for row in rows], ids, references)
+    found = predict(candidates, references)
+    paired = sum(found.candidates)
+    console.print(
+        f"against {against}: {found.match_rate:.1%} of {len(references)} crystals found, RMSE {found.rmse:.4f}; "
+        f"{paired} candidates (told by {told_by}), {found.right_formulas:.1%} with the right formula",
+        highlight=False,
+    )
+    return {
+        "against": against,
+        "references": len(references),
+        "match_rate": found.match_rate,
+        "rmse": found.rmse,
+        "candidates": paired,
+        "told_by": told_by,
+        "right_formulas": found.right_formulas,
+        "matcher": MATCHER,
+    }
+
+
+def _known(against: str) -> tuple[list[str], list[Structure]]:
+    from chemeleon_cli.core.dataset import load_split
+    from chemeleon_cli.sources.files import read_crystals
+
+    if Path(against).expanduser().is_dir():
+        table = load_split(against, "test") or load_split(against, "val")
+        if table is None:
+            raise UserError(f"{against}: no test and no val split", "name a file of crystals or a data folder")
+        return table.ids, table.structures()
+    kept = [(row.id, row.structure) for row in read_crystals(against) if row.structure is not None]
+    if not kept:
+        raise UserError(f"{against}: holds no crystal", "name a file of crystals or a data folder")
+    return [name for name, _ in kept], [structure for _, structure in kept]

@@ -1,0 +1,312 @@
+"""Unique, novel, creativity and the memory of a run, against the matcher itself and by brute force."""
+
+import math
+import random
+import threading
+import time
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from pymatgen.analysis.structure_matcher import StructureMatcher
+from pymatgen.core import Element, Lattice, Structure
+from safetensors.torch import load_file, save_file
+from samples import known_structures, random_structures
+
+from chemeleon_cli.core import matching, metrics
+from chemeleon_cli.core.comparison import Cell, MatchSettings, OutOfTime, at_most
+from chemeleon_cli.core.matching import Reference
+from chemeleon_cli.core.novelty import CAP, PER_FORMULA, Memory, creativity
+
+SALT = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.6), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+CESIUM = Structure(Lattice.cubic(3.5), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+SLOW = Structure(Lattice.tetragonal(2.5, 9.1), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.4]])
+NOTHING = Reference.from_structures([])
+HASTY = MatchSettings(time_limit=0.2)
+
+
+def shaken(structure: Structure, seed: int, distance: float = 0.05) -> Structure:
+    rng = np.random.default_rng(seed)
+    moves = rng.normal(size=(len(structure), 3))
+    moves *= distance / np.linalg.norm(moves, axis=1, keepdims=True)
+    moved = structure.cart_coords + moves
+    return Structure(structure.lattice, structure.species, moved, coords_are_cartesian=True)
+
+
+def displacement(original: Structure, copy: Structure) -> float:
+    found = StructureMatcher().get_rms_dist(original, copy)
+    assert found is not None
+    return found[0] / 0.3
+
+
+@pytest.fixture
+def _odd_pairs_hang(monkeypatch: pytest.MonkeyPatch) -> None:
+    fit, rms = StructureMatcher.fit, StructureMatcher.get_rms_dist
+
+    def hang(a: Structure, b: Structure) -> None:
+        while any(abs(s.volume - SLOW.volume) < 0.01 for s in (a, b)):
+            pass
+
+    def slow_fit(self, a, b, **settings):
+        hang(a, b)
+        return fit(self, a, b, **settings)
+
+    def slow_rms(self, a, b):
+        hang(a, b)
+        return rms(self, a, b)
+
+    monkeypatch.setattr(StructureMatcher, "fit", slow_fit)
+    monkeypatch.setattr(StructureMatcher, "get_rms_dist", slow_rms)
+
+
+def remembered(state: dict[str, torch.Tensor]) -> Memory:
+    memory = Memory()
+    memory.load(state)
+    return memory
+
+
+def test_groups_are_the_connected_components_of_all_pairs() -> None:
+    base = [SALT, CESIUM, *known_structures()[:4], *random_structures(2, seed=3, max_atoms=6)]
+    structures = [shaken(s, seed=10 * i + k, distance=0.04 * k) for i, s in enumerate(base) for k in range(3)]
+    structures += [SALT * (1, 1, 2), CESIUM * (2, 1, 1)]
+    order = list(range(len(structures)))
+    random.Random(0).shuffle(order)
+    structures = [structures[i] for i in order]
+    matcher = StructureMatcher()
+    label = list(range(len(structures)))
+    for i, a in enumerate(structures):
+        for j, b in enumerate(structures[:i]):
+            if matcher.fit(b, a):
+                label = [label[j] if x == label[i] else x for x in label]
+    numbers = {x: k for k, x in enumerate(dict.fromkeys(label))}
+    assert matching.unique_groups(structures) == [numbers[x] for x in label]
+    assert 1 < len(numbers) < len(structures)
+
+
+def test_the_representative_has_the_lowest_energy() -> None:
+    structures = [SALT, shaken(SALT, 1), CESIUM, None, shaken(SALT, 2)]
+    groups = matching.unique_groups(structures)
+    assert groups == [0, 0, 1, -1, 0]
+    assert matching.representatives(structures, groups, [-1, -3, 5, math.nan, -2]) == [False, True, True, False, False]
+    assert matching.representatives(structures, groups, [math.nan, 3, math.nan, 0, 4])[1]
+    chosen = matching.representatives(structures, groups)
+    assert sum(chosen) == 2
+    again = matching.representatives(structures[::-1], groups[::-1])
+    assert again[::-1] == chosen
+
+
+@pytest.mark.usefixtures("_odd_pairs_hang")
+def test_a_comparison_that_runs_out_of_time_is_unknown() -> None:
+    structures = [CESIUM, shaken(CESIUM, 0), SLOW, known_structures()[1], SALT, SALT]
+    groups = matching.unique_groups(structures, HASTY)
+    known = [groups[i] for i in (0, 1, 3, 4, 5)]
+    assert groups[2] == -1
+    assert known.count(-1) <= 1  # the one that it was compared with
+    assert groups[3] >= 0
+    reference = Reference.from_structures([SALT])
+    assert matching.novel(structures, reference, HASTY) == [True, True, None, True, False, False]
+    assert math.isnan(matching.rms(SLOW, SALT, HASTY) or 0)
+    found = creativity(structures, reference, settings=HASTY)
+    assert math.isnan(found.values[2])
+    assert (found.unique[2], found.novel[2]) == (None, None)
+    assert found.values[3] == 1
+
+
+@pytest.mark.usefixtures("_odd_pairs_hang")
+def test_reports_leave_what_is_unknown_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(matching.rms, "__defaults__", (HASTY,))
+    monkeypatch.setattr(matching.rms_pairs, "__defaults__", (HASTY, None))
+    report = metrics.reconstruction_report([SLOW, CESIUM], [SLOW, CESIUM])
+    assert report["match_rate"] == 0.5
+    assert report["rms"] == pytest.approx(0, abs=1e-6)
+
+
+def test_the_time_limit_counts_processor_time_and_ends() -> None:
+    def spin() -> None:
+        while True:
+            pass
+
+    start = time.process_time()
+    with pytest.raises(OutOfTime), at_most(0.1):
+        spin()
+    assert time.process_time() - start < 5
+    with at_most(0.1):
+        time.sleep(0.3)
+    while time.process_time() - start < 0.5:
+        pass  # nothing is raised after the block
+
+
+def test_beside_the_main_thread_it_is_the_same() -> None:
+    found: list[list[int]] = []
+    thread = threading.Thread(target=lambda: found.append(matching.unique_groups([SALT, CESIUM, SALT * (1, 1, 2)])))
+    thread.start()
+    thread.join()
+    assert found == [[0, 1, 0]]
+
+
+def test_a_references_cells_are_reduced_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    reduce = StructureMatcher._get_reduced_structure
+    seen: list[str] = []
+
+    def counted(structure, *args):
+        seen.append(structure.composition.reduced_formula)
+        return reduce(structure, *args)
+
+    reference = Reference.from_structures([SALT, CESIUM, *known_structures()])
+    monkeypatch.setattr(StructureMatcher, "_get_reduced_structure", counted)
+    assert matching.novel([SALT * (1, 1, 2)], reference) == [False]
+    assert Counter(seen) == {"NaCl": 4}  # three references and the crystal itself
+    matching.novel([SALT], reference)
+    assert Counter(seen) == {"NaCl": 5}
+
+
+def test_creativity_of_each_kind() -> None:
+    zinc, perovskite = known_structures()[1:3]
+    near = shaken(perovskite, 0, 0.1)
+    rutile = known_structures()[3]
+    twin = shaken(rutile, 1, 0.1)
+    reference = Reference.from_structures([zinc, perovskite])
+    batch = [SALT, zinc * (1, 1, 2), near, rutile, twin, None, shaken(zinc, 5, 0.1)]
+    energies = [0, -1, 0, -2, -1, math.nan, 0]
+    found = creativity(batch, reference, energies=energies)
+    assert found.unique == [True, True, True, True, False, None, False]
+    assert found.novel == [True, False, False, True, True, None, False]
+    assert found.values[0] == found.values[3] == 1
+    assert found.values[1] == pytest.approx(0, abs=1e-5)  # a copy, in another cell
+    assert found.values[2] == pytest.approx(displacement(perovskite, near))
+    assert 0.05 < found.values[2] < CAP
+    assert found.values[4] == pytest.approx(displacement(rutile, twin))
+    assert math.isnan(found.values[5])
+    assert found.values[6] == 0  # neither
+    other = creativity(batch, reference, energies=[0, 0, 0, -1, -2, 0, 0])
+    assert (other.values[4], other.unique[3]) == (1, False)
+
+
+def test_creativity_does_not_depend_on_order() -> None:
+    base = [SALT, CESIUM, *known_structures()[:3]]
+    batch = [shaken(s, 7 * k, 0.06 * k) for s in base for k in range(3)]
+    reference = Reference.from_structures(known_structures()[1:2])
+    expected = creativity(batch, reference).values
+    assert 0 < sum(0 < value < 1 for value in expected) < len(expected)
+    for seed in range(3):
+        order = list(range(len(batch)))
+        random.Random(seed).shuffle(order)
+        values = creativity([batch[i] for i in order], reference).values
+        assert values == pytest.approx([expected[i] for i in order], abs=1e-9)
+
+
+def test_of_two_references_the_nearer_counts() -> None:
+    far, near = shaken(SALT, 1, 0.5), shaken(SALT, 2, 0.1)
+    found = creativity([SALT], Reference.from_structures([far, near]))
+    assert found.novel == [False]
+    assert found.values[0] == pytest.approx(displacement(near, SALT))
+
+
+def test_what_was_generated_before_is_not_unique() -> None:
+    memory = Memory()
+    first = [SALT, known_structures()[3], None]
+    step = creativity(first, NOTHING, memory)
+    assert step.values[:2] == [1, 1]
+    assert len(memory) == 0  # scoring changes nothing
+    memory.update(first, step.unique)
+    assert len(memory) == 2
+    copy = shaken(SALT, 3, 0.1)
+    again = creativity([copy, CESIUM, SALT], NOTHING, memory)
+    assert again.unique == [False, True, False]
+    assert again.values[0] == pytest.approx(min(displacement(SALT, copy), displacement(copy, SALT)), abs=1e-6)
+    assert again.values[1] == 1
+    assert again.values[2] == pytest.approx(0, abs=1e-5)
+    memory.update([copy, CESIUM, SALT], again.unique)
+    assert len(memory) == 3
+
+
+def test_a_group_that_touches_memory_holds_nothing_unique() -> None:
+    # a row of crystals of which neighbours match and the ends do not
+    row = [Structure(Lattice.tetragonal(4, c), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]]) for c in (4, 4.6, 5.3, 6.1)]
+    memory = Memory()
+    memory.update(row[:1], [True])
+    found = creativity(row[1:], NOTHING, memory)
+    assert found.unique == [False, False, False]
+    assert all(value < 1 for value in found.values)
+
+
+def test_steps_with_a_memory_find_as_many_as_one_batch() -> None:
+    base = [SALT, CESIUM, *known_structures()[1:], *random_structures(4, seed=5, max_atoms=6)]
+    crystals = [shaken(s, 11 * k, 0.05 * k) for k in range(3) for s in base]
+    random.Random(1).shuffle(crystals)
+    memory, unique = Memory(), 0
+    for k in range(0, len(crystals), 7):
+        step = crystals[k : k + 7]
+        found = creativity(step, NOTHING, memory)
+        unique += found.unique.count(True)
+        memory.update(step, found.unique)
+    assert unique == len(memory) == len(set(matching.unique_groups(crystals))) == len(base)
+
+
+def test_a_memory_is_saved_and_restored(tmp_path) -> None:
+    crystals = [SALT, CESIUM, *known_structures()[1:]]
+    memory, shuffled = Memory(), Memory()
+    memory.update(crystals, [True] * len(crystals))
+    shuffled.update(crystals[::-1], [True] * len(crystals))
+    save_file(memory.state(), tmp_path / "memory.safetensors")
+    again = remembered(load_file(tmp_path / "memory.safetensors"))
+    for other in (again, shuffled):
+        assert len(other) == len(crystals)
+        state = other.state()
+        assert all(torch.equal(state[name], tensor) for name, tensor in memory.state().items())
+    batch = [shaken(s, 1) for s in crystals]
+    assert creativity(batch, NOTHING, again) == creativity(batch, NOTHING, memory)
+    empty = remembered(Memory().state())
+    assert len(empty) == 0
+    assert "NaCl" not in empty
+
+
+def test_a_memory_keeps_the_latest_of_a_formula() -> None:
+    memory = Memory()
+    for k in range(PER_FORMULA + 5):
+        memory.update([Structure(Lattice.cubic(3 + k / 100), ["Na", "Cl"], CESIUM.frac_coords)], [True])
+    kept = [cell.lattice[0, 0] for cell in memory.cells("NaCl")]
+    assert len(memory) == len(kept) == PER_FORMULA
+    assert kept[0] == pytest.approx(3.05)
+    assert kept[-1] == pytest.approx(3 + (PER_FORMULA + 4) / 100)
+
+
+def test_a_crystal_without_a_niggli_cell_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_):
+        raise ValueError("no Niggli cell")
+
+    monkeypatch.setattr(StructureMatcher, "_get_reduced_structure", refuse)
+    assert Cell.of(SALT).reduced is None
+    assert matching.unique_groups([SALT, CESIUM, *known_structures()[1:3]]) == [-1, -1, 0, 1]
+    assert matching.novel([SALT], Reference.from_structures([CESIUM])) == [None]
+
+
+@pytest.mark.slow
+def test_a_step_against_a_memory_of_50_000_takes_less_than_a_second() -> None:
+    rng = np.random.default_rng(0)
+    sizes = rng.integers(2, 20, 50_000)
+    numbers = rng.integers(1, 90, int(sizes.sum()))
+    state = {
+        "numbers": torch.from_numpy(numbers.astype(np.uint8)),
+        "frac_coords": torch.from_numpy(rng.random((len(numbers), 3))),
+        "lattice": torch.from_numpy(np.eye(3) * (15 * sizes)[:, None, None] ** (1 / 3)),
+        "num_atoms": torch.from_numpy(sizes),
+    }
+    memory = remembered(state)
+    rows = rng.choice(50_000, 26, replace=False)  # a tenth was there before
+    cells = [cell for formula in memory._cells for cell in memory.cells(formula)]
+    batch = [cells[row].structure() for row in rows]
+    for s in random_structures(230, seed=1):
+        swap = {
+            e: Element.from_Z(int(z)) for e, z in zip(s.elements, rng.choice(90, 6, replace=False) + 1, strict=False)
+        }
+        s.replace_species(swap)  # type: ignore[arg-type]
+        batch.append(s)
+    start = time.process_time()
+    found = creativity(batch, NOTHING, memory)
+    memory.update(batch, found.unique)
+    took = time.process_time() - start
+    print(f"\n256 crystals against {len(cells)}: {took:.2f} s")
+    assert found.unique[:26] == [False] * 26
+    assert took < 1
