@@ -6,7 +6,6 @@ Nothing here imports torch until weights are written or read.
 
 from __future__ import annotations
 
-import importlib
 import json
 import math
 import os
@@ -15,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from chemeleon_cli.core.build import build
 from chemeleon_cli.core.paths import file_sha256
 from chemeleon_cli.errors import UserError
 
@@ -22,11 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 VERSION = 1
-KINDS = {
-    "vae": "chemeleon_cli.core.vae:VAE",
-    "ldm": "chemeleon_cli.core.latent_diffusion:LatentDiffusion",
-    "predictor": "chemeleon_cli.core.predictor:Predictor",
-}
+KINDS = ("vae", "ldm", "predictor")
 WEIGHTS, META = "model.safetensors", "meta.json"
 
 
@@ -94,6 +90,9 @@ def recover(folder: Path) -> None:
 def read_meta(folder: Path) -> dict[str, Any]:
     """A checkpoint's `meta.json`.
 
+    The folder of its data is absolute; one that is written with a leading `..` is meant from the checkpoint's folder,
+    so that models and data can move together.
+
     Raises:
         UserError: the folder is no checkpoint, or one of another version.
     """
@@ -107,11 +106,14 @@ def read_meta(folder: Path) -> dict[str, Any]:
             f"{folder}: {kind} checkpoint, version {version}; needed: version {VERSION} of {', '.join(KINDS)}",
             "train it again, or use the release that wrote it",
         )
+    data = meta.get("data", {})
+    if (data.get("path") or "").startswith(".."):
+        data["path"] = os.path.normpath(folder.resolve() / data["path"])
     return meta
 
 
 def load(folder: Path, kind: str, device: Any = "cpu") -> tuple[nn.Module, dict[str, Any]]:
-    """Build a model from its checkpoint, in evaluation mode.
+    """Build a model from its checkpoint, in evaluation mode; weights of half precision become float32.
 
     Args:
         folder: the checkpoint.
@@ -133,23 +135,37 @@ def load(folder: Path, kind: str, device: Any = "cpu") -> tuple[nn.Module, dict[
         return ldm.get_submodule("vae"), meta
     if meta["kind"] != kind:
         raise UserError(f"{folder}: a {meta['kind']} checkpoint where a {kind} is needed", "name another checkpoint")
-    module, name = KINDS[kind].split(":")
-    model = getattr(importlib.import_module(module), name)(**meta["config"])
-    wanted = model.state_dict()
+    model = build(kind, meta["config"])
     try:
         weights = load_file(folder / WEIGHTS)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{folder / WEIGHTS}: cannot be read: {error}", "is the file whole?") from error
+    fill(model, weights, folder, "model.safetensors and meta.json are of different models")
+    return model.to(device).eval(), meta
+
+
+def fill(model: nn.Module, weights: Mapping[str, Tensor], source: Path, hint: str) -> None:
+    """Give a model its weights.
+
+    Args:
+        model: of the config that goes with them.
+        weights: of all its parameters and buffers, and no others.
+        source: where they are from, for the error.
+        hint: what to do if they do not fit.
+
+    Raises:
+        UserError: a name or a shape is another than the model's.
+    """
+    wanted = model.state_dict()
     wrong = sorted(k for k in wanted.keys() | weights.keys() if _shape(wanted, k) != _shape(weights, k))
     if wrong:
         key = wrong[0]
         raise UserError(
-            f"{folder}: {len(wrong)} tensors do not fit its config, the first {key}: "
+            f"{source}: {len(wrong)} tensors do not fit its config, the first {key}: "
             f"{_shape(weights, key)} in the file, {_shape(wanted, key)} by the config",
-            "model.safetensors and meta.json are of different models",
+            hint,
         )
     model.load_state_dict({k: v.to(wanted[k].dtype) for k, v in weights.items()})
-    return model.to(device).eval(), meta
 
 
 def parent(folder: Path, meta: Mapping[str, Any]) -> dict[str, Any]:

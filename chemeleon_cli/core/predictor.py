@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from chemeleon_cli.core.build import build
 from chemeleon_cli.core.crystals import Crystals, origin_atoms, shift_to_atom
 from chemeleon_cli.core.elements import STATISTICS, composition_statistics, element_table
 from chemeleon_cli.core.layers import masked_mean
@@ -41,7 +42,7 @@ class Predictor(nn.Module):
         origins: int = 4,
     ) -> None:
         super().__init__()
-        self.encoder = Encoder(**encoder)
+        self.encoder: Encoder = build("encoder", encoder)
         self.targets = list(targets)
         self.use_encoder_features, self.use_composition_features = use_encoder_features, use_composition_features
         self.reduce, self.origins = reduce, origins

@@ -1,4 +1,4 @@
-"""Where a model's name leads: a checkpoint's folder, a run's folder, or the starter models of the package."""
+"""Where a model's name leads: a checkpoint's or run's folder, the starter models of the package, published models."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from chemeleon_cli.errors import UserError
+from chemeleon_cli.sources.hub import PREFIX, PUBLISHED, hub_model
 
 META = "meta.json"
 STARTER = Path(__file__).parent.parent / "starter"
@@ -23,7 +24,7 @@ def find_model(name: str, kind: str) -> Path:
     Args:
         name: a checkpoint's folder (one with meta.json); a run's folder, which stands for its best
             checkpoint, or its last where there is no best; "starter" for the model of that kind that comes
-            with the program, or "starter/judge" and the like for a certain one.
+            with the program, or "starter/judge" and the like for a certain one; or a published model, see `hub`.
         kind: "vae", "ldm" or "predictor".
 
     Raises:
@@ -37,12 +38,14 @@ def find_model(name: str, kind: str) -> Path:
                 f"there is no '{name}' model of kind {kind} in this installation; there is {_either(have)}",
                 f"train one (chemeleon {MAKERS[kind]}) and name its run folder",
             )
+    elif name.startswith(PREFIX):
+        folder = hub_model(name)
     else:
         folder = _on_disk(name, kind)
     found = _kind_of(folder)
     if found not in HOLDS[kind]:
         raise UserError(
-            f"{folder} is a checkpoint of kind {found}; a {kind} is needed",
+            f"{name if name.startswith(PREFIX) else folder} is a checkpoint of kind {found}; a {kind} is needed",
             _others(Path(name), kind) or f"make one with chemeleon {MAKERS[kind]}",
         )
     return folder
@@ -60,6 +63,8 @@ def _on_disk(name: str, kind: str) -> Path:
         what = f"{path} is neither a checkpoint (no {META}) nor a run with one; it holds {inside}"
     else:
         what = f"no model '{name}': no such folder"
+    if name in PUBLISHED:
+        raise UserError(what, f"did you mean '{PREFIX}{name}'?")
     raise UserError(what, _others(path, kind) or f"make one with chemeleon {MAKERS[kind]}, or name 'starter'")
 
 
