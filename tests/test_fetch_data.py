@@ -22,7 +22,7 @@ from chemeleon_cli.commands import fetch_data
 from chemeleon_cli.core.cif import cif_text, parse_cif
 from chemeleon_cli.errors import UserError
 from chemeleon_cli.recipe.models import FetchData
-from chemeleon_cli.sources import crystals
+from chemeleon_cli.sources import crystals, picture
 
 CATIONS, ANIONS = ("Li", "Na", "K", "Rb", "Mg", "Ca", "Sr", "Ba"), ("F", "Cl", "Br", "I", "O", "S")
 
@@ -60,6 +60,12 @@ def rows_of_a_set() -> list[dict[str, Any]]:
         {"material_id": f"bad-{code}", "cif": cif, "gap": 99, "e_form": 99, "note": "y"} for code, cif in bad.items()
     ]
     return rows
+
+
+@pytest.fixture(autouse=True)
+def _no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes longer than all the rest; test_picture.py does it."""
+    monkeypatch.setattr(picture, "draw", lambda path, manifest, labels: path.write_bytes(b""))
 
 
 @pytest.fixture
@@ -130,7 +136,29 @@ def test_every_figure_of_the_manifest_is_true(table: Path) -> None:
     assert manifest["left_out_columns"] == {"mixed": "not a number in 2 rows, the first m-0"}
     for name, entry in manifest["files"].items():
         assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == entry["sha256"]
-    assert set(manifest["files"]) | {"manifest.json"} == {p.name for p in folder.iterdir()}
+    assert set(manifest["files"]) | {"manifest.json", "picture.png"} == {p.name for p in folder.iterdir()}
+    assert manifest["source_files"] == {"my set.csv": {"sha256": hashlib.sha256(table.read_bytes()).hexdigest()}}
+
+
+def test_predictors_take_the_statistics_that_the_manifest_has_for_train(table: Path) -> None:
+    from chemeleon_cli.commands.train_predictor import set_statistics, with_labels
+    from chemeleon_cli.core.dataset import load_split
+    from chemeleon_cli.core.predictor import Predictor
+    from chemeleon_cli.core.vae import VAE
+    from chemeleon_cli.recipe.models import TrainPredictor
+
+    folder = fetch(table)
+    train = load_split(str(folder), "train", 20)
+    assert train is not None
+    encoder = VAE(hidden_dim=8, num_heads=1, encoder_layers=1, decoder_layers=1, latent_dim=2).encoder
+    targets = ["gap", "e_form"]
+    model = Predictor(encoder.config, targets)
+    recipe = TrainPredictor.model_validate({"data": {"path": str(folder)}, "vae": "x", "targets": targets})
+    set_statistics(model, recipe, with_labels(train, targets))
+    for k, name in enumerate(targets):
+        known = manifest_of(folder)["labels"][name]["splits"]["train"]
+        assert float(model.mean[k]) == pytest.approx(known["mean"], rel=1e-6)
+        assert float(model.std[k]) == pytest.approx(known["std"], rel=1e-6)
 
 
 def test_rejected_rows_are_listed_with_reason_and_detail(table: Path) -> None:

@@ -377,6 +377,40 @@ def test_a_zip_bomb_is_refused_unread(tmp_path: Path) -> None:
         read(tmp_path / "x.zip")
 
 
+@pytest.mark.parametrize("name", ["x.zip", "x.parquet", "x.json", "x.json.gz", "x.extxyz.gz"])
+def test_a_file_that_was_cut_is_an_error_that_names_it(name: str, tmp_path: Path) -> None:
+    import pandas as pd
+
+    path = tmp_path / name
+    if name == "x.zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("a.cif", cif_text(SALT, ""))
+    elif name == "x.parquet":
+        pd.DataFrame({"cif": [cif_text(SALT, "")] * 20}).to_parquet(path)
+    else:
+        write_crystals(path, [SALT] * 20, [str(i) for i in range(20)])
+    path.write_bytes(path.read_bytes()[:-60])
+    with pytest.raises(UserError, match=rf"x\..*{name.rpartition('.')[2]}"):
+        read(path)
+
+
+def test_a_bomb_inside_a_small_member_of_an_archive_is_stopped(tmp_path: Path) -> None:
+    for name in ("POSCAR.gz", "x.csv.gz"):
+        bomb = gzip.compress(b"cif\n" + b"0" * (streams.MAX_LINE + 10))
+        assert len(bomb) < 20_000
+        with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+            archive.writestr(name, bomb)
+        with pytest.raises(UserError, match=r"more than [\d,]+ (bytes|characters)"):
+            read(tmp_path / "x.zip")
+
+
+def test_a_huge_cif_is_a_reason_and_the_next_crystal_is_read(tmp_path: Path) -> None:
+    huge = cif_text(SALT, "huge").rstrip("\n") + "\n" + "  Cl  Cl9  0.1  0.1  0.1  1\n" * 150_000
+    (tmp_path / "x.cif").write_text(huge + cif_text(SALT, "small"))
+    rows = read(tmp_path / "x.cif")
+    assert [(row.id, *codes([row])) for row in rows] == [("huge", "unreadable"), ("small", None)]
+
+
 def test_an_endless_line_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.csv.gz").write_bytes(gzip.compress(b"cif\n" + b"0" * (streams.MAX_LINE + 10)))
     with pytest.raises(UserError, match="a line of more than"):

@@ -1,94 +1,24 @@
 """The real client of the Materials Project against a server on this machine that answers its requests."""
 
+import csv
+import gzip
+import hashlib
 import json
-import threading
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from pymatgen.core import Lattice, Structure
+from materials_project_server import ENERGIES, KEY, STRANGERS, Handler, Server, material, serving
 from rich.console import Console
 
 from chemeleon_cli.commands import fetch_data
 from chemeleon_cli.errors import UserError
 from chemeleon_cli.recipe.models import FetchData
-from chemeleon_cli.sources import materials_project
-
-KEY = "0123456789abcdef0123456789abcdef"
-
-
-def material(n: int) -> dict[str, Any]:
-    structure = Structure(Lattice.cubic(4 + 0.01 * n), ["Na", "Cl"] if n % 2 else ["K", "Br"], [[0, 0, 0], [0.5] * 3])
-    return {
-        "material_id": f"mp-{n}",
-        "structure": structure.as_dict(),
-        "band_gap": 0.1 * n,
-        "energy_above_hull": None if n == 3 else 0.01 * n,
-        "symmetry": {"number": 221},
-        "deprecated": False,
-        "nsites": 2,
-    }
-
-
-class Server(ThreadingHTTPServer):
-    """Speaks the summary route; `faults` are used up one a request before anything is answered."""
-
-    daemon_threads = True
-
-    def __init__(self, count: int) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.materials = {f"mp-{n}": material(n) for n in range(1, count + 1)}
-        self.faults: list[Callable[[Handler], None]] = []
-        self.asked: list[dict[str, str]] = []
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}/"
-
-
-class Handler(BaseHTTPRequestHandler):
-    """One request."""
-
-    server: Server
-
-    def do_GET(self) -> None:
-        url = urlsplit(self.path)
-        if url.path == "/heartbeat":
-            return self.answer(
-                200, {"status": "OK", "db_version": "2026.01", "version": "1.0.0", "access_controlled_batch_ids": []}
-            )
-        query = {k: v[0] for k, v in parse_qs(url.query).items()}
-        self.server.asked.append(query)
-        if self.server.faults:
-            return self.server.faults.pop(0)(self)
-        if self.headers["x-api-key"] != KEY:
-            return self.answer(401, {"detail": "no such key"})
-        if len(self.path) > 2000:  # the real server, too, refuses a thousand ids in one address
-            return self.answer(414, {"detail": "status code 414"})
-        found = list(self.server.materials.values())
-        if "material_ids" in query:
-            found = [self.server.materials[i] for i in query["material_ids"].split(",") if i in self.server.materials]
-        if "band_gap_max" in query:
-            found = [m for m in found if float(query["band_gap_min"]) <= m["band_gap"] <= float(query["band_gap_max"])]
-        skip, limit = int(query.get("_skip", 0)), int(query.get("_limit", 1000))
-        names = [name.split(".")[0] for name in query["_fields"].split(",")]
-        page = [{k: m[k] for k in names} for m in found[skip : skip + limit]]
-        self.answer(200, {"data": page, "meta": {"total_doc": len(found)}})
-
-    def answer(self, status: int, content: Any, headers: dict[str, str] | None = None, cut: int | None = None) -> None:
-        body = json.dumps(content).encode()
-        self.send_response(status)
-        for name, value in {"Content-Type": "application/json", **(headers or {})}.items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body[:cut])
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Quiet."""
+from chemeleon_cli.sources import materials_project, picture
 
 
 def refuses(status: int) -> Callable[[Handler], None]:
@@ -108,18 +38,17 @@ def hangs_up(handler: Handler) -> None:
     handler.close_connection = True
 
 
+@pytest.fixture(autouse=True)
+def _no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes longer than all the rest; test_picture.py does it."""
+    monkeypatch.setattr(picture, "draw", lambda path, manifest, labels: path.write_bytes(b""))
+
+
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    """Twelve materials; batches of five; no waiting."""
-    served = Server(12)
-    threading.Thread(target=served.serve_forever, daemon=True).start()
-    monkeypatch.setenv("MP_API_ENDPOINT", served.url)
     monkeypatch.setenv("MP_API_KEY", KEY)
-    monkeypatch.setattr(materials_project, "PAUSES", (0.0,) * 5)
-    monkeypatch.setattr(materials_project, "BATCH", 5)
-    yield served
-    served.shutdown()
-    served.server_close()
+    with serving(monkeypatch) as served:
+        yield served
 
 
 def fetch(tmp_path: Path, api_key: str | None = None, **changes: Any) -> tuple[Path, str]:
@@ -157,6 +86,14 @@ def test_materials_arrive_with_renamed_labels(server: Server, tmp_path: Path) ->
     assert (first["_fields"], first["deprecated"]) == ("material_id", "False")
     assert [len(q["material_ids"].split(",")) for q in server.asked[1:]] == [5, 5, 2]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["mp", "out.txt"]
+
+
+def test_labels_of_ones_own_join_those_of_the_project(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "mine.csv").write_text("material_id,measured,note\nmp-1,0.5,x\nmp-2,0.7,y\nmp-99,1,z\n")
+    manifest = manifest_of(fetch(tmp_path, labels_file=str(tmp_path / "mine.csv"))[0])
+    assert list(manifest["labels"]) == ["gap", "e_above_hull", "group", "measured"]
+    assert manifest["labels"]["measured"]["count"] == 2
+    assert manifest["labels_file"]["crystals_without_row"] == 10
 
 
 def test_the_key_is_written_and_shown_nowhere(server: Server, tmp_path: Path) -> None:
@@ -209,6 +146,94 @@ def test_another_query_does_not_go_on_with_the_old_one(server: Server, tmp_path:
     assert manifest_of(folder)["counts"]["accepted"] == 4
 
 
+def hull_of(folder: Path) -> tuple[dict[str, tuple[str, float]], dict[str, Any]]:
+    """Formula and energy by id, and what is said of them."""
+    with gzip.open(folder / "hull.csv.gz", "rt", newline="") as file:
+        rows = [(r["id"], r["composition"], float(r["energy_per_atom"])) for r in csv.DictReader(file)]
+    return {name: (formula, energy) for name, formula, energy in rows}, json.loads((folder / "hull.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("kind", "scale", "field"),
+    [
+        ("uncorrected", "PBE/MP-uncorrected", "uncorrected_energy_per_atom"),
+        ("mp2020", "PBE/MP2020", "energy_per_atom"),
+    ],
+)
+def test_energies_of_all_that_competes_come_too(
+    server: Server, tmp_path: Path, kind: str, scale: str, field: str
+) -> None:
+    folder, _ = fetch(tmp_path, entries=kind)
+    found, about = hull_of(folder)
+    assert {name: pytest.approx(e) for name, (_, e) in found.items()} == {e["material_id"]: e[field] for e in ENERGIES}
+    assert (about["source"], about["energy_scale"], about["count"]) == ("materials-project", scale, 8)
+    assert about["sha256"] == hashlib.sha256((folder / "hull.csv.gz").read_bytes()).hexdigest()
+    files = manifest_of(folder)["files"]
+    assert files["hull.csv.gz"] == {"rows": 8, "sha256": about["sha256"]}
+    assert files["hull.json"]["sha256"] == hashlib.sha256((folder / "hull.json").read_bytes()).hexdigest()
+    asked = [q["chemsys"].split(",") for q in server.asked if "chemsys" in q]
+    assert len(asked) == 1
+    assert len(set(asked[0])) == 2**4 - 1
+    assert KEY not in (folder / "hull.json").read_text()
+
+
+def test_the_hull_that_rewards_read_is_that_of_pymatgen(server: Server, tmp_path: Path) -> None:
+    from pymatgen.analysis.phase_diagram import PDEntry, PhaseDiagram
+    from pymatgen.core import Composition
+
+    from chemeleon_cli.core.hull import Hull
+
+    hull = Hull.load(fetch(tmp_path, entries="uncorrected")[0] / "hull.csv.gz")
+    assert hull.energy_scale == "PBE/MP-uncorrected"
+    made = {
+        e["formula_pretty"]: e["uncorrected_energy_per_atom"]
+        for e in ENERGIES
+        if set(e["chemsys"].split("-")) <= {"Na", "Cl"}
+    }
+    diagram = PhaseDiagram([PDEntry(Composition(f), e * Composition(f).num_atoms) for f, e in made.items()])
+    for formula in ("NaCl3", "NaCl2", "Na3Cl"):
+        expected = diagram.get_hull_energy_per_atom(Composition(formula))
+        above, reason = hull.e_above_hull(formula, -2.0)
+        assert reason is None
+        assert above == pytest.approx(-2.0 - expected, abs=1e-6)
+
+
+def test_many_elements_are_asked_for_in_parts(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(materials_project, "FEW", 3)
+    monkeypatch.setattr(materials_project, "CUTS", (None, -3.0, None))
+    folder, _ = fetch(tmp_path, entries="mp2020")
+    found, _ = hull_of(folder)
+    assert set(found) == {e["material_id"] for e in ENERGIES}
+    asked = [q for q in server.asked if "nelements_min" in q]
+    assert len(asked) == 5 * 2
+    assert {(q["nelements_min"], q.get("nelements_max")) for q in asked} == {
+        ("1", "1"), ("2", "2"), ("3", "3"), ("4", "4"), ("5", None)
+    }  # fmt: skip
+
+
+def test_a_download_of_energies_goes_on(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(materials_project, "FEW", 3)
+    monkeypatch.setattr(materials_project, "CUTS", (None, -3.0, None))
+    server.faults = [lambda h: answer_properly(h, server)] * 8 + [refuses(500)] * 100
+    with pytest.raises(UserError, match="no answer in 6 attempts"):
+        fetch(tmp_path, entries="mp2020")
+    assert not (tmp_path / "mp").exists()
+    server.faults, before = [], len(server.asked)
+    folder, _ = fetch(tmp_path, entries="mp2020")
+    assert len(hull_of(folder)[0]) == 8
+    again = server.asked[before:]
+    assert not [q for q in again if "material_ids" in q]  # the structures were there
+    assert 0 < len(again) < 10
+    assert not (tmp_path / ".mp.download").exists()
+
+
+def test_no_energies_is_an_error_and_leaves_no_folder(server: Server, tmp_path: Path) -> None:
+    server.energies = STRANGERS
+    with pytest.raises(UserError, match="no energies"):
+        fetch(tmp_path, entries="mp2020")
+    assert not (tmp_path / "mp").exists()
+
+
 def test_many_ids_go_in_addresses_that_the_server_takes(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -253,11 +278,11 @@ def test_a_refused_query_is_said_at_once(server: Server, tmp_path: Path, status:
 def test_mistakes_in_the_recipe_are_found_before_a_query(server: Server, tmp_path: Path) -> None:
     for changes, hint in (
         ({"query": {"num_site": [1, 20]}}, "did you mean 'num_sites'?"),
-        ({"query": {"api_key": KEY}}, "known are"),
         ({"query": {"magnetic_ordering": "up"}}, "mend it"),
         ({"query": {"has_props": ["charm"]}}, "look at `query:`"),
         ({"query": {"band_gap": [1]}}, "look at `query:`"),
         ({"fields": {"band_gpa": "gap"}}, "did you mean 'band_gap'?"),
+        ({"fields": {"band_gap": "x", "energy_above_hull": "x"}}, "give each a name"),
     ):
         with pytest.raises(UserError) as error:
             fetch(tmp_path, **changes)
@@ -292,3 +317,31 @@ def test_no_key_and_half_a_key_are_errors(tmp_path: Path, monkeypatch: pytest.Mo
         fetch(tmp_path)
     monkeypatch.setitem(SETTINGS, "PMG_MAPI_KEY", KEY)
     assert materials_project.find_key(None) == KEY
+
+
+def test_a_key_in_the_query_is_refused_with_the_reason(tmp_path: Path) -> None:
+    from chemeleon_cli.recipe.load import load
+
+    (tmp_path / "mine.yaml").write_text(f"source: materials-project\nquery:\n  api_key: {KEY}\n")
+    with pytest.raises(UserError, match=r"mine\.yaml:2: query: found a key for an API; .*kept and shared") as error:
+        load(tmp_path / "mine.yaml", FetchData)
+    assert KEY not in error.value.message
+
+
+def test_the_key_of_pymatgens_settings_is_taken(tmp_path: Path) -> None:
+    (tmp_path / ".pmgrc.yaml").write_text(f"PMG_MAPI_KEY: {KEY}\n")
+    code = "from chemeleon_cli.sources.materials_project import find_key; print(find_key(None))"
+    hidden = ("MP_API_KEY", "PMG_MAPI_KEY", "PMG_CONFIG_FILE")
+    environment = {k: v for k, v in os.environ.items() if k not in hidden} | {"HOME": str(tmp_path)}
+    shown = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == KEY
+
+
+@pytest.mark.parametrize("setting", ["query={num_sites: [1, 2]}", "fields={band_gap: gap}", "entries=mp2020"])
+def test_settings_for_the_materials_project_go_with_no_other_source(setting: str) -> None:
+    from chemeleon_cli.recipe.load import load
+
+    with pytest.raises(UserError, match="is for materials-project only; found 'mine.csv' as `source`"):
+        load(None, FetchData, settings=["source=mine.csv", setting])
+    with pytest.raises(UserError, match="labels of materials-project are chosen by `fields`"):
+        load(None, FetchData, settings=["source=materials-project", "labels={band_gap: gap}"])

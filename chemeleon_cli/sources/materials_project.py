@@ -2,18 +2,22 @@
 
 First the ids of all that fits the query, then documents in batches of 1,000, each kept on disk as it comes. A
 download that was cut off goes on with the batch it was at. The key goes to the server and nowhere else.
+
+For a convex hull, energies come too: of everything that is made of the elements of the crystals, not only of what
+fits the query, as the hull is made by the phases that compete.
 """
 
 from __future__ import annotations
 
 import gzip
 import inspect
+import itertools
 import json
 import os
 import re
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -22,8 +26,11 @@ from chemeleon_cli.sources.files import write_lines
 from chemeleon_cli.sources.records import Record
 
 if TYPE_CHECKING:
+    from mp_api.client.core.client import BaseRester
     from mp_api.client.routes.materials.summary import SummaryRester
+    from mp_api.client.routes.materials.thermo import ThermoRester
 
+Rester = TypeVar("Rester", bound="BaseRester")
 Result = TypeVar("Result")
 
 BATCH = 1_000
@@ -32,6 +39,17 @@ PAUSES = (1.0, 3.0, 10.0, 30.0, 60.0)
 TIMEOUT = 120
 """Seconds; a batch of structures is some 5 MB."""
 KEY_HINT = "get a free key at https://next-gen.materialsproject.org/api; pass --api-key, or set MP_API_KEY"
+ENERGIES = {
+    "uncorrected": ("uncorrected_energy_per_atom", "PBE/MP-uncorrected"),
+    "mp2020": ("energy_per_atom", "PBE/MP2020"),
+}
+"""Kind of energy: its field of a thermo document (GGA and GGA+U calculations), and the name of its scale."""
+FEW = 8
+"""Up to so many elements, their chemical systems (2^n - 1 of them) are asked for by name."""
+CUTS = (None, -8.0, -7.0, -6.0, -5.0, -4.0, None)
+"""eV/atom; for more elements, everything is asked for in parts between these energies: a page or some of 1,000."""
+MOST = 5
+"""Number of elements above which all compounds are few enough to be asked for together."""
 _NOT_FILTERS = {"self", "num_chunks", "chunk_size", "all_fields", "fields", "kwargs", "_page", "_sort_fields"}
 
 
@@ -58,17 +76,77 @@ def fetch(
     key = find_key(api_key)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the client warns about its own deprecations
-        rester = _patiently(lambda: _rester(key), key, say, attempts=3)  # offline, nobody wants to wait
+        rester = _summary(key, say)
         request = {"deprecated": False, **_filters(rester, query)}
         wanted = ["material_id", "structure", *_fields(rester, fields)]
         _same_or_fresh(folder, {"query": dict(query), "fields": wanted})
-        ids = _ids(rester, request, folder, key, say)
+        ids = _kept(folder / "ids.json.gz", lambda: _ids(rester, request), key, say)
+        if not ids:
+            raise UserError("no material of the Materials Project fits this query", "widen the ranges under `query:`")
         for start in range(0, len(ids), BATCH):
             part = ids[start : start + BATCH]
-            documents = _batch(rester, part, wanted, folder / f"batch-{start // BATCH:05d}.json.gz", key, say)
+            documents = _kept(
+                folder / f"batch-{start // BATCH:05d}.json.gz",
+                lambda part=part: _documents(rester, part, wanted),
+                key,
+                say,
+            )
             say(f"{start + len(part):,} of {len(ids):,} materials")
             for name in part:
                 yield _record(name, documents.get(name), fields)
+
+
+def hull_entries(
+    elements: Sequence[str], kind: str, folder: Path, api_key: str | None, say: Callable[[str], object]
+) -> list[tuple[str, str, float]]:
+    """(id, reduced formula, energy in eV/atom) of every material that is made of some of these elements, by id.
+
+    Args:
+        elements: symbols.
+        kind: of energy, one of ENERGIES.
+        folder: where batches wait until the download is complete.
+        api_key: as for `fetch`.
+        say: takes lines of progress.
+
+    Raises:
+        UserError: as of `fetch`, or there is no entry at all.
+    """
+    key = find_key(api_key)
+    column = ENERGIES[kind][0]
+    known: dict[str, tuple[str, str, float]] = {}
+    parts = _parts(elements)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        rester = _thermo(key, say)
+        _same_or_fresh(folder, {"elements": sorted(elements)})
+        for n, part in enumerate(parts):
+            documents = _kept(folder / f"part-{n:05d}.json.gz", lambda part=part: _energies(rester, part), key, say)
+            for document in documents:
+                if document[column] is not None and set(document["chemsys"].split("-")) <= set(elements):
+                    name = str(document["material_id"])
+                    known[name] = (name, document["formula_pretty"], float(document[column]))
+            say(f"{len(known):,} energies for the hull, part {n + 1} of {len(parts)}")
+    if not known:
+        raise UserError("the Materials Project sent no energies for these elements", "take `entries: null`")
+    return [known[name] for name in sorted(known)]
+
+
+def _parts(elements: Sequence[str]) -> list[dict[str, Any]]:
+    """Searches that together find everything made of these elements (and more, where they are many)."""
+    if len(elements) <= FEW:
+        subsets = (s for n in range(len(elements)) for s in itertools.combinations(sorted(elements), n + 1))
+        return [{"chemsys": ["-".join(subset) for subset in subsets]}]
+    return [
+        {"num_elements": (n, n if n < MOST else None), "total_energy": window}
+        for n in range(1, MOST + 1)
+        for window in itertools.pairwise(CUTS)
+    ]
+
+
+def _energies(rester: ThermoRester, part: Mapping[str, Any]) -> list[dict[str, Any]]:
+    fields = ["material_id", "formula_pretty", "chemsys", *(field for field, _ in ENERGIES.values())]
+    found = rester.search(**part, thermo_types=["GGA_GGA+U"], fields=fields, all_fields=False)
+    return [{field: document[field] for field in fields} for document in found]  # type: ignore[index]
 
 
 def find_key(api_key: str | None) -> str:
@@ -83,13 +161,27 @@ def find_key(api_key: str | None) -> str:
     return str(key)
 
 
-def _rester(key: str) -> SummaryRester:
+def _summary(key: str, say: Callable[[str], object]) -> SummaryRester:
     from mp_api.client.routes.materials.summary import SummaryRester
 
+    return _client(SummaryRester, key, say)
+
+
+def _thermo(key: str, say: Callable[[str], object]) -> ThermoRester:
+    from mp_api.client.routes.materials.thermo import ThermoRester
+
+    return _client(ThermoRester, key, say)
+
+
+def _client(rester: type[Rester], key: str, say: Callable[[str], object]) -> Rester:
     endpoint = os.environ.get("MP_API_ENDPOINT") or None
-    return SummaryRester(
-        api_key=key, endpoint=endpoint, use_document_model=False, mute_progress_bars=True, timeout=TIMEOUT
-    )
+
+    def connect() -> Rester:
+        return rester(
+            api_key=key, endpoint=endpoint, use_document_model=False, mute_progress_bars=True, timeout=TIMEOUT
+        )
+
+    return _patiently(connect, key, say, attempts=3)  # offline, nobody wants to wait
 
 
 def _filters(rester: SummaryRester, query: Mapping[str, Any]) -> dict[str, Any]:
@@ -120,6 +212,8 @@ def _fields(rester: SummaryRester, fields: Mapping[str, str]) -> list[str]:
         if name.split(".")[0] not in known:
             hint = did_you_mean(name, known, "") or f"known are {', '.join(known)}"
             raise UserError(f"fields: a material has no field '{name}'", hint)
+    if len(set(fields.values())) < len(fields):
+        raise UserError("fields: two fields would be one label", "give each a name of its own")
     return list(fields)
 
 
@@ -134,39 +228,25 @@ def _same_or_fresh(folder: Path, request: dict[str, Any]) -> None:
     write_lines(kept, [text])
 
 
-def _ids(
-    rester: SummaryRester, request: dict[str, Any], folder: Path, key: str, say: Callable[[str], object]
-) -> list[str]:
-    kept = folder / "ids.json"
-    if kept.is_file():
-        return json.loads(kept.read_text(encoding="utf-8"))
-
-    def ask() -> list[str]:
-        found = rester.search(**request, fields=["material_id"], all_fields=False)
-        return sorted({str(document["material_id"]) for document in found})  # type: ignore[index]
-
-    ids = _patiently(ask, key, say)
-    if not ids:
-        raise UserError("no material of the Materials Project fits this query", "widen the ranges under `query:`")
-    write_lines(kept, [json.dumps(ids)])
-    return ids
-
-
-def _batch(
-    rester: SummaryRester, ids: list[str], fields: list[str], path: Path, key: str, say: Callable[[str], object]
-) -> dict[str, Any]:
-    """Documents by id, from disk if they are there."""
+def _kept(path: Path, ask: Callable[[], Result], key: str, say: Callable[[str], object]) -> Result:
+    """An answer, from disk if it is there; an empty one is not kept."""
     if path.is_file():
         with gzip.open(path, "rt", encoding="utf-8") as file:
             return json.load(file)
+    answer = _patiently(ask, key, say)
+    if answer:
+        write_lines(path, [json.dumps(answer)])
+    return answer
 
-    def ask() -> dict[str, Any]:
-        found = rester.search(material_ids=ids, deprecated=False, fields=fields, all_fields=False)
-        return {str(document["material_id"]): document for document in found}  # type: ignore[index]
 
-    documents = _patiently(ask, key, say)
-    write_lines(path, [json.dumps(documents)])
-    return documents
+def _ids(rester: SummaryRester, request: dict[str, Any]) -> list[str]:
+    found = rester.search(**request, fields=["material_id"], all_fields=False)
+    return sorted({str(document["material_id"]) for document in found})  # type: ignore[index]
+
+
+def _documents(rester: SummaryRester, ids: list[str], fields: list[str]) -> dict[str, Any]:
+    found = rester.search(material_ids=ids, deprecated=False, fields=fields, all_fields=False)
+    return {str(document["material_id"]): document for document in found}  # type: ignore[index]
 
 
 def _record(name: str, document: Mapping[str, Any] | None, fields: Mapping[str, str]) -> Record:

@@ -9,12 +9,13 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from chemeleon_cli.core import cif
+from chemeleon_cli.core.paths import SPLITS
 from chemeleon_cli.errors import UserError, did_you_mean
-from chemeleon_cli.sources.streams import Source, lines_of, read_whole, readable, sources_of
+from chemeleon_cli.sources.streams import Source, kind_of, lines_of, read_whole, readable, sources_of
 
 CRYSTAL_COLUMNS = ("cif", "cif_string", "structure")
 ID_COLUMNS = ("material_id", "id", "mp_id", "mpid", "jid", "structure_id", "immutable_id", "entry_id")
@@ -74,8 +75,82 @@ def read_records(path: str | Path, id_column: str | None = None) -> Iterator[Rec
         UserError: there is nothing to read, or a file is broken as a whole.
     """
     for source in sources_of(Path(path)):
-        with readable(source.name), source.open() as file:
-            yield from _READERS[source.kind](source, file, id_column)
+        yield from _records_of(source, id_column)
+
+
+def read_splits(path: str | Path, id_column: str | None = None) -> Iterator[tuple[str, Record]]:
+    """Every crystal with the split it is in: the name of its table (train, val, test), else its column `split`.
+
+    Args:
+        path: as for `read_records`.
+        id_column: as for `read_records`.
+
+    Raises:
+        UserError: as of `read_records`, or a crystal that is in no split.
+    """
+    for source in sources_of(Path(path)):
+        table = PurePosixPath(source.stem).name
+        for record in _records_of(source, id_column):
+            split = table if table in SPLITS else record.fields.get("split")
+            if split not in SPLITS:
+                raise UserError(
+                    f"{source.name}: has no splits of its own: {record.id} is in none",
+                    "name tables train.csv, val.csv, test.csv, or add a column `split` with these words; "
+                    "or take `split.by: formula`",
+                )
+            yield split, record
+
+
+def read_rows(path: Path, id_column: str | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rows of a table without crystals, each with its id.
+
+    Args:
+        path: CSV or Parquet with a header, maybe .gz.
+        id_column: the column with the ids; found by its usual names where it is not given or not there.
+
+    Raises:
+        UserError: no such table, no column with ids, or a row that does not fit the header.
+    """
+    if path.is_dir() or kind_of(path.name) not in ("csv", "parquet"):
+        raise UserError(f"{path}: is no table", "expected CSV or Parquet, a row for each crystal")
+    (source,) = sources_of(path)
+    with readable(source.name), source.open() as file:
+        for n, row in enumerate(_TABLES[source.kind](source, file), 1):
+            identity = id_column if id_column in row else next((c for c in row if c.lower() in ID_COLUMNS), None)
+            if identity is None:
+                raise UserError(
+                    f"{source.name}: no column with ids; found {', '.join(repr(c) for c in list(row)[:12])}",
+                    f"call it {ID_COLUMNS[0]}, or name it as id_column",
+                )
+            yield _name(row[identity], source, n), {k: v for k, v in row.items() if k != identity}
+
+
+def _csv_rows(source: Source, file: BinaryIO) -> Iterator[dict[str, Any]]:
+    rows = csv.reader(lines_of(file, source.name), strict=True)
+    header = [name.strip() for name in next(rows, [])]
+    for n, row in enumerate(filter(None, rows), 1):
+        if len(row) != len(header):
+            raise UserError(f"{source.name}: row {n} has {len(row)} cells, its header {len(header)}", "mend the table")
+        yield dict(zip(header, row, strict=True))
+
+
+def _parquet_rows(source: Source, file: BinaryIO) -> Iterator[dict[str, Any]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        for batch in pq.ParquetFile(file).iter_batches(batch_size=500):
+            yield from batch.to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{source.name}: not a sound Parquet file: {_line(error)}", "is it whole?") from error
+
+
+_TABLES = {"csv": _csv_rows, "parquet": _parquet_rows}
+
+
+def _records_of(source: Source, id_column: str | None) -> Iterator[Record]:
+    with readable(source.name), source.open() as file:
+        yield from _READERS[source.kind](source, file, id_column)
 
 
 def _cif(source: Source, file: BinaryIO, id_column: str | None) -> Iterator[Record]:
@@ -107,20 +182,10 @@ def _csv(source: Source, file: BinaryIO, id_column: str | None) -> Iterator[Reco
 
 
 def _parquet(source: Source, file: BinaryIO, id_column: str | None) -> Iterator[Record]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        table = pq.ParquetFile(file)
-        crystal, identity = _columns(source, table.schema_arrow.names, id_column)
-        n = 0
-        for batch in table.iter_batches(batch_size=500):
-            for fields in batch.to_pylist():
-                n += 1
-                name = _name(fields.get(identity) if identity else None, source, n)
-                yield _of_cell(name, fields.pop(crystal), fields, identity)
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{source.name}: not a sound Parquet file: {_line(error)}", "is it whole?") from error
+    for n, fields in enumerate(_parquet_rows(source, file), 1):
+        crystal, identity = _columns(source, list(fields), id_column)
+        name = _name(fields.get(identity) if identity else None, source, n)
+        yield _of_cell(name, fields.pop(crystal), fields, identity)
 
 
 def _json(source: Source, file: BinaryIO, id_column: str | None) -> Iterator[Record]:

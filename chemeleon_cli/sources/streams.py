@@ -78,7 +78,8 @@ def sources_of(path: Path) -> Iterator[Source]:
 
 
 def _in_folder(folder: Path) -> Iterator[Source]:
-    tables = [p for s in SPLITS if (p := split_path(folder, s))] if split_path(folder, "train") else []
+    splits = SPLITS if split_path(folder, "train") else ()
+    tables = list(dict.fromkeys(path for split in splits if (path := split_path(folder, split))))
     found = (p for p in folder.rglob("*") if p.is_file() and not _hidden(p.relative_to(folder).as_posix()))
     paths = tables or sorted(found)
     known = [(p, kind) for p in paths if (kind := kind_of(p.name)) and kind != "zip"]
