@@ -1,6 +1,9 @@
 # make test          the checks of every change, in a few minutes
 # make long          the slow tests
+# make demo          steer the generator that comes with the program towards a band gap of 3.0 eV, in under six minutes
 # make demo DATA=..  the whole chain on crystals of your own (a table or folder), in about ten minutes
+# make starter-check what the models that come with the program are worth: the figures of their cards, and steering
+# make starter-models  train and pack these models again: hours
 # make clean         remove what these made; `make clean-venv` the environment too
 
 PYTHON ?= python3
@@ -8,7 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: test long check lint demo clean clean-venv
+.PHONY: test long check lint demo demo-starter demo-data have-starter starter-check starter-models clean clean-venv
 .DEFAULT_GOAL := test
 
 $(VENV)/installed: pyproject.toml .ci/constraints.txt
@@ -27,21 +30,44 @@ test: lint
 long check: $(VENV)/installed
 	$(BIN)/pytest -m slow
 
-# Short enough to watch, far too short to be good: STEPS=10000 RL_STEPS=100 is a start. Everything goes below $(DEMO).
+# Everything that these make goes below $(DEMO).
 DEMO ?= demo
+RUN := $(BIN)/chemeleon
+STARTER := chemeleon_cli/starter
+
+demo: $(if $(DATA),demo-data,demo-starter)
+
+# Crystals before and after a few minutes of reinforcement learning, judged by what rewarded them and by what did not.
+MINUTES ?= 3
+SAMPLES ?= 500
+
+demo-starter: export OMP_NUM_THREADS = 2
+demo-starter: have-starter $(VENV)/installed
+	$(RUN) fetch-data --source starter --out $(DEMO)/data --overwrite
+	$(RUN) train-rl recipes/bandgap.yaml --set output=$(DEMO)/runs --overwrite \
+	    --set max_minutes=$(MINUTES) --set val_samples=64
+	$(RUN) sample --model starter -n $(SAMPLES) --out $(DEMO)/before.cif
+	$(RUN) sample --model $(DEMO)/runs/bandgap -n $(SAMPLES) --out $(DEMO)/after.cif
+	$(RUN) score $(DEMO)/before.cif --reward bandgap
+	$(RUN) score $(DEMO)/after.cif --reward bandgap
+	$(BIN)/python -m chemeleon_cli.starter.demo $(DEMO)/before.cif $(DEMO)/after.cif --picture $(DEMO)/gaps.png
+
+have-starter:
+	@test -f $(STARTER)/judge/meta.json || \
+	    { echo "this checkout has no starter models yet; on crystals of your own: make demo DATA=your.csv"; exit 2; }
+
+# Short enough to watch, far too short to be good: STEPS=10000 RL_STEPS=100 is a start.
 TARGET ?= formation_energy_per_atom
 VALUE ?= -2
 STEPS ?= 300
 RL_STEPS ?= 20
-RUN := $(BIN)/chemeleon
 SHORT := --set output=$(DEMO)/runs --set data.path=$(DEMO)/data/crystals --set training.max_steps=$(STEPS) \
          --set training.val_every=100 --overwrite
 REWARD := --set model=$(DEMO)/runs/ldm --set reward.components.0.predictor=$(DEMO)/runs/predictor \
           --set reward.components.0.target_name=$(TARGET) --set reward.components.0.target_value=$(VALUE) \
           --set reward.components.0.clip_min=null
 
-demo: $(VENV)/installed
-	@test -n "$(DATA)" || { echo "make demo DATA=your.csv (a table or folder of crystals with a column $(TARGET))"; exit 2; }
+demo-data: $(VENV)/installed
 	$(RUN) fetch-data --source $(DATA) --out $(DEMO)/data --set name=crystals --overwrite
 	$(RUN) train-vae recipes/vae.yaml $(SHORT)
 	$(RUN) train-ldm recipes/ldm.yaml $(SHORT) --set vae=$(DEMO)/runs/vae
@@ -53,6 +79,25 @@ demo: $(VENV)/installed
 	$(RUN) sample --model $(DEMO)/runs/rl -n 100 --out $(DEMO)/after.cif
 	$(RUN) score $(DEMO)/before.cif --reward bandgap $(REWARD)
 	$(RUN) score $(DEMO)/after.cif --reward bandgap $(REWARD)
+
+starter-check: have-starter $(VENV)/installed
+	$(RUN) train-rl recipes/bandgap.yaml --set output=$(DEMO)/check --overwrite
+	$(BIN)/python -m chemeleon_cli.starter.check --steered $(DEMO)/check/bandgap --out $(DEMO)/check/figures
+
+# One autoencoder for the generator, and one each for predictor and judge, which share no formula. An hour or several.
+JUDGE := --set 'data.thirds=[0]' --seed 7
+
+starter-models: $(VENV)/installed
+	$(RUN) fetch-data --source starter --overwrite
+	$(RUN) train-vae starter/vae --overwrite
+	$(RUN) train-ldm starter/ldm --overwrite
+	$(RUN) train-vae starter/vae --set name=starter_predictor_vae --set 'data.thirds=[1, 2]' --overwrite
+	$(RUN) train-predictor starter/predictor --overwrite
+	$(RUN) train-vae starter/vae --set name=starter_judge_vae $(JUDGE) --overwrite
+	$(RUN) train-predictor starter/predictor --set name=starter_judge --set vae=runs/starter_judge_vae $(JUDGE) --overwrite
+	$(BIN)/python -m chemeleon_cli.starter.pack runs/starter_ldm ldm
+	$(BIN)/python -m chemeleon_cli.starter.pack runs/starter_predictor predictor
+	$(BIN)/python -m chemeleon_cli.starter.pack runs/starter_judge judge
 
 clean:
 	rm -rf $(DEMO) .pytest_cache .ruff_cache .import_linter_cache .hypothesis dist build

@@ -1,0 +1,1 @@
+"""How the starter data set is made: candidates -> relax -> assemble -> compare. See docs/starter.md."""

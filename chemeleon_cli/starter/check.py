@@ -1,0 +1,240 @@
+"""`python -m chemeleon_cli.starter.check`: what the models that come with the program are worth, and whether that is
+enough and still what their cards say. Takes any trained models by name."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from chemeleon_cli.errors import UserError
+from chemeleon_cli.sources.models import STARTER, find_model
+from chemeleon_cli.starter import pack
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from chemeleon_cli.core.dataset import Table
+    from chemeleon_cli.core.latent_diffusion import LatentDiffusion
+    from chemeleon_cli.core.predictor import Predictor
+
+SEED = 11
+SHARES = ("valid", "unique", "unique_of_all", "novel", "smact_valid")
+"""Figures of crystals that are drawn at random: their noise is that of a share."""
+MEGABYTES = 60
+
+
+@dataclass(frozen=True)
+class Check:
+    """One demand.
+
+    Attributes:
+        what: is demanded, in words.
+        found: the figure.
+        low: the least that is allowed.
+        high: the most.
+    """
+
+    what: str
+    found: float
+    low: float = -math.inf
+    high: float = math.inf
+
+    @property
+    def passed(self) -> bool:
+        """Whether the figure exists and lies within."""
+        return self.low <= self.found <= self.high
+
+
+def measure(
+    models: Mapping[str, Path], data: Path, out: Path, samples: int, steered_samples: int, say: Any = print
+) -> dict[str, Any]:
+    """All figures, and `distributions.png` and `steering.png`.
+
+    Args:
+        models: folders of `ldm`, `predictor`, `judge` and, if there is one, `steered`.
+        data: the starter's set, or one like it.
+        out: where pictures go.
+        samples: crystals of the generator.
+        steered_samples: crystals before and after steering.
+        say: takes lines of progress.
+
+    Raises:
+        UserError: there is no test split, or a model is not what it is named as.
+    """
+    from chemeleon_cli.core import checkpoint
+    from chemeleon_cli.core.dataset import load_split
+    from chemeleon_cli.starter import figures, plots
+
+    train, test = (load_split(data, split, 20) for split in ("train", "test"))
+    if train is None or test is None:
+        raise UserError(f"{data}: has no train and test split", "chemeleon fetch-data --source starter")
+    ldm = cast("LatentDiffusion", checkpoint.load(models["ldm"], "ldm")[0])
+    sizes = [(models[name] / checkpoint.WEIGHTS).stat().st_size for name in pack.KINDS]
+    found: dict[str, Any] = {"crystals": {"train": len(train), "test": len(test)}, "megabytes": sum(sizes) / 1e6}
+    say("the autoencoder on test")
+    found["vae"] = figures.reconstruction(ldm.vae, test)
+    say(f"{samples} crystals of the generator")
+    found["ldm"], made, known = figures.generation(figures.draw(ldm, samples, SEED, 50), train, test)
+    plots.draw_distributions(out / "distributions.png", made, known)
+    predictors = {}
+    for name in ("predictor", "judge"):
+        say(f"the {name} on test, beside baselines")
+        loaded, meta = checkpoint.load(models[name], "predictor")
+        predictors[name] = cast("Predictor", loaded)
+        learned = _learned(train, meta["recipe"])
+        found[name] = figures.prediction(predictors[name], meta["recipe"]["targets"], learned, test)
+    seen = [pack.thirds_of(models[name]) for name in predictors]
+    found["shared_thirds"] = len(seen[0] & seen[1])
+    if "steered" in models:
+        say(f"{steered_samples} crystals before and after steering")
+        steered = cast("LatentDiffusion", checkpoint.load(models["steered"], "ldm")[0])
+        drawn = [figures.draw(model, steered_samples, SEED + 1, 50) for model in (ldm, steered)]
+        found["steering"] = figures.steering(drawn[0], drawn[1], predictors, train)
+        gaps = [figures.gaps(structures, predictors) for structures in drawn]
+        panels = {name: (gaps[0][name], gaps[1][name]) for name in predictors}
+        plots.draw_gaps(out / "steering.png", panels, figures.WINDOW)
+    return found
+
+
+def _learned(train: Table, recipe: Mapping[str, Any]) -> Table:
+    from chemeleon_cli.core.dataset import of_thirds
+
+    thirds = recipe["data"].get("thirds")
+    return train if thirds is None else of_thirds(train, thirds)
+
+
+def floors(found: Mapping[str, Any]) -> list[Check]:
+    """What the models have to reach."""
+    ldm = found["ldm"]
+    checks = [
+        Check("autoencoder: test crystals that come back", found["vae"]["match_rate"], 0.99),
+        Check("generator: valid", ldm["valid"], 0.98),
+        Check("generator: unique", ldm["unique"], 0.99),
+        Check("generator: SMACT-valid, against the data's share", ldm["smact_valid"], ldm["smact_valid_data"] - 0.05),
+        Check("thirds that predictor and judge have both seen", found["shared_thirds"], high=0),
+        Check("weights of the three models, MB", found["megabytes"], high=MEGABYTES),
+    ]
+    if steering := found.get("steering"):
+        before, after = steering["before"], steering["after"]
+        for name in ("predictor", "judge"):
+            base = before[f"window_{name}"]
+            low = max(3 * base, base + 0.1)
+            checks.append(Check(f"steered: share in the window by the {name}", after[f"window_{name}"], low))
+        checks += [Check("steered: valid", after["valid"], 0.95), Check("steered: unique", after["unique"], 0.8)]
+    return checks
+
+
+def reproduced(measured: Mapping[str, Any], found: Mapping[str, Any]) -> list[Check]:
+    """Whether figures are those of a card: shares of drawn crystals within three standard errors of a difference,
+    distances between distributions within a quarter, what has no chance in it within a hundredth."""
+    now, checks = dict(_flat(found)), []
+    for key, before in _flat(measured):
+        name = key.rpartition("/")[2]
+        if name in SHARES:
+            count = measured["ldm"]["n"]
+            noise = 3 * math.sqrt(2 * max(before * (1 - before), 1 / count) / count)
+        elif name.startswith("emd_"):
+            noise = abs(before) / 4 + 0.02
+        else:
+            noise = abs(before) / 100 + 0.002
+        checks.append(Check(f"as on the card: {key}", now.get(key, math.nan), before - noise, before + noise))
+    return checks
+
+
+def _flat(figures: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    for key, value in figures.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}/")
+        elif isinstance(value, int | float) and math.isfinite(value):
+            yield f"{prefix}{key}", float(value)
+
+
+def measured_of(name: str, found: Mapping[str, Any]) -> dict[str, Any]:
+    """The figures that belong on the card of a model and can be compared; a whole RL run has too much chance in it."""
+    return {key: found[key] for key in (("vae", "ldm") if name == "ldm" else (name,))}
+
+
+def show(found: Mapping[str, Any], checks: list[Check], console: Console) -> None:
+    """Print the figures, then what passed."""
+    from rich.table import Table
+
+    for name in ("vae", "ldm"):
+        _columns(console, {name: found[name]})
+    for name in ("predictor", "judge"):
+        console.print(f"{name}, test, in each target's unit", highlight=False)
+        _columns(console, found[name])
+    if "steering" in found:
+        _columns(console, found["steering"])
+    table = Table("", "", "found", "allowed")
+    for check in checks:
+        allowed = " to ".join(f"{end:.4g}" for end in (check.low, check.high) if math.isfinite(end))
+        mark = "[green]pass[/]" if check.passed else "[red]FAIL[/]"
+        bound = "at least " if check.high == math.inf else "at most " if check.low == -math.inf else ""
+        table.add_row(mark, check.what, f"{check.found:.4g}", bound + allowed)
+    console.print(table)
+
+
+def _columns(console: Console, reports: Mapping[str, Mapping[str, float]]) -> None:
+    from rich.table import Table
+
+    table = Table("", *reports)
+    for key in dict.fromkeys(key for report in reports.values() for key in report):
+        table.add_row(key, *(f"{report[key]:.4g}" if key in report else "" for report in reports.values()))
+    console.print(table)
+
+
+def main(
+    ldm: Annotated[str, typer.Option(help="The generator.")] = "starter",
+    predictor: Annotated[str, typer.Option(help="The predictor that rewards.")] = "starter",
+    judge: Annotated[str, typer.Option(help="The predictor that judges.")] = "starter/judge",
+    steered: Annotated[str | None, typer.Option(help="The generator after train-rl recipes/bandgap.yaml.")] = None,
+    data: Annotated[Path, typer.Option(help="The data folder.", file_okay=False)] = STARTER,
+    out: Annotated[Path, typer.Option(help="Folder for figures.json and the pictures.", file_okay=False)] = Path(
+        "demo/check"
+    ),
+    samples: Annotated[int, typer.Option("-n", min=1, help="Crystals to draw from the generator.")] = 2000,
+    steered_samples: Annotated[int, typer.Option(min=1, help="Crystals before and after steering.")] = 1000,
+    write_cards: Annotated[bool, typer.Option("--write-cards", help="Put the figures on the models' cards.")] = False,
+) -> None:
+    """Measure the starter models; exit with 1 where a demand is not met."""
+    from rich.console import Console
+
+    from chemeleon_cli.core.checkpoint import json_text
+    from chemeleon_cli.core.paths import replacing
+
+    console = Console()
+    try:
+        models = {"ldm": find_model(ldm, "ldm")}
+        models |= {"predictor": find_model(predictor, "predictor"), "judge": find_model(judge, "predictor")}
+        if steered:
+            models["steered"] = find_model(steered, "ldm")
+        out.mkdir(parents=True, exist_ok=True)
+        found = measure(models, data, out, samples, steered_samples, console.print)
+    except UserError as error:
+        typer.secho(error.message, fg="red", err=True)
+        typer.echo(f"hint: {error.hint}", err=True)
+        raise typer.Exit(2) from None
+    checks = floors(found)
+    for name in pack.KINDS:
+        card = pack.read_card(models[name])
+        if card and write_cards:
+            steering = {"steering": found["steering"]} if name == "ldm" and "steering" in found else {}
+            pack.write_card(models[name], card | {"measured": measured_of(name, found)} | steering)
+        elif card and card["measured"]:
+            checks += reproduced(card["measured"], measured_of(name, found))
+    show(found, checks, console)
+    with replacing(out / "figures.json") as temporary:
+        temporary.write_text(json_text(found), encoding="utf-8")
+    console.print(f"figures.json and pictures are in {out}", highlight=False)
+    if not steered:
+        console.print("steering was not measured: name a generator by --steered", highlight=False)
+    raise typer.Exit(0 if all(check.passed for check in checks) else 1)
+
+
+if __name__ == "__main__":
+    typer.run(main)

