@@ -116,10 +116,20 @@ def sample(
     model: Annotated[str | None, typer.Option(help="The generator.", show_default=IN_RECIPE)] = None,
     num_samples: Annotated[int | None, typer.Option("--num-samples", "-n", help="Crystals to draw.")] = None,
     out: Annotated[str | None, typer.Option(help=".cif, .extxyz, .csv, .json.gz.", show_default=IN_RECIPE)] = None,
+    composition: Annotated[str | None, typer.Option(help="What every crystal is made of: SrTiO3.")] = None,
+    chemical_system: Annotated[str | None, typer.Option(help="Elements to ask for: Li-Fe-P-O.")] = None,
+    space_group: Annotated[int | None, typer.Option(help="Number of a space group to ask for.")] = None,
+    condition: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="Ask for this: band_gap=3.0; again for more.")
+    ] = None,
     **options: Any,
 ) -> None:
     """Draw crystals from a generator."""
-    _run("sample", recipe, options, {"model": model, "num_samples": num_samples, "out": out})
+    asked = {"composition": composition, "chemical_system": chemical_system, "space_group": space_group}
+    values = {"model": model, "num_samples": num_samples, "out": out}
+    values |= {f"conditions.{name}": value for name, value in asked.items()}
+    options["settings"] = [*(options["settings"] or ()), *(f"conditions.{one}" for one in condition or ())]
+    _run("sample", recipe, options, values)
 
 
 @_command(_recipe_command, _model_command)
@@ -127,11 +137,32 @@ def score(
     file: Annotated[str, typer.Argument(metavar="FILE", help="Crystals: CIF, extxyz, CSV, json.gz, folder, zip.")],
     reward: Annotated[str | None, typer.Option(help="The recipe whose reward: section is computed.")] = None,
     reference: Annotated[str | None, typer.Option(help="The data folder that novelty is against.")] = None,
-    out: Annotated[str | None, typer.Option(help="The CSV to write, a row per crystal.")] = None,
+    against: Annotated[str | None, typer.Option(help="Known crystals to find: a file or a data folder.")] = None,
+    out: Annotated[str | None, typer.Option(help="The .csv or .parquet to write, a row per crystal.")] = None,
+    write_hull: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Write a hull of their energies instead: hull.csv.gz.")
+    ] = None,
     **options: Any,
 ) -> None:
     """Judge crystals: a row for each, and a summary."""
-    _run("score", "score", options, {"file": file, "reference": reference, "out": out}, reward)
+    values = {"file": file, "reference": reference, "against": against, "out": out, "write_hull": write_hull}
+    _run("score", "score", options, values, reward)
+
+
+@app.command()
+def import_checkpoint(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A Chemeleon2 checkpoint (.ckpt).")],
+    out: Annotated[str, typer.Option(help="The folder to write.")],
+    vae: Annotated[
+        str | None,
+        typer.Option(help="A generator's autoencoder: a .ckpt or a model's name.", show_default="if published"),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the checkpoint of this name.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of every error.")] = False,
+) -> None:
+    """Read a checkpoint of Chemeleon2, without executing it."""
+    with _exits(debug):
+        import_module("chemeleon_cli.commands.import_checkpoint").run(file, out, vae, overwrite, _console())
 
 
 @app.command()

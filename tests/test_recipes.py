@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from chemeleon_cli.errors import UserError
 from chemeleon_cli.recipe import document as documents
-from chemeleon_cli.recipe.load import dump, find, load, shipped
+from chemeleon_cli.recipe.load import dump, find, load, shipped, shipped_name
 from chemeleon_cli.recipe.models import RECIPES, Score, TrainPredictor, TrainRl, TrainVae
 from chemeleon_cli.recipe.schema import schema
 from chemeleon_cli.sources.models import find_model
@@ -165,14 +165,14 @@ BAD = {
     "no such reward": (
         "model: runs/ldm\nreward:\n  components:\n    - type: predicter\n",
         TrainRl,
-        "4: reward.components.0.type: found 'predicter'; expected one of predictor, structure_diversity, "
-        "composition_diversity, custom; did you mean 'predictor'?",
+        "4: reward.components.0.type: found 'predicter'; expected one of creativity, energy, predictor, "
+        "structure_diversity, composition_diversity, custom; did you mean 'predictor'?",
     ),
     "reward without a type": (
         "model: runs/ldm\nreward:\n  components:\n    - weight: 1\n",
         TrainRl,
-        "4: reward.components.0.type: found nothing; expected one of predictor, structure_diversity, "
-        "composition_diversity, custom",
+        "4: reward.components.0.type: found nothing; expected one of creativity, energy, predictor, "
+        "structure_diversity, composition_diversity, custom",
     ),
     "unknown key of a reward": (
         RL.replace("target_name", "target_nam"),
@@ -189,6 +189,39 @@ BAD = {
         TrainRl,
         "4: reward.components.0.target_name: found 'bandgap'; runs/gap predicts band_gap, e_above_hull; "
         "did you mean 'band_gap'?",
+    ),
+    "energy without a potential": (
+        "model: runs/ldm\nreward:\n  components:\n    - type: energy\n",
+        TrainRl,
+        "4: reward.components.0.type: found 'energy', which needs energy_model and hull; "
+        "expected it beside `components`",
+    ),
+    "no such potential": (
+        RL.replace("components", "energy_model: chgnt\n  components"),
+        TrainRl,
+        "3: reward.energy_model: found 'chgnt'; expected chgnet, the name of a MACE foundation model, or a model file; "
+        "did you mean 'chgnet'?",
+    ),
+    "no such hull": (
+        RL.replace("components", "hull: data/mp-20\n  components"),
+        TrainRl,
+        "3: reward.hull: data/mp-20 has no hull.csv.gz; fetch-data writes one where its recipe asks for `entries`; "
+        "name a hull.csv.gz, or compute one: chemeleon score SET --write-hull hull.csv.gz",
+    ),
+    "a scale of a named potential": (
+        RL.replace("components", "energy_model: chgnet\n  energy_scale: PBE\n  components"),
+        TrainRl,
+        "4: reward.energy_scale: found 'PBE'; the energies of chgnet are PBE/MP2020: leave this out",
+    ),
+    "relaxing without a potential": (
+        "file: data/mp-20/train.csv\nrelax: {steps: 10}\n",
+        Score,
+        "2: relax: found a section; expected null where energy_model is null",
+    ),
+    "relaxed crystals without relaxing": (
+        "file: data/mp-20/train.csv\nrelaxed_out: r.cif\n",
+        Score,
+        "2: relaxed_out: found 'r.cif'; expected null where relax is null",
     ),
     "no rewards": (
         "model: runs/ldm\nreward:\n  components: []\n",
@@ -265,7 +298,7 @@ def test_what_is_written_reads_the_same(tmp_path_factory: pytest.TempPathFactory
     assert documents.read(path).data == {"value": value}
 
 
-@pytest.mark.parametrize("path", shipped(), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", shipped(), ids=shipped_name)
 def test_shipped_recipes_load_and_survive_being_written(path: Path, work: Path) -> None:
     model = RECIPES[command_of(path)]
     options = {"file": "crystals.cif"} if model is Score else {}
@@ -275,13 +308,21 @@ def test_shipped_recipes_load_and_survive_being_written(path: Path, work: Path) 
 
 
 def test_all_that_is_promised_is_shipped() -> None:
-    names = {path.stem for path in shipped()}
+    names = {shipped_name(path) for path in shipped()}
     assert names == {
         "fetch_mp",
         "vae",
         "ldm",
+        "ldm_conditional",
+        "csp",
         "predictor_bandgap",
         "bandgap",
+        "bandgap_stable",
+        "dng",
+        "starter/dng",
+        "starter/vae",
+        "starter/ldm",
+        "starter/predictor",
         "multi_objective",
         "atomic_density",
         "sample",
@@ -349,6 +390,7 @@ def test_a_setting_mends_the_file(work: Path) -> None:
         (["log_prob=mean"], "log_prob mean"),
         (["log_prob=mean", "clip_ratio=1e-3"], None),
         (["entropy_weight=1e-5"], "entropy_weight"),
+        (["reward.energy_model=chgnet", "reward.relax={steps: 50}"], "320 crystals are relaxed in every step"),
     ],
 )
 def test_warnings(settings: list[str], word: str | None, work: Path) -> None:
@@ -412,6 +454,32 @@ def test_the_reward_of_another_recipe_brings_its_model(work: Path) -> None:
     (work / "recipes" / "mine.yaml").write_text(RL.replace("target_name", "target"))
     with pytest.raises(UserError, match=r"recipes/mine\.yaml:4: reward\.components\.0\.target: "):
         load("score", Score, options={"file": "x.cif"}, reward="mine")
+
+
+def test_score_measures_by_the_reward_where_it_names_nothing_itself() -> None:
+    reward = {"components": [{"type": "creativity"}], "energy_model": "chgnet", "hull": "h.csv.gz", "relax": {}}
+    recipe = Score.model_validate({"file": "x.cif", "reward": reward, "hull": "own.csv.gz"})
+    settings = recipe.energies()
+    assert (settings.energy_model, settings.hull, settings.relax and settings.relax.steps) == (
+        "chgnet",
+        "own.csv.gz",
+        200,
+    )
+    reward |= {"energy_model": "mine.model", "energy_scale": "r2SCAN"}
+    recipe = Score.model_validate({"file": "x.cif", "reward": reward, "energy_model": "chgnet"})
+    assert recipe.energies().energy_scale is None
+    assert Score(file="x.cif").energies().energy_model is None
+
+
+def test_a_recipe_in_a_folder_is_found_by_its_name(work: Path) -> None:
+    for name in ("starter/dng", "starter/dng.yaml", "recipes/starter/dng.yaml"):
+        assert load(name, TrainRl).name == "starter_dng"
+    (work / "recipes" / "starter").mkdir(parents=True)
+    (work / "recipes" / "starter" / "dng.yaml").write_text(RL)
+    assert find("starter/dng") == Path("recipes/starter/dng.yaml")
+    for name in ("starter/dgn", ".", "recipes", "../dng"):
+        with pytest.raises(UserError, match="no such recipe"):
+            find(name)
 
 
 def test_a_recipe_without_rewards_gives_none(work: Path) -> None:

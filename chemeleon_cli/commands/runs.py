@@ -10,7 +10,7 @@ import os
 import platform
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,15 +94,18 @@ def make_fabric(device: str = "auto", devices: int = 1) -> Fabric:
     return fabric
 
 
-def load_data(path: str, max_atoms: int | None, console: Console) -> tuple[Table, Table]:
+def load_data(
+    path: str, max_atoms: int | None, console: Console, thirds: Sequence[int] | None = None
+) -> tuple[Table, Table]:
     """The train and val tables of a data folder, with what was rejected said aloud.
 
-    Of a large val split, a fixed sample is taken: validation is to cost little beside training.
+    Of train, the chosen thirds of its formulas. Of a large val split, a fixed sample: validation is to cost little
+    beside training.
 
     Raises:
         UserError: one of them is missing or holds nothing.
     """
-    from chemeleon_cli.core.dataset import load_split
+    from chemeleon_cli.core.dataset import load_split, of_thirds
 
     tables = []
     for split in ("train", "val"):
@@ -116,6 +119,9 @@ def load_data(path: str, max_atoms: int | None, console: Console) -> tuple[Table
             text = f"  [yellow]{len(table.rejected)} rows skipped[/], the first {name}: {reason}"
             console.print(text, highlight=False)
     train, val = tables
+    if thirds is not None:
+        train = of_thirds(train, thirds)
+        console.print(f"of train, thirds {list(thirds)} of the formulas: {len(train)} crystals", highlight=False)
     if len(val) > VALIDATION_LIMIT:
         console.print(f"validation on {VALIDATION_LIMIT} of these", highlight=False)
         val = at_most(val, VALIDATION_LIMIT)

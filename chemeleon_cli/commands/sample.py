@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from chemeleon_cli.commands import runs
+from chemeleon_cli.errors import UserError
 from chemeleon_cli.sources.models import find_model
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
     from rich.console import Console
+    from torch import Tensor
 
     from chemeleon_cli.recipe.models import Sample
 
@@ -32,18 +34,53 @@ def run(recipe: Sample, console: Console) -> None:
     loaded, _ = checkpoint.load(find_model(recipe.model, "ldm"), "ldm", device)
     model = cast(LatentDiffusion, loaded)
     set_precision(model, recipe.precision)
-    sampling = Sampling(recipe.sampler, recipe.sampling_steps, recipe.eta)
+    sampling = Sampling(recipe.sampler, recipe.sampling_steps, recipe.eta, recipe.guidance)
     generator = torch.Generator().manual_seed(recipe.seed)
-    sizes = model.draw_sizes(recipe.num_samples, generator)
+    if recipe.like is not None:
+        names, sizes, wanted = _like(recipe.like, recipe, console)
+    else:
+        sizes = model.draw_sizes(recipe.num_samples, generator, recipe.conditions, recipe.z)
+        names = [f"gen-{i:05d}" for i in range(len(sizes))]
+        wanted = [recipe.conditions] * len(sizes)
     drawn: dict[int, Structure] = {}
-    with console.status(f"drawing {recipe.num_samples} crystals"):
-        for rows, crystals in sample_many(model, sizes, sampling, generator, recipe.batch_size):
+    with console.status(f"drawing {len(sizes)} crystals"):
+        for rows, crystals in sample_many(model, sizes, sampling, generator, recipe.batch_size, wanted):
             real = crystals.lattice.isfinite().flatten(1).all(1)
             kept = rows[real].tolist()
             drawn.update(zip(kept, crystals[real.nonzero().flatten()].to_structures(), strict=True))
     ids = sorted(drawn)
-    if len(ids) < recipe.num_samples:
-        lost = recipe.num_samples - len(ids)
+    if len(ids) < len(sizes):
+        lost = len(sizes) - len(ids)
         console.print(f"[yellow]{lost} have no possible cell and cannot be written[/]; shares by score are of the rest")
-    write_crystals(Path(recipe.out), [drawn[i] for i in ids], [f"gen-{i:05d}" for i in ids])
+    write_crystals(Path(recipe.out), [drawn[i] for i in ids], [names[i] for i in ids])
     console.print(f"{len(ids)} crystals written to {recipe.out}", highlight=False)
+
+
+def _like(file: str, recipe: Sample, console: Console) -> tuple[list[str], Tensor, list[dict[str, Any]]]:
+    """Names, sizes and conditions of crystals with the compositions of those in a file, in their primitive cells.
+
+    The k-th crystal for `mp-1` is named `mp-1-k`.
+    """
+    import torch
+
+    from chemeleon_cli.core.crystals import canonical
+    from chemeleon_cli.sources.files import read_crystals
+
+    names, sizes, wanted, unfit = [], [], [], 0
+    for row in read_crystals(file):
+        try:
+            structure = None if row.structure is None else canonical(row.structure)
+        except ValueError:
+            structure = None
+        if structure is None:
+            unfit += 1
+            continue
+        for k in range(recipe.num_samples):
+            names.append(f"{row.id}-{k}")
+            sizes.append(len(structure))
+            wanted.append({**recipe.conditions, "composition": structure.composition.formula.replace(" ", "")})
+    if unfit:
+        console.print(f"[yellow]{unfit} crystals of {file} cannot be read and are left out[/]", highlight=False)
+    if not names:
+        raise UserError(f"{file}: holds no crystal that can be read", "`like` takes CIF, extxyz, CSV or json.gz")
+    return names, torch.tensor(sizes), wanted

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, cast
 
 from chemeleon_cli.commands import runs
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
 
 FINAL_SAMPLES = 1000
 REPORT_SAMPLES = 5000
-ORIGINS = 4
-"""From how many origins each training crystal is seen."""
 
 
 def run(recipe: TrainLdm, options: RunOptions, console: Console) -> None:
@@ -27,9 +26,10 @@ def run(recipe: TrainLdm, options: RunOptions, console: Console) -> None:
     import torch
 
     from chemeleon_cli.core import checkpoint
+    from chemeleon_cli.core.conditions import drop
     from chemeleon_cli.core.dataset import BatchOrder
     from chemeleon_cli.core.latent_diffusion import LatentDiffusion
-    from chemeleon_cli.core.latents import encode
+    from chemeleon_cli.core.latents import encode, learn
     from chemeleon_cli.core.trainer import Run, Settings
     from chemeleon_cli.core.vae import VAE
 
@@ -41,11 +41,14 @@ def run(recipe: TrainLdm, options: RunOptions, console: Console) -> None:
     torch.manual_seed(recipe.seed)
     summary = train.summary()
     denoiser = {"latent_dim": vae.config["latent_dim"], **recipe.model.model_dump()}
+    if recipe.conditions:
+        denoiser["conditions"] = learn(train, {name: c.kind for name, c in recipe.conditions.items()})
+    rates = {name: c.dropout for name, c in recipe.conditions.items()}
     model = LatentDiffusion(vae.config, denoiser, recipe.diffusion.model_dump(), summary["sizes"])
     model.vae.load_state_dict(vae.state_dict())
-    latents = encode(vae, train, ORIGINS, recipe.training.batch_size, recipe.seed)
-    val_latents = encode(vae, val, 1, recipe.training.batch_size)
-    model.set_latent_statistics(latents.means.flatten(0, 1))
+    latents = encode(vae, train, recipe.training.batch_size, model.conditions)
+    val_latents = encode(vae, val, recipe.training.batch_size, model.conditions)
+    model.set_latent_statistics(latents.means)
     settings = Settings(**recipe.training.model_dump(exclude={"batch_size"}))
     meta = runs.describe(recipe, summary, [checkpoint.parent(vae_folder, vae_meta)])
     folder, logger = runs.open_folder(recipe, options, fabric)
@@ -53,18 +56,21 @@ def run(recipe: TrainLdm, options: RunOptions, console: Console) -> None:
     if options.resume:
         training.resume()
     order = BatchOrder(train.num_atoms, recipe.training.batch_size, recipe.seed)
+    mean_size = train.num_atoms.float().mean().item()
 
     for _ in training.steps():
         for shard in training.shards():
             generator = training.generator(shard)
-            x, num_atoms = latents.batch(order[shard], generator)
-            loss = model.loss(x.to(fabric.device), num_atoms.to(fabric.device), generator)
-            training.backward(loss)
+            x, num_atoms = latents.batch(order[shard])
+            said = drop(latents.said(order[shard]), rates, generator).to(fabric.device)
+            loss = model.loss(x.to(fabric.device), num_atoms.to(fabric.device), generator, said)
+            # a batch holds crystals of like size: weighted so, every atom of the set counts the same
+            training.backward(loss * num_atoms.float().mean().item() / mean_size)
             training.note({"loss": loss})
         training.log({"gradient_norm": training.optimise()})
         if training.validation_is_due():
             with training.ema_weights():
-                metrics = {"val/loss": validate(model, val_latents, recipe.training.batch_size)}
+                metrics = {"val/loss": validate(model, val_latents, rates, recipe.training.batch_size)}
             runs.say(training.step + 1, training, metrics, training.validated(metrics), console)
 
     if fabric.is_global_zero:
@@ -72,20 +78,24 @@ def run(recipe: TrainLdm, options: RunOptions, console: Console) -> None:
         runs.finish(folder, judge(cast(LatentDiffusion, best), recipe, train, val, console), console)
 
 
-def validate(model: LatentDiffusion, latents: Latents, batch_size: int) -> float:
-    """Mean loss over a table, with noise and steps that are the same at every validation."""
+def validate(model: LatentDiffusion, latents: Latents, rates: Mapping[str, float], batch_size: int) -> float:
+    """Mean loss over the atoms of a table, with noise, steps and what is left unsaid the same at every validation."""
     import torch
+
+    from chemeleon_cli.core.conditions import drop
 
     generator = torch.Generator().manual_seed(0)
     total = 0.0
     for rows in torch.argsort(latents.table.num_atoms, stable=True).split(batch_size):
-        x, num_atoms = latents.batch(rows, generator)
-        total += model.loss(x.to(model.device), num_atoms.to(model.device), generator).item() * len(rows)
-    return total / len(latents.table)
+        x, num_atoms = latents.batch(rows)
+        said = drop(latents.said(rows), rates, generator).to(model.device)
+        loss = model.loss(x.to(model.device), num_atoms.to(model.device), generator, said)
+        total += loss.item() * int(num_atoms.sum())
+    return total / int(latents.table.num_atoms.sum())
 
 
 def judge(model: LatentDiffusion, recipe: TrainLdm, train: Table, val: Table, console: Console) -> dict[str, float]:
-    """Draw crystals and compare them with what the model was trained on."""
+    """Draw crystals, without conditions, and compare them with what the model was trained on."""
     import torch
 
     from chemeleon_cli.core.latent_diffusion import Sampling, sample_many

@@ -31,7 +31,7 @@ def run(recipe: TrainPredictor, options: RunOptions, console: Console) -> None:
     from chemeleon_cli.core.vae import VAE
 
     fabric = runs.launch(recipe, console)
-    train, val = runs.load_data(recipe.data.path, recipe.data.max_atoms, console)
+    train, val = runs.load_data(recipe.data.path, recipe.data.max_atoms, console, recipe.data.thirds)
     test = load_split(recipe.data.path, "test", recipe.data.max_atoms)
     train, val = (with_labels(table, list(recipe.targets)) for table in (train, val))
     vae_folder = find_model(recipe.vae, "vae")

@@ -26,7 +26,7 @@ def run(recipe: TrainVae, options: RunOptions, console: Console) -> None:
     from chemeleon_cli.core.vae import VAE
 
     fabric = runs.launch(recipe, console)
-    train, val = runs.load_data(recipe.data.path, recipe.data.max_atoms, console)
+    train, val = runs.load_data(recipe.data.path, recipe.data.max_atoms, console, recipe.data.thirds)
     torch.manual_seed(recipe.seed)
     vae = VAE(**recipe.model.model_dump())
     settings = Settings(**recipe.training.model_dump(exclude={"batch_size"}))

@@ -243,5 +243,5 @@ def _wrap_close(frac: np.ndarray) -> np.ndarray:
 
 
 def _site_order(numbers: np.ndarray, frac: np.ndarray) -> np.ndarray:
-    x, y, z = np.round(_wrap_close(frac), 4).T
+    x, y, z = np.round(frac * 1e4).T % 1e4  # so that 0.99999 and 0 are one place
     return np.lexsort((z, y, x, numbers))

@@ -7,6 +7,7 @@ processes and kept in a cache, keyed by the content of the file.
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import multiprocessing
 import os
@@ -28,11 +29,11 @@ from torch import Tensor
 
 from chemeleon_cli.core.cif import parse_cif, plain
 from chemeleon_cli.core.crystals import Crystals, canonical, origin_atoms, shift_to_atom, wrap
-from chemeleon_cli.core.paths import cache_folder, file_sha256, replacing, split_path
+from chemeleon_cli.core.paths import ONE_TABLE, cache_folder, file_sha256, replacing, split_path
 from chemeleon_cli.errors import UserError
 
-CACHE_VERSION = "2"
-ID_COLUMN, CIF_COLUMN = "material_id", "cif"
+CACHE_VERSION = "3"
+ID_COLUMN, CIF_COLUMN, SPLIT_COLUMN = "material_id", "cif", "split"
 
 
 @dataclass(frozen=True)
@@ -159,10 +160,12 @@ def load_split(folder: str | Path, split: str, max_atoms: int | None = None) -> 
     if path is None:
         return None
     digest = file_sha256(path)
-    cached = cache_folder() / "tables" / f"{digest[:32]}-v{CACHE_VERSION}.safetensors"
+    part = split if path.name == ONE_TABLE else None
+    name = "-".join(filter(None, (digest[:32], part, f"v{CACHE_VERSION}")))
+    cached = cache_folder() / "tables" / f"{name}.safetensors"
     table = _read_cache(cached, path, digest)
     if table is None:
-        table = _parse(path, digest)
+        table = _parse(path, digest, part)
         _write_cache(cached, table)
     if max_atoms is not None and len(table) and int(table.num_atoms.max()) > max_atoms:
         small = table.num_atoms <= max_atoms
@@ -173,6 +176,32 @@ def load_split(folder: str | Path, split: str, max_atoms: int | None = None) -> 
         reasons = ", ".join(sorted({reason for _, reason in table.rejected})) or "it is empty"
         raise UserError(f"{path}: no usable crystal ({reasons})", "look at its cif column and at data.max_atoms")
     return table
+
+
+def of_thirds(table: Table, thirds: Sequence[int]) -> Table:
+    """The crystals whose reduced formula is in one of the chosen thirds of all formulas.
+
+    Two models that learn from different thirds have no formula in common, so one can judge what was made to please
+    the other.
+
+    Args:
+        table: the crystals.
+        thirds: 0, 1, 2 or several; see `third_of`.
+
+    Raises:
+        UserError: there is no crystal in these thirds.
+    """
+    rows = [i for i, formula in enumerate(table.formulas) if third_of(formula) in thirds]
+    if not rows:
+        raise UserError(
+            f"{table.path}: none of its {len(table)} crystals is in thirds {list(thirds)}", "look at data.thirds"
+        )
+    return table.select(rows)
+
+
+def third_of(formula: str) -> int:
+    """0, 1 or 2, by a hash of a reduced formula: the same in every set, whatever else is in it."""
+    return int.from_bytes(hashlib.sha256(f"thirds:{formula}".encode()).digest()[:8], "big") % 3
 
 
 def augment(crystals: Crystals, generator: torch.Generator | None = None) -> Crystals:
@@ -262,18 +291,22 @@ def _arrays(cif: str) -> tuple[np.ndarray, np.ndarray, np.ndarray] | str:
     return np.array(parsed.atomic_numbers), parsed.frac_coords, np.array(parsed.lattice.matrix)
 
 
-def _parse(path: Path, digest: str) -> Table:
+def _parse(path: Path, digest: str, split: str | None) -> Table:
+    """The crystals of a table or, where its column `split` says which is where, of one split."""
     try:
         frame = pd.read_csv(path, dtype={ID_COLUMN: str, CIF_COLUMN: str})
     except (OSError, EOFError, ValueError) as error:
         raise UserError(
             f"{path}: not a readable CSV table: {error}", "is the file whole? download or write it again"
         ) from error
-    if CIF_COLUMN not in frame:
+    wanted = [CIF_COLUMN] if split is None else [CIF_COLUMN, SPLIT_COLUMN]
+    if missing := [column for column in wanted if column not in frame]:
         raise UserError(
-            f"{path}: no column '{CIF_COLUMN}'; found {', '.join(map(str, frame.columns[:12]))}",
+            f"{path}: no column '{missing[0]}'; found {', '.join(map(str, frame.columns[:12]))}",
             "chemeleon fetch-data --source FILE brings other layouts to this one",
         )
+    if split is not None:
+        frame = frame.take(np.flatnonzero(frame[SPLIT_COLUMN].to_numpy() == split))
     cifs = frame[CIF_COLUMN].fillna("").tolist()
     ids = frame[ID_COLUMN].tolist() if ID_COLUMN in frame else [str(i) for i in range(len(frame))]
     if len(cifs) < 300:

@@ -5,11 +5,13 @@ Legend: B crystals, N atoms padded, D latent width, H hidden width.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from chemeleon_cli.core.conditions import NOTHING, Conditions, Said
 from chemeleon_cli.core.crystals import atom_mask
 from chemeleon_cli.core.layers import Transformer, mlp, sinusoidal, zero_init
 
@@ -28,9 +30,17 @@ class Denoiser(nn.Module):
         hidden_dim: H.
         num_blocks: adaLN-Zero blocks.
         num_heads: attention heads.
+        conditions: what it can be asked for, see `conditions.Settings`; None for nothing.
     """
 
-    def __init__(self, latent_dim: int = 8, hidden_dim: int = 256, num_blocks: int = 6, num_heads: int = 8) -> None:
+    def __init__(
+        self,
+        latent_dim: int = 8,
+        hidden_dim: int = 256,
+        num_blocks: int = 6,
+        num_heads: int = 8,
+        conditions: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> None:
         super().__init__()
         self.config: dict[str, Any] = {
             "latent_dim": latent_dim,
@@ -46,24 +56,33 @@ class Denoiser(nn.Module):
         self.norm = nn.LayerNorm(hidden_dim, eps=1e-6, elementwise_affine=False)
         self.modulation = zero_init(nn.Linear(hidden_dim, 2 * hidden_dim))
         self.head = zero_init(nn.Linear(hidden_dim, latent_dim))
+        self.conditions = None
+        if conditions:
+            self.conditions = Conditions(hidden_dim, conditions)
+            self.config["conditions"] = {name: dict(settings) for name, settings in conditions.items()}
 
-    def forward(self, x: Tensor, timestep: Tensor, num_atoms: Tensor) -> Tensor:
+    def forward(self, x: Tensor, timestep: Tensor, num_atoms: Tensor, said: Said = NOTHING) -> Tensor:
         """The noise in `x`.
 
         Args:
             x: (B, N, D) noisy latents.
             timestep: (B,) training step of each crystal.
             num_atoms: (B,).
+            said: what the crystals are to be.
 
         Returns:
             (B, N, D), zero at padding.
         """
         mask = atom_mask(num_atoms, x.shape[1])
         index = sinusoidal(torch.arange(x.shape[1], device=x.device), self.hidden_dim, max_period=1000.0)
-        condition = nn.functional.silu(
-            self.time_embedding(sinusoidal(timestep, EMBEDDING_WIDTH))
-            + self.size_embedding(sinusoidal(num_atoms, EMBEDDING_WIDTH, max_period=1000.0))
+        condition = self.time_embedding(sinusoidal(timestep, EMBEDDING_WIDTH)) + self.size_embedding(
+            sinusoidal(num_atoms, EMBEDDING_WIDTH, max_period=1000.0)
         )
-        hidden = self.transformer(self.embedding(x) + index, mask, condition)
+        tokens = self.embedding(x) + index
+        if self.conditions is not None:
+            of_atoms, of_crystals = self.conditions(said.values, num_atoms, x.shape[1])
+            tokens, condition = tokens + of_atoms, condition + of_crystals
+        condition = nn.functional.silu(condition)
+        hidden = self.transformer(tokens, mask, condition)
         shift, scale = self.modulation(condition).unsqueeze(1).chunk(2, -1)
         return self.head(self.norm(hidden) * (1 + scale) + shift) * mask.unsqueeze(-1)

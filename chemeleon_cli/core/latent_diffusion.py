@@ -5,17 +5,30 @@ Legend: B crystals, N atoms padded, D latent width, S steps of the sampling chai
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from chemeleon_cli.core.build import build
+from chemeleon_cli.core.conditions import (
+    NOTHING,
+    Said,
+    Settings,
+    Wanted,
+    assign_elements,
+    encode,
+    formula_of,
+    formula_unit,
+    unsaid,
+)
 from chemeleon_cli.core.crystals import Crystals, atom_mask
 from chemeleon_cli.core.denoiser import Denoiser
 from chemeleon_cli.core.diffusion import Sampler, Schedule
 from chemeleon_cli.core.vae import VAE
+from chemeleon_cli.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -26,11 +39,13 @@ class Sampling:
         sampler: "ddim" or "ddpm".
         sampling_steps: S.
         eta: the noise that DDIM adds, 0 for none.
+        guidance: scale of classifier-free guidance; 1 is the condition alone, more exaggerates it.
     """
 
     sampler: Sampler = "ddim"
     sampling_steps: int = 50
     eta: float = 1.0
+    guidance: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -70,7 +85,7 @@ class LatentDiffusion(nn.Module):
         sizes: Mapping[str, int],
     ) -> None:
         super().__init__()
-        self.vae = VAE(**vae).requires_grad_(False)
+        self.vae: VAE = build("vae", vae).requires_grad_(False)
         self.denoiser = Denoiser(**denoiser)
         self.config = {
             "vae": self.vae.config,
@@ -89,6 +104,27 @@ class LatentDiffusion(nn.Module):
         """Where the model is."""
         return self.latent_mean.device
 
+    @property
+    def conditions(self) -> Settings:
+        """What the model was trained to be asked for."""
+        return self.denoiser.config.get("conditions") or {}
+
+    def say(self, wanted: Sequence[Wanted], num_atoms: Tensor) -> Said:
+        """What crystals with `num_atoms` (B,) atoms are asked to be, each of `wanted` for one of them.
+
+        Raises:
+            UserError: the model was not trained for it, or does not know the value.
+        """
+        return encode(self.conditions, wanted, num_atoms).to(self.device)
+
+    def check(self, wanted: Wanted, z: int | None = None) -> None:
+        """Whether a crystal can be asked to be this, of `z` formula units if that is said.
+
+        Raises:
+            UserError: it cannot.
+        """
+        self.say([wanted], self.draw_sizes(1, torch.Generator(), wanted, z))
+
     def train(self, mode: bool = True) -> LatentDiffusion:
         """Training mode for the denoiser only; the VAE stays as it is."""
         super().train(mode)
@@ -100,47 +136,65 @@ class LatentDiffusion(nn.Module):
         self.latent_mean.copy_(posterior_means.mean(0))
         self.latent_std.copy_(posterior_means.std(0, correction=0).clamp(min=1e-4))
 
-    def decode(self, x: Tensor, num_atoms: Tensor) -> Crystals:
-        """The denoiser's latents (B, N, D) to crystals."""
+    def decode(self, x: Tensor, num_atoms: Tensor, said: Said = NOTHING) -> Crystals:
+        """The denoiser's latents (B, N, D) to crystals; a composition that was said is what they have."""
         latents = (x * self.latent_std + self.latent_mean) * atom_mask(num_atoms, x.shape[1]).unsqueeze(-1)
         with torch.no_grad():
-            return self.vae.decoder(latents, num_atoms).to_crystals()
+            decoded = self.vae.decoder(latents, num_atoms)
+        if said.numbers is None:
+            return decoded.to_crystals()
+        numbers = assign_elements(decoded.element_logits, said.numbers)
+        assert torch.equal(numbers.sort(1).values, said.numbers.sort(1).values), "the composition is not what was asked"
+        return decoded.to_crystals().replace(numbers=numbers)
 
-    def loss(self, latents: Tensor, num_atoms: Tensor, generator: torch.Generator) -> Tensor:
+    def loss(self, latents: Tensor, num_atoms: Tensor, generator: torch.Generator, said: Said = NOTHING) -> Tensor:
         """Mean squared error of the predicted noise over the atoms of a batch, at random steps.
 
         Args:
             latents: (B, N, D) posterior means of the VAE, see `latents.encode`.
             num_atoms: (B,).
             generator: of steps and noise.
+            said: what the denoiser is told of the crystals.
         """
         mask = atom_mask(num_atoms, latents.shape[1])
         x0 = (latents - self.latent_mean) / self.latent_std * mask.unsqueeze(-1)
         t = torch.randint(len(self.schedule), (len(x0),), generator=generator).to(x0.device)
         noise = torch.randn(x0.shape, generator=generator).to(x0.device) * mask.unsqueeze(-1)
         x_t = self.schedule.add_noise(x0, noise, t)
-        return (self.denoiser(x_t, t, num_atoms) - noise)[mask].square().mean()
+        return (self.denoiser(x_t, t, num_atoms, said) - noise)[mask].square().mean()
 
     def chain(self, sampling: Sampling) -> Schedule:
         """The sampling chain, S rows of the training schedule."""
         return self.schedule.respaced(sampling.sampling_steps)
 
     def step(
-        self, x: Tensor, index: int, num_atoms: Tensor, chain: Schedule, sampling: Sampling
+        self, x: Tensor, index: int, num_atoms: Tensor, chain: Schedule, sampling: Sampling, said: Said = NOTHING
     ) -> tuple[Tensor, Tensor]:
         """The Gaussian of one reverse step: mean (B, N, D) and std (1, 1, 1). Gradients reach the denoiser."""
         timestep = chain.timesteps[index].to(x.device).expand(len(x))
-        noise = self.denoiser(x, timestep, num_atoms)
+        noise = self.noise(x, timestep, num_atoms, said, sampling.guidance)
         return chain.step(x, noise, index, sampling.sampler, sampling.eta)
 
+    def noise(self, x: Tensor, timestep: Tensor, num_atoms: Tensor, said: Said, guidance: float) -> Tensor:
+        """The noise in x (B, N, D) by classifier-free guidance (Ho & Salimans 2022): null + scale (told - null)."""
+        if guidance == 1 or not said.values:
+            return self.denoiser(x, timestep, num_atoms, said)
+        nothing = unsaid(said.values)
+        both = Said({name: torch.cat([value, nothing[name]]) for name, value in said.values.items()})
+        told, null = self.denoiser(x.repeat(2, 1, 1), timestep.repeat(2), num_atoms.repeat(2), both).chunk(2)
+        return null + guidance * (told - null)
+
     @torch.no_grad()
-    def transitions(self, num_atoms: Tensor, sampling: Sampling, generator: torch.Generator) -> Iterator[Transition]:
+    def transitions(
+        self, num_atoms: Tensor, sampling: Sampling, generator: torch.Generator, said: Said = NOTHING
+    ) -> Iterator[Transition]:
         """Draw latents from noise, one reverse step after the other; the last `x_next` is the result.
 
         Args:
             num_atoms: (B,) sizes of the crystals wanted.
             sampling: how.
             generator: source of all noise, on the CPU so that every device draws the same.
+            said: what the crystals are to be.
         """
         chain = self.chain(sampling)
         num_atoms = num_atoms.to(self.device)
@@ -148,29 +202,68 @@ class LatentDiffusion(nn.Module):
         mask = atom_mask(num_atoms, shape[1]).unsqueeze(-1)
         x = torch.randn(shape, generator=generator).to(self.device) * mask
         for index in reversed(range(len(chain))):
-            mean, std = self.step(x, index, num_atoms, chain, sampling)
+            mean, std = self.step(x, index, num_atoms, chain, sampling, said)
             noise = torch.randn(shape, generator=generator).to(self.device) * mask
             x_next = mean + std * noise
             yield Transition(index, x, mean, std, x_next)
             x = x_next
 
-    def sample(self, num_atoms: Tensor, sampling: Sampling, generator: torch.Generator) -> Crystals:
+    def sample(
+        self, num_atoms: Tensor, sampling: Sampling, generator: torch.Generator, said: Said = NOTHING
+    ) -> Crystals:
         """Generate a crystal of each size in `num_atoms` (B,)."""
         x = torch.zeros(0)
-        for transition in self.transitions(num_atoms, sampling, generator):
+        for transition in self.transitions(num_atoms, sampling, generator, said):
             x = transition.x_next
-        return self.decode(x, num_atoms.to(self.device))
+        return self.decode(x, num_atoms.to(self.device), said)
 
-    def draw_sizes(self, count: int, generator: torch.Generator) -> Tensor:
-        """(count,) atom counts with the frequencies of the training set."""
+    def draw_sizes(
+        self, count: int, generator: torch.Generator, wanted: Wanted | None = None, z: int | None = None
+    ) -> Tensor:
+        """(count,) atom counts with the frequencies of the training set.
+
+        Args:
+            count: how many.
+            generator: of the draws.
+            wanted: what is asked for; a composition in it leaves only the sizes that hold whole formula units.
+            z: how many formula units; None: any number.
+
+        Raises:
+            UserError: no crystal of the training set had such a size, or the model has no such condition.
+        """
+        formula = formula_of(self.conditions, wanted or {})
+        if z is not None and formula is None:
+            raise UserError(f"z is {z}, and no composition is asked for", "z counts the formula units of a composition")
+        unit = 1 if formula is None else len(formula_unit(formula))
         sizes = torch.tensor([int(n) for n in self.config["sizes"]])
         weights = torch.tensor([float(c) for c in self.config["sizes"].values()])
-        return sizes[torch.multinomial(weights, count, replacement=True, generator=generator)]
+        fits = (sizes % unit == 0) if z is None else (sizes == z * unit)
+        if not fits.any():
+            units = "" if z is None else f" times z = {z}"
+            found = f"composition: found {formula}, with {unit} atoms in a formula unit{units}"
+            have = f"{int(sizes.min())} to {int(sizes.max())} atoms"
+            raise UserError(f"{found}; the model was trained on crystals of {have}, and no such size fits")
+        return sizes[fits][torch.multinomial(weights[fits], count, replacement=True, generator=generator)]
 
 
 def sample_many(
-    model: LatentDiffusion, num_atoms: Tensor, sampling: Sampling, generator: torch.Generator, batch_size: int
+    model: LatentDiffusion,
+    num_atoms: Tensor,
+    sampling: Sampling,
+    generator: torch.Generator,
+    batch_size: int,
+    wanted: Sequence[Wanted] | None = None,
 ) -> Iterator[tuple[Tensor, Crystals]]:
-    """Generate crystals in batches of like sizes: (positions in `num_atoms`, crystals on the CPU)."""
+    """Generate crystals in batches of like sizes: (positions in `num_atoms`, crystals on the CPU).
+
+    Args:
+        model: the generator.
+        num_atoms: (M,).
+        sampling: how.
+        generator: of all noise.
+        batch_size: crystals at a time.
+        wanted: what each crystal is asked to be; None: nothing.
+    """
     for rows in torch.argsort(num_atoms, stable=True).split(batch_size):
-        yield rows, model.sample(num_atoms[rows], sampling, generator).to("cpu")
+        said = NOTHING if wanted is None else model.say([wanted[row] for row in rows.tolist()], num_atoms[rows])
+        yield rows, model.sample(num_atoms[rows], sampling, generator, said).to("cpu")

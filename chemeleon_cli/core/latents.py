@@ -1,59 +1,139 @@
-"""A table of crystals as latents, encoded once: what the denoiser trains on.
+"""A table of crystals as latents, encoded once, and what is said of each: what the denoiser trains on.
 
 The VAE is frozen by then, so encoding every batch anew would be work done over and over.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
+import pandas as pd
+import spglib
 import torch
 from torch import Tensor
 
-from chemeleon_cli.core.dataset import Table, augment, in_batches
+from chemeleon_cli.core.conditions import Said, Settings
+from chemeleon_cli.core.dataset import ID_COLUMN, Table, in_batches
+from chemeleon_cli.core.limits import MAX_Z
 from chemeleon_cli.core.vae import VAE
+from chemeleon_cli.errors import UserError
+
+SYMPREC = 0.1
+"""Å, for space groups: relaxed crystals are not exactly symmetric."""
 
 
 @dataclass(frozen=True)
 class Latents:
-    """Posterior means of a table's M crystals with A atoms in all, each crystal seen from K origins.
+    """Posterior means of a table's crystals with A atoms in all.
+
+    Each crystal is there in its canonical form alone. Other origins are other descriptions of the same crystal, and
+    a generator that had to draw all of them would have more to learn and nothing to gain.
 
     Attributes:
-        means: (K, A, D), the atoms of one crystal after the other.
+        means: (A, D), the atoms of one crystal after the other.
         table: the crystals.
+        labels: what is known of the M crystals, by the condition's name; rows as in `conditions.Said.values`.
     """
 
     means: Tensor
     table: Table
+    labels: Mapping[str, Tensor] = field(default_factory=dict)
 
-    def batch(self, rows: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """The chosen crystals, each from one of its origins at random.
-
-        Returns:
-            (B, N, D) latents, zero at padding, and (B,) atom counts.
-        """
+    def batch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, N, D) latents of the chosen crystals, zero at padding, and their (B,) atom counts."""
         atoms, mask = self.table.atoms_of(rows)
-        origin = torch.randint(len(self.means), (len(rows), 1), generator=generator)
-        return self.means[origin, atoms] * mask.unsqueeze(-1), self.table.num_atoms[rows]
+        return self.means[atoms] * mask.unsqueeze(-1), self.table.num_atoms[rows]
+
+    def said(self, rows: Tensor) -> Said:
+        """What is known of the chosen crystals."""
+        width = int(self.table.num_atoms[rows].max())
+        return Said({name: v[rows, :width] if name == "composition" else v[rows] for name, v in self.labels.items()})
 
 
-def encode(vae: VAE, table: Table, origins: int, batch_size: int, seed: int = 0) -> Latents:
-    """Encode a table.
+@torch.no_grad()
+def encode(vae: VAE, table: Table, batch_size: int, conditions: Settings | None = None) -> Latents:
+    """Encode a table of canonical crystals, `batch_size` at a time, on the device where the VAE is."""
+    device = next(vae.parameters()).device
+    means = torch.zeros(len(table.numbers), vae.config["latent_dim"])
+    for rows, crystals in in_batches(table, batch_size):
+        atoms, mask = table.atoms_of(rows)
+        means[atoms[mask]] = vae.encoder(crystals.to(device)).mean[mask.to(device)].cpu()
+    return Latents(means, table, {name: _label(table, name, s) for name, s in (conditions or {}).items()})
+
+
+def learn(table: Table, kinds: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """What a model trained on a table can be asked for.
 
     Args:
-        vae: on the device to use.
-        table: canonical crystals.
-        origins: K. One takes the canonical origin; of several, each is drawn anew by `augment`.
-        batch_size: crystals at a time.
-        seed: of the draws.
+        table: the train split.
+        kinds: the kind of each condition by its name, which is that of a column for a "value" or a "category".
+
+    Returns:
+        Settings for `conditions.Conditions`.
+
+    Raises:
+        UserError: there is no such column, or nothing in it.
     """
-    device = next(vae.parameters()).device
-    generator = torch.Generator().manual_seed(seed)
-    means = torch.zeros(origins, len(table.numbers), vae.config["latent_dim"])
-    with torch.no_grad():
-        for rows, crystals in in_batches(table, batch_size):
-            atoms, mask = table.atoms_of(rows)
-            for k in range(origins):
-                seen = crystals if origins == 1 else augment(crystals, generator)
-                means[k, atoms[mask]] = vae.encoder(seen.to(device)).mean[mask.to(device)].cpu()
-    return Latents(means, table)
+    settings: dict[str, dict[str, Any]] = {}
+    for name, kind in kinds.items():
+        if kind == "value":
+            values = table.properties.get(name, torch.zeros(0)).double()
+            values = values[~values.isnan()]
+            if not len(values):
+                raise UserError(f"{table.path}: no numbers in a column '{name}' to condition on")
+            std = values.std(correction=0).item()
+            settings[name] = {"kind": kind, "mean": values.mean().item(), "std": std or 1.0}
+            continue
+        if kind == "category":
+            known: list[Any] = sorted(set(_texts(table, name)) - {""})
+        elif kind == "space_group":
+            known = sorted(set(_space_groups(table).tolist()) - {0})
+        else:
+            known = table.numbers.unique().tolist()
+        if not known:
+            raise UserError(f"{table.path}: nothing to condition on in '{name}'")
+        settings[name] = {"kind": kind, "known": known}
+    return settings
+
+
+def _label(table: Table, name: str, s: Mapping[str, Any]) -> Tensor:
+    """One condition of all crystals of a table; what the train split does not have is not said."""
+    if s["kind"] == "value":
+        return table.properties.get(name, torch.full((len(table),), torch.nan))
+    if s["kind"] == "category":
+        place = {text: number for number, text in enumerate(s["known"], start=1)}
+        return torch.tensor([place.get(text, 0) for text in _texts(table, name)])
+    if s["kind"] == "space_group":
+        return _space_groups(table)
+    numbers = table.crystals().numbers
+    if s["kind"] == "composition":
+        return numbers
+    out = torch.zeros(len(table), MAX_Z + 1, dtype=torch.bool).scatter_(1, numbers, True)
+    out[:, 0] = False  # padding
+    return out
+
+
+def _texts(table: Table, name: str) -> list[str]:
+    """A label column as M texts, empty where there is none; whole numbers without a decimal point."""
+    if name in table.properties:
+        return ["" if v != v else str(int(v) if v.is_integer() else v) for v in table.properties[name].tolist()]
+    try:
+        frame = pd.read_csv(table.path, dtype=str, keep_default_na=False, usecols=[ID_COLUMN, name])
+    except ValueError as error:
+        raise UserError(f"{table.path}: needs the columns {ID_COLUMN} and '{name}' to condition on ({error})") from None
+    texts = dict(zip(frame[ID_COLUMN], frame[name], strict=True))
+    if len(texts) < len(frame):
+        raise UserError(f"{table.path}: {ID_COLUMN} names some crystals twice, so '{name}' cannot be told apart")
+    return [texts[i] for i in table.ids]
+
+
+def _space_groups(table: Table) -> Tensor:
+    """(M,) numbers of the space groups, 0 where spglib finds none."""
+    found = []
+    for s in table.structures():
+        cell: Any = (s.lattice.matrix, s.frac_coords, s.atomic_numbers)
+        dataset = spglib.get_symmetry_dataset(cell, symprec=SYMPREC)
+        found.append(0 if dataset is None else int(dataset.number))
+    return torch.tensor(found)

@@ -108,7 +108,7 @@ def set_precision(model: nn.Module, precision: str) -> str:
 def _bf16_is_fast(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    return device.type == "cpu" and torch.cpu._is_amx_tile_supported()
+    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
 
 
 def zero_init(linear: nn.Linear) -> nn.Linear:

@@ -9,11 +9,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 SPLITS = ("train", "val", "test")
+ONE_TABLE = "crystals.csv.gz"
+"""The table of the set that comes with the program: all splits, told apart by its column `split`."""
 
 
 def split_path(folder: str | Path, split: str) -> Path | None:
-    """`train.csv.gz` or `train.csv` (and so on) in a data folder, or None."""
-    paths = (Path(folder).expanduser() / f"{split}{suffix}" for suffix in (".csv.gz", ".csv"))
+    """The table that holds a split of a data folder: `train.csv.gz` or `train.csv` (and so on); or `crystals.csv.gz`
+    with a `card.json` beside it, which holds all splits; or None."""
+    folder = Path(folder).expanduser()
+    paths = [folder / f"{split}{suffix}" for suffix in (".csv.gz", ".csv")]
+    if (folder / "card.json").is_file():
+        paths.append(folder / ONE_TABLE)
     return next((path for path in paths if path.is_file()), None)
 
 

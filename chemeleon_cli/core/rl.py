@@ -3,6 +3,9 @@
 Denoising is a Markov decision process whose actions are Gaussian (DDPO, Black et al. 2023); crystals are
 judged against others of their group (GRPO, Shao et al. 2024); the arithmetic is in `grpo`.
 
+The crystals of a group are asked for the same, and so is the base model that KL is measured against: rollout and
+update both take the condition alone, without guidance, as the probability of a step is that of the network.
+
 Legend: G crystals of a group, all of one size N (so nothing is padded), D latent width, S chain steps.
 """
 
@@ -17,6 +20,7 @@ import torch
 from torch import Tensor
 
 from chemeleon_cli.core import grpo
+from chemeleon_cli.core.conditions import NOTHING, Said, Wanted
 from chemeleon_cli.core.crystals import Crystals
 from chemeleon_cli.core.latent_diffusion import LatentDiffusion, Sampling, Transition
 from chemeleon_cli.core.normalise import NormalizeFn
@@ -61,6 +65,7 @@ class Settings:
         log_prob: "sum" over a crystal's latents, or "mean".
         kl_weight: of the divergence from the base model.
         trajectory_steps: denoising steps of each trajectory that are trained on; None for all.
+        conditions: what crystals may be asked to be; each group draws one, None being nothing. Without any: nothing.
     """
 
     groups_per_step: int = 5
@@ -73,6 +78,7 @@ class Settings:
     log_prob: grpo.Reduce = "sum"
     kl_weight: float = 0.0
     trajectory_steps: int | None = 10
+    conditions: Sequence[Wanted | None] = ()
 
 
 @dataclass(frozen=True)
@@ -92,11 +98,12 @@ class Decision:
 
 @dataclass(frozen=True)
 class Group:
-    """G crystals of one size, and the decisions that led to them."""
+    """G crystals of one size that were asked for the same, and the decisions that led to them."""
 
     num_atoms: Tensor
     decisions: list[Decision]
     crystals: Crystals
+    said: Said = NOTHING
 
 
 def rollout_group(
@@ -111,22 +118,26 @@ def rollout_group(
         base: the frozen model that KL is measured against.
         settings: of the RL step.
         sampling: with noise at every step but the last.
-        generator: source of the size, the choice of decisions and all noise.
+        generator: source of the condition, the size, the choice of decisions and all noise.
     """
-    size = model.draw_sizes(1, generator)
+    wanted: Wanted = {}
+    if settings.conditions:
+        wanted = settings.conditions[int(torch.randint(len(settings.conditions), (), generator=generator))] or {}
+    size = model.draw_sizes(1, generator, wanted)
     num_atoms = size.expand(settings.num_group_samples).to(model.device)
+    said = model.say([wanted] * len(num_atoms), num_atoms)
     chain = model.chain(sampling)
     count = min(settings.trajectory_steps or len(chain), len(chain) - 1)
     chosen = set((1 + torch.randperm(len(chain) - 1, generator=generator)[:count]).tolist())
     decisions, x = [], torch.zeros(0)
-    for transition in model.transitions(num_atoms, sampling, generator):
+    for transition in model.transitions(num_atoms, sampling, generator, said):
         x = transition.x_next
         if transition.index in chosen:
             with torch.no_grad():
-                base_mean, _ = base.step(transition.x, transition.index, num_atoms, chain, sampling)
+                base_mean, _ = base.step(transition.x, transition.index, num_atoms, chain, sampling, said)
             log_prob = _log_prob(transition, transition.mean, settings)
             decisions.append(Decision(transition, log_prob, base_mean))
-    return Group(num_atoms, decisions, model.decode(x, num_atoms))
+    return Group(num_atoms, decisions, model.decode(x, num_atoms, said), said)
 
 
 def train_step(
@@ -199,7 +210,7 @@ def accumulate(
     largest = 0.0
     for decision in group.decisions:
         drawn = decision.transition
-        mean, _ = model.step(drawn.x, drawn.index, group.num_atoms, chain, sampling)
+        mean, _ = model.step(drawn.x, drawn.index, group.num_atoms, chain, sampling, group.said)
         surrogate, info = grpo.clipped_loss(
             _log_prob(drawn, mean, settings), decision.log_prob, advantage, settings.clip_ratio
         )

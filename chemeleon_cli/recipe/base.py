@@ -6,7 +6,10 @@ context), so a recipe can also be built and read where its files are not.
 
 from __future__ import annotations
 
+import csv
+import gzip
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -65,6 +68,20 @@ def find_data(path: str) -> Path:
         f"found '{path}', no such folder; expected one made by `chemeleon fetch-data`"
         + did_you_mean(str(folder), beside)
     )
+
+
+def find_columns(path: str, names: Iterable[str]) -> None:
+    """Look for columns in the train table of a data folder.
+
+    Raises:
+        PydanticCustomError: there is no such column.
+    """
+    table = find_data(path)
+    with gzip.open(table, "rt") if table.suffix == ".gz" else table.open() as lines:
+        columns = next(csv.reader(lines), [])
+    for name in names:
+        if name not in columns:
+            raise mistake(f"found '{name}'; expected columns of {table}{did_you_mean(name, columns)}")
 
 
 def _checkpoint_of(kind: str) -> AfterValidator:
@@ -162,6 +179,9 @@ class DataSection(Section):
     """A folder with `train.csv(.gz)` and, beside it, `val` and `test`, as `chemeleon fetch-data` writes it."""
     max_atoms: Count | None = 20
     """Crystals whose primitive cell has more atoms are left out; null keeps all."""
+    thirds: Annotated[list[Literal[0, 1, 2]], Field(min_length=1)] | None = None
+    """Learn from some thirds of the train split's formulas only, chosen by a hash of the formula: what learns from
+    `[0]` can judge what learns from `[1, 2]`. Null: all of them."""
 
 
 class TrainingSection(Section):

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-import csv
-import gzip
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, Strict, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    Strict,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
-from chemeleon_cli.errors import did_you_mean
+from chemeleon_cli.core.rewards import EnergySettings, Relaxation
+from chemeleon_cli.core.rewards.settings import CHGNET
 from chemeleon_cli.recipe.base import (
     ComputeRecipe,
     Count,
@@ -26,9 +34,10 @@ from chemeleon_cli.recipe.base import (
     Share,
     TrainingSection,
     VaeName,
-    find_data,
+    find_columns,
     mistake,
 )
+from chemeleon_cli.recipe.conditions import Asked, ConditionSection, fill_in_kinds
 from chemeleon_cli.recipe.steering import Reward, TrainRl
 
 
@@ -137,8 +146,19 @@ class TrainLdm(RunRecipe):
     """The size of the model."""
     diffusion: DiffusionSection = DiffusionSection()
     """The noise schedule."""
+    conditions: Annotated[dict[str, ConditionSection], BeforeValidator(fill_in_kinds)] = {}
+    """What crystals can be asked for: `composition`, `chemical_system`, `space_group`, or columns of the data."""
     sampling: SamplerSection = SamplerSection()
     """How the crystals of the final report are drawn."""
+
+    @field_validator("conditions")
+    @classmethod
+    def _have_columns(
+        cls, conditions: dict[str, ConditionSection], info: ValidationInfo
+    ) -> dict[str, ConditionSection]:
+        if info.context and "data" in info.data:
+            find_columns(info.data["data"].path, (name for name, c in conditions.items() if c.is_column))
+        return conditions
 
     @field_validator("sampling")
     @classmethod
@@ -221,12 +241,7 @@ class TrainPredictor(RunRecipe):
     @classmethod
     def _are_columns(cls, targets: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
         if info.context and "data" in info.data:
-            table = find_data(info.data["data"].path)
-            with gzip.open(table, "rt") if table.suffix == ".gz" else table.open() as lines:
-                columns = next(csv.reader(lines), [])
-            for name in targets:
-                if name not in columns:
-                    raise mistake(f"found '{name}'; expected columns of {table}{did_you_mean(name, columns)}")
+            find_columns(info.data["data"].path, targets)
         return targets
 
 
@@ -236,14 +251,14 @@ def _look_for_crystals(file: str, info: ValidationInfo) -> str:
     return file
 
 
-class Sample(ComputeRecipe, SamplerSection):
+class Sample(ComputeRecipe, SamplerSection, Asked):
     """Draw crystals from a generator."""
 
     command: ClassVar[str] = "sample"
     model: LdmName
     """The generator: a run folder, a checkpoint folder or a name."""
     num_samples: Count = 100
-    """Crystals to draw."""
+    """Crystals to draw; with `like`, for each of its crystals."""
     out: str = "generated.cif"
     """The file to write; its suffix says how: .cif (a data block per crystal), .extxyz, .csv or .json.gz."""
     batch_size: Count = 256
@@ -265,8 +280,46 @@ class Score(ComputeRecipe):
     checkpoint folder or a name; null: the `model` of the recipe that `--reward` names, if any."""
     reference: DataFolder | None = None
     """The data folder that novelty is measured against; null: the training set of `model`."""
+    against: Annotated[str, AfterValidator(_look_for_crystals)] | None = None
+    """Known crystals to be found among these (a file, or a data folder's test split): match rate and RMSE."""
+    energy_model: str | None = None
+    """The potential: `chgnet`, a MACE foundation model such as `medium-mpa-0`, or a MACE model file. Null: the
+    reward's, if any."""
+    energy_scale: str | None = None
+    """Which energies a potential from a file was fitted to, as the hull's manifest has it; null for named ones."""
+    hull: str | None = None
+    """The reference energies: a `hull.csv.gz`, a data folder that holds one, or `starter`. Null: the reward's, if
+    any."""
+    relax: Relaxation | None = None
+    """Relax the crystals too (steps, fmax), which takes long; null: as the reward does."""
     out: str | None = None
-    """The CSV to write; null: beside the file that is scored."""
+    """The table to write, .csv or .parquet, with the summary as .json beside it; null: a CSV beside the file that is
+    scored."""
+    relaxed_out: str | None = None
+    """A file for the relaxed crystals, in the format of its suffix: .cif, .extxyz, .csv or .json.gz; null for none."""
+    write_hull: str | None = None
+    """A hull to write instead of judging, say `hull.csv.gz`: the energies of these crystals by the potential (null:
+    `chgnet`), relaxed where `relax` is set."""
+
+    def energies(self) -> EnergySettings:
+        """The potential, hull and relaxation that are named here or, where they are not, in the reward."""
+        other = self.reward or EnergySettings()
+        return EnergySettings(
+            energy_model=self.energy_model or other.energy_model or (CHGNET if self.write_hull else None),
+            energy_scale=self.energy_scale if self.energy_model else self.energy_scale or other.energy_scale,
+            hull=None if self.write_hull else self.hull or other.hull,
+            relax=self.relax or other.relax,
+        )
+
+    @model_validator(mode="after")
+    def _look_for_energies(self, info: ValidationInfo) -> Score:
+        mistakes = self.energies().check_energies() if info.context else []
+        if self.relaxed_out and self.energies().relax is None:
+            mistakes.append(("relaxed_out", f"found '{self.relaxed_out}'; expected null where relax is null"))
+        if mistakes:
+            lines = [{"type": mistake(text), "loc": (field,), "input": None} for field, text in mistakes]
+            raise ValidationError.from_exception_data("score", lines)  # type: ignore[arg-type]
+        return self
 
 
 class SplitSection(Section):
@@ -287,12 +340,16 @@ class SplitSection(Section):
         return value
 
 
+MATERIALS_PROJECT = "materials-project"
+
+
 class FetchData(Recipe):
     """Make a data folder: train, val and test tables from a source."""
 
     command: ClassVar[str] = "fetch-data"
     source: str
-    """A table (CSV) or folder of your own, or `materials-project`."""
+    """Your own table, folder or zip of crystals; or `materials-project`; or a set by its name: `mp-20`, `perov-5`,
+    `carbon-24`, `alex-mp-20`, `starter`."""
     name: str | None = None
     """The name of the folder that is made; null: after the source."""
     out: str = "data"
@@ -301,14 +358,36 @@ class FetchData(Recipe):
     """Crystals whose primitive cell has more atoms are left out; null keeps all."""
     labels: dict[str, str] = {}
     """Column of the source: name of the label; empty takes every column of numbers under its own name."""
+    labels_file: str | None = None
+    """A second table (CSV or Parquet) with more columns for the same crystals, a row for each, joined by id."""
     id_column: str | None = None
-    """The column of the source that names a crystal; null: found by its usual names."""
+    """The column of the source (and of `labels_file`) that names a crystal; null: found by its usual names."""
     split: SplitSection = SplitSection()
     """Which crystals are kept away from training."""
     query: dict[str, Any] = {}
     """Materials Project only: what to ask for, as its API names it, such as `num_sites: [1, 20]`."""
     fields: dict[str, str] = {}
     """Materials Project only: its field: name of the label."""
+    entries: Literal["uncorrected", "mp2020"] | None = None
+    """Materials Project only: also bring the energies of all that is made of these elements, for energies above the
+    hull: `uncorrected` to go with MACE, `mp2020` (with the corrections of that name) to go with CHGNet."""
+
+    @field_validator("labels", "query", "fields", "entries")
+    @classmethod
+    def _fit_the_source(cls, value: Any, info: ValidationInfo) -> Any:
+        source = info.data.get("source", "")
+        if value and source == MATERIALS_PROJECT and info.field_name == "labels":
+            raise mistake(f"found {', '.join(value)}; labels of {MATERIALS_PROJECT} are chosen by `fields`")
+        if value and source not in ("", MATERIALS_PROJECT) and info.field_name != "labels":
+            raise mistake(f"is for {MATERIALS_PROJECT} only; found '{source}' as `source`")
+        return value
+
+    @field_validator("query")
+    @classmethod
+    def _holds_no_key(cls, query: dict[str, Any]) -> dict[str, Any]:
+        if any("api_key" in name.lower().replace("-", "_") for name in query):
+            raise mistake("found a key for an API; expected none, as recipes are kept and shared; give it as --api-key")
+        return query
 
 
 RECIPES: dict[str, type[Recipe]] = {

@@ -1,0 +1,291 @@
+"""What a generator can be asked for: a band gap, elements, a composition, a space group, a class.
+
+Every condition can be left unsaid (classifier-free guidance, Ho & Salimans 2022). In tensors, what is not said is NaN
+for numbers and 0 for all else; a tensor has a row for each crystal. A composition says which element each atom is:
+crystals in canonical order have their atoms sorted by atomic number, so the formula and the number of atoms leave
+nothing open.
+
+Legend: B crystals, N atoms padded, H hidden width, C conditions.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from chemeleon_cli.core.crystals import atom_mask
+from chemeleon_cli.core.layers import masked_mean, mlp
+from chemeleon_cli.core.limits import MAX_Z
+from chemeleon_cli.errors import UserError, did_you_mean
+
+SPACE_GROUPS = 230
+
+Wanted = Mapping[str, Any]
+"""What one crystal is asked to be: number, formula, "Li-O", space group or class by the condition's name; None is
+not said."""
+
+Settings = Mapping[str, Mapping[str, Any]]
+"""A model's conditions by name: `kind` ("value", "composition", "chemical_system", "space_group" or "category"), with
+`mean` and `std` of a value in the train split, and `known` of all others: the atomic numbers, space groups or classes
+that it has."""
+
+
+@dataclass(frozen=True)
+class Said:
+    """What B crystals are asked to be, as a denoiser reads it.
+
+    Attributes:
+        values: by the condition's name: (B,) float of a value; (B,) int64 number of a space group or 1 + index of a
+            class; (B, MAX_Z + 1) bool, element Z in a chemical system; (B, N) int64 atomic numbers of a composition.
+        numbers: (B, N) atomic numbers that the crystals are to have, ascending, 0 at padding; None: any.
+    """
+
+    values: dict[str, Tensor] = field(default_factory=dict)
+    numbers: Tensor | None = None
+
+    def to(self, device: torch.device) -> Said:
+        """The same on another device."""
+        numbers = None if self.numbers is None else self.numbers.to(device)
+        return Said({name: value.to(device) for name, value in self.values.items()}, numbers)
+
+
+NOTHING = Said()
+"""Nothing is asked for."""
+
+
+class Conditions(nn.Module):
+    """Conditions as vectors that a denoiser adds to what it knows of crystals and atoms.
+
+    Args:
+        hidden_dim: H.
+        settings: what there is to say.
+    """
+
+    def __init__(self, hidden_dim: int, settings: Settings) -> None:
+        super().__init__()
+        self.settings = settings
+        self.embeddings = nn.ModuleList(mlp(_width(s), hidden_dim, hidden_dim) for s in settings.values())
+        self.missing = nn.Parameter(torch.zeros(len(settings), hidden_dim))
+
+    def forward(self, values: Mapping[str, Tensor], num_atoms: Tensor, width: int) -> tuple[Tensor, Tensor]:
+        """What is said, and the learned vector of each condition that is not.
+
+        Args:
+            values: see `Said`; a name that is not there is not said of any crystal.
+            num_atoms: (B,).
+            width: N.
+
+        Returns:
+            (B, N, H) for atoms and (B, H) for crystals.
+        """
+        B, mask = len(num_atoms), atom_mask(num_atoms, width)
+        crystals = self.missing.new_zeros(B, self.missing.shape[1])
+        atoms = crystals.unsqueeze(1)
+        for (name, s), embedding, missing in zip(self.settings.items(), self.embeddings, self.missing, strict=True):
+            is_composition = s["kind"] == "composition"
+            told = missing.expand(B, width, -1) if is_composition else missing.expand(B, -1)
+            if name in values:
+                said = is_said(values[name]).view(-1, *[1] * (told.ndim - 1))
+                told = torch.where(said, embedding(_features(s, values[name])), told)
+            if is_composition:
+                atoms, told = atoms + told, masked_mean(told, mask)
+            crystals = crystals + told
+        return atoms.expand(-1, width, -1), crystals
+
+
+def is_said(value: Tensor) -> Tensor:
+    """(B,) bool, of one of `Said.values`."""
+    return ~value.isnan() if value.is_floating_point() else (value != 0).reshape(len(value), -1).any(1)
+
+
+def drop(said: Said, rates: Mapping[str, float], generator: torch.Generator) -> Said:
+    """Leave each condition of each crystal unsaid with the probability `rates[name]`, each on its own."""
+    values = {}
+    for name, value in said.values.items():
+        gone = torch.rand(len(value), generator=generator) < rates[name]
+        values[name] = value.masked_fill(gone.view(-1, *[1] * (value.ndim - 1)), _null(value))
+    return Said(values)
+
+
+def unsaid(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors with nothing said in them."""
+    return {name: torch.full_like(value, _null(value)) for name, value in values.items()}
+
+
+def encode(settings: Settings, wanted: Sequence[Wanted], num_atoms: Tensor) -> Said:
+    """What B crystals are asked to be.
+
+    Args:
+        settings: the model's conditions.
+        wanted: of each crystal.
+        num_atoms: (B,); whole multiples of the formulas that are wanted.
+
+    Raises:
+        UserError: a condition that the model was not trained for, or a value that it does not know.
+    """
+    rows = [resolve(settings, one) for one in wanted]
+    values = {}
+    for name in {name: None for row in rows for name in row}:
+        s = settings[name]
+        codes = [None if row.get(name) is None else _code(name, s, row[name]) for row in rows]
+        values[name] = _tensor(s["kind"], codes, num_atoms)
+    numbers = next((v for name, v in values.items() if settings[name]["kind"] == "composition"), None)
+    if numbers is not None and not is_said(numbers).all():
+        raise ValueError("a batch has crystals with a composition and crystals without")
+    return Said(values, numbers)
+
+
+def resolve(settings: Settings, wanted: Wanted) -> dict[str, Any]:
+    """What is wanted by the names of the model; the name of a kind stands for its only condition of that kind.
+
+    Raises:
+        UserError: the model was not trained for it.
+    """
+    out = {}
+    for name, value in wanted.items():
+        of_kind = [own for own, s in settings.items() if s["kind"] == name]
+        own = name if name in settings or len(of_kind) != 1 else of_kind[0]
+        if own not in settings:
+            have = ", ".join(f"{n} ({s['kind']})" for n, s in settings.items()) or "no conditions"
+            raise UserError(
+                f"the model was not trained for the condition '{name}'; it has {have}{did_you_mean(name, settings)}",
+                "train-ldm takes a section conditions: that says what a model can be asked for",
+            )
+        if value is not None:
+            out[own] = value
+    return out
+
+
+def formula_of(settings: Settings, wanted: Wanted) -> str | None:
+    """The composition that is wanted, None where that is left open.
+
+    Raises:
+        UserError: the model was not trained for it, or does not know its elements.
+    """
+    for name, value in resolve(settings, wanted).items():
+        if settings[name]["kind"] == "composition":
+            _code(name, settings[name], value)
+            return str(value)
+    return None
+
+
+@functools.lru_cache(maxsize=10_000)
+def formula_unit(text: str) -> tuple[int, ...]:
+    """Atomic numbers of the smallest formula unit, ascending: "Sr2Ti2O6" -> (8, 8, 8, 22, 38).
+
+    Raises:
+        UserError: it is no formula with whole numbers.
+    """
+    from pymatgen.core import Composition, Element
+
+    mend = "write it like SrTiO3"
+    try:
+        amounts = Composition(str(text)).get_el_amt_dict()
+        counts = {Element(symbol).Z: amount for symbol, amount in amounts.items()}
+    except ValueError as error:
+        raise UserError(f"composition: found '{text}'; expected a formula ({error})", mend) from None
+    if any(amount != round(amount) or amount < 1 for amount in counts.values()):
+        raise UserError(f"composition: found '{text}'; expected whole numbers of atoms", mend)
+    divisor = math.gcd(*(round(amount) for amount in counts.values()))
+    return tuple(z for z in sorted(counts) for _ in range(round(counts[z]) // divisor))
+
+
+def assign_elements(logits: Tensor, numbers: Tensor) -> Tensor:
+    """The likeliest way to give atoms the elements that they must have, each exactly as often as it is there.
+
+    Args:
+        logits: (B, N, MAX_Z) of a decoder; column k stands for atomic number k + 1.
+        numbers: (B, N) the elements of each crystal in any order, 0 at padding.
+
+    Returns:
+        (B, N) the elements of each crystal in the order of its atoms.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    costs = -logits.detach().double().log_softmax(-1).cpu().numpy()
+    costs = np.nan_to_num(costs, nan=0.0, posinf=1e6)  # latents without bounds still get the elements asked for
+    out = np.zeros(numbers.shape, np.int64)
+    for row, cost, wanted in zip(out, costs, numbers.cpu().numpy(), strict=True):
+        elements = wanted[wanted > 0]
+        atoms, chosen = linear_sum_assignment(cost[: len(elements), elements - 1])
+        row[atoms] = elements[chosen]
+    return torch.from_numpy(out).to(numbers.device)
+
+
+def _null(value: Tensor) -> float:
+    return math.nan if value.is_floating_point() else 0
+
+
+def _width(s: Mapping[str, Any]) -> int:
+    widths = {"value": 1, "space_group": SPACE_GROUPS + 1}
+    return len(s["known"]) + 1 if s["kind"] == "category" else widths.get(s["kind"], MAX_Z + 1)
+
+
+def _features(s: Mapping[str, Any], value: Tensor) -> Tensor:
+    """(B, F), or (B, N, F) of a composition: a standardised number, or zeros and ones; anything where it is unsaid."""
+    if s["kind"] == "value":
+        return ((value - s["mean"]) / s["std"]).nan_to_num().unsqueeze(-1)
+    return value.float() if s["kind"] == "chemical_system" else F.one_hot(value, _width(s)).float()
+
+
+def _code(name: str, s: Mapping[str, Any], value: Any) -> Any:
+    """A value as it stands in a tensor: a number; atomic numbers; the number of a space group, of a class."""
+    kind, found = s["kind"], f"{name}: found {value!r}"
+    if kind == "value":
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise UserError(f"{found}; expected a number")
+        return float(value)
+    if kind == "category":
+        if str(value) not in s["known"]:
+            raise UserError(f"{found}; the model knows {', '.join(s['known'])}{did_you_mean(str(value), s['known'])}")
+        return s["known"].index(str(value)) + 1
+    if kind == "space_group":
+        if isinstance(value, bool) or value not in range(1, SPACE_GROUPS + 1):
+            raise UserError(f"{found}; expected the number of a space group, 1 to {SPACE_GROUPS}")
+        if value not in s["known"]:
+            raise UserError(f"{found}; none of the crystals that the model was trained on has that space group")
+        return int(value)
+    elements = formula_unit(value) if kind == "composition" else _system(name, value)
+    unknown = sorted(set(elements) - set(s["known"]))
+    if unknown:
+        from pymatgen.core import Element
+
+        symbols = ", ".join(Element.from_Z(z).symbol for z in unknown)
+        raise UserError(f"{found}; the model knows no {symbols}", "name elements of the crystals it was trained on")
+    return elements
+
+
+def _system(name: str, text: Any) -> list[int]:
+    from pymatgen.core import Element
+
+    try:
+        return sorted({Element(symbol.strip()).Z for symbol in str(text).split("-")})
+    except ValueError:
+        raise UserError(f"{name}: found {text!r}; expected elements joined by '-', such as Li-Fe-P-O") from None
+
+
+def _tensor(kind: str, codes: Sequence[Any], num_atoms: Tensor) -> Tensor:
+    if kind == "value":
+        return torch.tensor([math.nan if code is None else code for code in codes], dtype=torch.float32)
+    if kind in ("category", "space_group"):
+        return torch.tensor([code or 0 for code in codes])
+    if kind == "chemical_system":
+        out = torch.zeros(len(codes), MAX_Z + 1, dtype=torch.bool)
+        for row, elements in zip(out, codes, strict=True):
+            row[list(elements or ())] = True
+        return out
+    out = torch.zeros(len(codes), int(num_atoms.max()), dtype=torch.int64)
+    for row, unit, count in zip(out, codes, num_atoms.tolist(), strict=True):
+        if unit is not None:
+            if count % len(unit):
+                raise ValueError(f"{count} atoms are no multiple of a formula with {len(unit)}")
+            row[:count] = torch.tensor(unit).repeat_interleave(count // len(unit))
+    return out

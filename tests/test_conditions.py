@@ -1,0 +1,534 @@
+"""Conditions: what a model is told, what it answers for, and that a composition asked for is a composition obtained."""
+
+import copy
+import csv
+import gzip
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pymatgen.core import Composition
+from samples import known_structures, random_structures, write_dataset
+from test_rl import Verdict, make_run, prefer_large_cells
+from torch import Tensor
+from typer.testing import CliRunner
+
+from chemeleon_cli.app import app
+from chemeleon_cli.core import checkpoint, rl
+from chemeleon_cli.core.build import build
+from chemeleon_cli.core.conditions import (
+    NOTHING,
+    Said,
+    assign_elements,
+    drop,
+    encode,
+    formula_unit,
+    unsaid,
+)
+from chemeleon_cli.core.dataset import Table, load_split
+from chemeleon_cli.core.denoiser import Denoiser
+from chemeleon_cli.core.latent_diffusion import LatentDiffusion, Sampling, sample_many
+from chemeleon_cli.core.latents import encode as encode_table
+from chemeleon_cli.core.latents import learn
+from chemeleon_cli.core.limits import MAX_Z
+from chemeleon_cli.core.vae import VAE
+from chemeleon_cli.errors import UserError
+
+SMALL = {"hidden_dim": 32, "num_heads": 4, "encoder_layers": 1, "decoder_layers": 1, "latent_dim": 4}
+ELEMENTS = [3, 8, 11, 14, 17, 22, 26, 38]
+SETTINGS: dict[str, dict[str, Any]] = {
+    "gap": {"kind": "value", "mean": 1.0, "std": 2.0},
+    "composition": {"kind": "composition", "known": ELEMENTS},
+    "chemical_system": {"kind": "chemical_system", "known": ELEMENTS},
+    "space_group": {"kind": "space_group", "known": [221, 225]},
+    "phase": {"kind": "category", "known": ["a", "b"]},
+}
+SIZES = {"2": 3, "5": 1, "10": 2}
+SAMPLING = Sampling("ddim", 4, 1.0)
+
+
+def make(
+    settings: dict[str, Any] | None = SETTINGS, sizes: dict[str, int] | None = None, beta_end: float = 0.02
+) -> LatentDiffusion:
+    torch.manual_seed(0)
+    denoiser = {"latent_dim": 4, "hidden_dim": 32, "num_blocks": 2, "num_heads": 4}
+    if settings:
+        denoiser["conditions"] = settings  # type: ignore[assignment]
+    model = LatentDiffusion(SMALL, denoiser, {"timesteps": 100, "beta_end": beta_end}, sizes or SIZES).eval()
+    for parameter in model.denoiser.parameters():  # adaLN-Zero starts as the identity, which would test nothing
+        parameter.data.add_(0.05 * torch.randn_like(parameter))
+    return model
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+# --- what is said, as numbers -----------------------------------------------------------------------------------------
+
+
+def test_what_is_wanted_becomes_numbers():
+    wanted = [
+        {"gap": 3.0, "composition": "SrTiO3", "space_group": 225, "phase": "b"},
+        {"composition": "Sr2Ti2O6", "chemical_system": "Li - Fe-O", "gap": None},
+    ]
+    said = encode(SETTINGS, wanted, torch.tensor([5, 10]))
+    assert said.values["gap"][0] == 3.0 and said.values["gap"][1].isnan()
+    assert said.values["composition"].tolist() == [[8, 8, 8, 22, 38, *[0] * 5], [*[8] * 6, 22, 22, 38, 38]]
+    assert said.numbers is said.values["composition"]
+    assert said.values["space_group"].tolist() == [225, 0]
+    assert said.values["phase"].tolist() == [2, 0]
+    assert said.values["chemical_system"].nonzero().tolist() == [[1, 3], [1, 8], [1, 26]]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "words"),
+    [
+        ({"gpa": 3.0}, ["not trained for the condition 'gpa'", "gap (value)", "space_group", "did you mean 'gap'"]),
+        ({"gap": "wide"}, ["gap: found 'wide'; expected a number"]),
+        ({"gap": True}, ["expected a number"]),
+        ({"space_group": 231}, ["1 to 230"]),
+        ({"space_group": 7}, ["none of the crystals that the model was trained on"]),
+        ({"phase": "c"}, ["phase: found 'c'; the model knows a, b"]),
+        ({"composition": "XeF2"}, ["knows no F, Xe"]),
+        ({"composition": "SrTi0.5O3"}, ["whole numbers"]),
+        ({"composition": "Qq2"}, ["expected a formula"]),
+        ({"composition": "SrTi("}, ["expected a formula"]),
+        ({"chemical_system": "Li-Xe"}, ["knows no Xe"]),
+        ({"chemical_system": "LiO"}, ["elements joined by '-'"]),
+        ({"composition": "Na7Cl4"}, ["11 atoms in a formula unit", "no such size fits"]),
+    ],
+)
+def test_what_a_model_cannot_be_asked_for_is_said(wanted: dict[str, Any], words: list[str]):
+    with pytest.raises(UserError) as caught:
+        make().check(wanted)
+    assert all(word in caught.value.message for word in words), caught.value.message
+
+
+def test_a_model_without_conditions_has_none_of_it():
+    model = make(None)
+    assert not [name for name in model.state_dict() if "condition" in name]
+    assert set(model.config["denoiser"]) == {"latent_dim", "hidden_dim", "num_blocks", "num_heads"}
+    with pytest.raises(UserError, match="not trained for the condition 'composition'; it has no conditions"):
+        model.check({"composition": "NaCl"})
+    generator = seeded()
+    state = generator.get_state()
+    assert drop(NOTHING, {}, generator) == NOTHING
+    assert torch.equal(generator.get_state(), state), "no random number is spent on it"
+
+
+def test_a_formula_unit_is_the_smallest_and_sorted():
+    assert formula_unit("Na4Cl4") == (11, 17)
+    assert formula_unit("Fe2O3") == (8, 8, 8, 26, 26)
+    assert formula_unit("O2") == (8,)
+
+
+# --- the network ------------------------------------------------------------------------------------------------------
+
+
+def said_of(count: int, size: int, **wanted: Any) -> Said:
+    return encode(SETTINGS, [wanted] * count, torch.full((count,), size))
+
+
+ASKED = {"gap": 3.0, "composition": "NaCl", "chemical_system": "Na-Cl", "space_group": 225, "phase": "a"}
+
+
+@pytest.mark.parametrize("name", ASKED)
+def test_each_condition_is_heard_and_can_be_left_unsaid(name: str):
+    denoiser = make().denoiser
+    x, t, n = torch.randn(3, 2, 4, generator=seeded()), torch.tensor([3, 50, 90]), torch.full((3,), 2)
+    said = said_of(3, 2, **{name: ASKED[name]})
+    nothing = denoiser(x, t, n)
+    assert not torch.allclose(denoiser(x, t, n, said), nothing, atol=1e-3)
+    assert torch.allclose(denoiser(x, t, n, Said(unsaid(said.values))), nothing, atol=1e-6)
+
+
+def test_padding_and_neighbours_never_change_a_conditional_result():
+    model = make()
+    n = torch.tensor([2, 5])
+    wanted = [{"composition": "NaCl", "gap": 1.0}, {"composition": "SrTiO3", "phase": "b"}]
+    x, t = torch.randn(2, 5, 4, generator=seeded()), torch.tensor([20, 70])
+    together = model.denoiser(x, t, n, model.say(wanted, n))
+    for b, size in enumerate(n.tolist()):
+        alone = model.denoiser(x[[b], :size], t[[b]], n[[b]], model.say([wanted[b]], n[[b]]))
+        assert torch.allclose(alone[0], together[b, :size], atol=1e-5)
+
+
+def test_a_composition_tells_each_atom_its_element():
+    """An atom's answer follows its own element more than that of another one of the same crystal."""
+    torch.manual_seed(0)
+    denoiser = Denoiser(4, 32, 0, 4, {"composition": SETTINGS["composition"]})  # without blocks nothing is mixed
+    torch.nn.init.normal_(denoiser.head.weight)
+    x, t, n = torch.zeros(1, 3, 4), torch.tensor([50]), torch.tensor([3])
+    a, b = (denoiser(x, t, n, Said({"composition": torch.tensor([[8, 22, z]])})) for z in (26, 38))
+    assert (a - b)[0, 2].abs().max() > 1e-2
+    assert torch.allclose(a[0, :2], b[0, :2], atol=1e-5), "the modulation is zero before training"
+
+
+def test_guidance_is_the_null_plus_the_scaled_difference():
+    model = make()
+    x, t, n = torch.randn(4, 5, 4, generator=seeded()), torch.full((4,), 40), torch.full((4,), 5)
+    said = said_of(4, 5, composition="SrTiO3", gap=2.0, chemical_system="Sr-Ti-O")
+    told, null = model.denoiser(x, t, n, said), model.denoiser(x, t, n)
+    for scale in (0.0, 0.5, 3.0):
+        assert torch.allclose(model.noise(x, t, n, said, scale), null + scale * (told - null), atol=1e-5)
+    assert torch.equal(model.noise(x, t, n, said, 1.0), told)
+    assert torch.equal(model.noise(x, t, n, NOTHING, 3.0), null)
+
+
+def test_conditions_are_dropped_each_on_its_own():
+    said = said_of(4000, 2, **ASKED)
+    rates = {"gap": 0.2, "composition": 0.5, "chemical_system": 0.0, "space_group": 1.0, "phase": 0.2}
+    left = drop(said, rates, seeded())
+    gone = {
+        "gap": left.values["gap"].isnan(),
+        "composition": (left.values["composition"] == 0).all(1),
+        "phase": left.values["phase"] == 0,
+    }
+    for name, dropped in gone.items():
+        assert dropped.float().mean().item() == pytest.approx(rates[name], abs=0.03)
+    both = (gone["gap"] & gone["composition"]).float().mean().item()
+    assert both == pytest.approx(0.2 * 0.5, abs=0.02)
+    assert torch.equal(left.values["chemical_system"], said.values["chemical_system"])
+    assert not left.values["space_group"].any()
+
+
+def test_a_condition_is_learned():
+    """Latents that are a sign times one: told the sign, the model draws it; told nothing, it draws both."""
+    model = make({"sign": {"kind": "value", "mean": 0.0, "std": 1.0}}, {"2": 1}, beta_end=0.2)  # noise at the end
+    optimizer = torch.optim.AdamW(model.denoiser.parameters(), lr=3e-3)
+    n, generator = torch.full((64,), 2), seeded(1)
+    for _ in range(250):
+        sign = torch.randint(2, (64,), generator=generator) * 2.0 - 1
+        x = sign.view(-1, 1, 1) + 0.1 * torch.randn(64, 2, 4, generator=generator)
+        loss = model.loss(x, n, generator, drop(Said({"sign": sign}), {"sign": 0.3}, generator))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    means = {}
+    for wanted in (-1.0, 1.0, None):
+        said = model.say([{"sign": wanted}] * 64, n)
+        *_, last = model.transitions(n, Sampling("ddim", 20), seeded(2), said)
+        means[wanted] = last.x_next.mean((1, 2))
+    assert (means[-1.0] < 0).float().mean() > 0.9
+    assert (means[1.0] > 0).float().mean() > 0.9
+    assert 0.2 < (means[None] > 0).float().mean() < 0.8
+
+
+# --- compositions -----------------------------------------------------------------------------------------------------
+
+
+def test_elements_are_assigned_as_brute_force_would():
+    for seed in range(20):
+        generator = seeded(seed)
+        logits = 3 * torch.randn(1, 5, MAX_Z, generator=generator)
+        numbers = torch.tensor([[8, 8, 8, 22, 38]])
+        got = assign_elements(logits, numbers)
+        log_p = logits.log_softmax(-1)[0]
+        best = max(
+            set(itertools.permutations(numbers[0].tolist())),
+            key=lambda order: sum(float(log_p[i, z - 1]) for i, z in enumerate(order)),
+        )
+        assert got[0].tolist() == list(best)
+
+
+def test_assigned_elements_are_exact_whatever_the_decoder_says():
+    numbers = torch.tensor([[8, 8, 22], [11, 17, 0]])
+    for logits in (
+        torch.full((2, 3, MAX_Z), torch.nan),
+        torch.full((2, 3, MAX_Z), -torch.inf),
+        torch.zeros(2, 3, MAX_Z),
+    ):
+        assert assign_elements(logits, numbers).sort(1).values.tolist() == numbers.sort(1).values.tolist()
+    agrees = torch.nn.functional.one_hot(numbers.clamp(min=1) - 1, MAX_Z).float()
+    assert torch.equal(assign_elements(agrees, numbers), numbers), "canonical order is kept where the decoder agrees"
+
+
+def test_a_composition_asked_for_is_the_one_obtained():
+    model = make()
+    for formula, sizes in {"SrTiO3": {5, 10}, "NaCl": {2, 10}, "Fe2O3": {5, 10}}.items():
+        num_atoms = model.draw_sizes(40, seeded(), {"composition": formula})
+        assert set(num_atoms.tolist()) == sizes
+        wanted = [{"composition": formula}] * 40
+        for guidance in (1.0, 2.0):
+            sampling = Sampling("ddim", 3, 1.0, guidance)
+            for rows, crystals in sample_many(model, num_atoms, sampling, seeded(), 16, wanted):
+                for numbers, n in zip(crystals.numbers.tolist(), num_atoms[rows].tolist(), strict=True):
+                    assert sorted(numbers)[-n:] == sorted(formula_unit(formula) * (n // len(formula_unit(formula))))
+    assert model.draw_sizes(9, seeded(), {"composition": "SrTiO3"}, z=2).unique().tolist() == [10]
+    with pytest.raises(UserError, match="times z = 3"):
+        model.draw_sizes(1, seeded(), {"composition": "SrTiO3"}, z=3)
+    with pytest.raises(UserError, match="no composition"):
+        model.draw_sizes(1, seeded(), {}, z=3)
+
+
+def test_sizes_without_a_composition_are_drawn_as_ever():
+    model = make()
+    weights = torch.tensor([3.0, 1.0, 2.0])
+    rows = torch.multinomial(weights, 50, replacement=True, generator=seeded(4))
+    assert model.draw_sizes(50, seeded(4)).tolist() == torch.tensor([2, 5, 10])[rows].tolist()
+
+
+# --- from tables ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Table:
+    crystals = known_structures() + random_structures(4, seed=2)
+    gaps = [5.0, 3.5, 3.2, 3.0, 1.1, 0.0, *[float("nan")] * 4]
+    folder = write_dataset(tmp_path / "data", crystals, {"gap": gaps, "layers": [1.0, 2, 2, 1] * 2 + [3, 3]}, (1.0, 0))
+    path = folder / "train.csv.gz"
+    with gzip.open(path, "rt", newline="") as file:
+        rows = list(csv.DictReader(file))
+    for i, row in enumerate(rows):
+        row["phase"] = ["rock", "blende", ""][i % 3]
+    with gzip.open(path, "wt", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    found = load_split(folder, "train")
+    assert found is not None
+    return found
+
+
+KINDS = {
+    "gap": "value",
+    "layers": "category",
+    "phase": "category",
+    "composition": "composition",
+    "chemical_system": "chemical_system",
+    "space_group": "space_group",
+}
+
+
+def test_conditions_are_read_from_a_table(table: Table):
+    settings = learn(table, KINDS)
+    gaps = np.array([5.0, 3.5, 3.2, 3.0, 1.1, 0.0])
+    assert settings["gap"] == {"kind": "value", "mean": pytest.approx(gaps.mean()), "std": pytest.approx(gaps.std())}
+    assert settings["phase"]["known"] == ["blende", "rock"]
+    assert settings["layers"]["known"] == ["1", "2", "3"]
+    assert {194, 216, 221, 225, 227, 136} <= set(settings["space_group"]["known"])
+    latents = encode_table(VAE(**SMALL).eval(), table, 4, json.loads(json.dumps(settings)))
+    rows = torch.tensor([table.ids.index(f"m-{i}") for i in (0, 2, 7)])
+    said = latents.said(rows)
+    assert said.values["space_group"][:2].tolist() == [225, 221]
+    assert said.values["phase"].tolist() == [2, 0, 1]
+    assert said.values["gap"][:2].tolist() == [5.0, pytest.approx(3.2)] and said.values["gap"][2].isnan()
+    _, num_atoms = latents.batch(rows)
+    numbers = said.values["composition"]
+    assert numbers.shape == (3, int(num_atoms.max()))
+    for row, structure, n in zip(numbers.tolist(), table.structures(rows), num_atoms.tolist(), strict=True):
+        assert row[:n] == sorted(structure.atomic_numbers), "canonical order is by atomic number"
+    assert [set(v.nonzero().flatten().tolist()) for v in said.values["chemical_system"]] == [
+        set(s.atomic_numbers) for s in table.structures(rows)
+    ]
+
+
+def test_a_table_without_the_labels_is_an_error(table: Table):
+    for name, kind in {"none": "value", "nothing": "category"}.items():
+        with pytest.raises(UserError, match=name):
+            learn(table, {name: kind})
+
+
+# --- reinforcement learning -------------------------------------------------------------------------------------------
+
+
+def test_a_group_and_its_base_are_asked_for_the_same():
+    model = make()
+    sets = [{"composition": "NaCl", "gap": 2.0}, None]
+    settings = rl.Settings(num_group_samples=4, trajectory_steps=3, conditions=sets)
+    seen = set()
+    for seed in range(8):
+        group = rl.rollout_group(model, copy.deepcopy(model), settings, SAMPLING, seeded(seed))
+        numbers = group.crystals.numbers
+        if group.said.values:
+            assert group.said.values["gap"].tolist() == [2.0] * 4
+            assert (numbers.sort(1).values == group.said.numbers).all()
+        seen.add(bool(group.said.values))
+        for decision in group.decisions:
+            assert torch.equal(decision.base_mean, decision.transition.mean)
+    assert seen == {True, False}
+
+
+def test_the_first_update_on_a_conditional_model_sees_ratios_of_one(tmp_path: Path):
+    model = make()
+    run = make_run(tmp_path, model)
+    settings = rl.Settings(groups_per_step=2, num_group_samples=6, num_inner_batch=1, conditions=[{"gap": 3.0}])
+    before = {k: v.clone() for k, v in model.denoiser.state_dict().items()}
+    numbers = rl.train_step(run, model, copy.deepcopy(model), prefer_large_cells, settings, SAMPLING)
+    assert numbers["log_ratio_first"] < 1e-4
+    after = model.denoiser.state_dict()
+    assert not torch.equal(after["conditions.embeddings.0.0.weight"], before["conditions.embeddings.0.0.weight"])
+    assert isinstance(prefer_large_cells(model.sample(torch.tensor([2]), SAMPLING, seeded())), Verdict)
+
+
+# --- published models -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def published() -> Any:
+    torch.manual_seed(0)
+    shape = {"hidden_dim": 32, "num_heads": 4, "feedforward": 32}
+    stack = {**shape, "num_layers": 1}
+    encoders = {
+        "gap": {"kind": "float", "width": 1, "mean": 0.8, "std": 1.4},
+        "formula": {"kind": "composition", "width": 100},
+        "chemical_system": {"kind": "chemical_system", "width": 100},
+        "phase": {"kind": "categorical", "width": 3},
+    }
+    config = {
+        "layout": "chemeleon2",
+        "vae": {
+            "layout": "chemeleon2",
+            "latent_dim": 4,
+            "encoder": {**stack, "elements": 100},
+            "decoder": {**stack, "classes": 60},
+        },
+        "denoiser": {
+            **shape,
+            "latent_dim": 4,
+            "num_blocks": 2,
+            "time_width": 16,
+            "positions": 20,
+            "conditions": {"encoders": encoders},
+        },
+        "diffusion": {"timesteps": 100},
+        "sizes": {"2": 0.5, "5": 0.5},
+    }
+    model = build("ldm", config).eval()
+    for parameter in model.denoiser.parameters():
+        parameter.data.add_(0.05 * torch.randn_like(parameter))
+    return model
+
+
+def test_published_conditions_are_said_like_ours(published: Any):
+    wanted = {"gap": 3.0, "composition": "SrTiO3", "chemical_system": "Sr-Ti-O", "phase": 2}
+    n = torch.tensor([5, 5])
+    said = published.say([wanted] * 2, n)
+    raw = {"gap": [3.0] * 2, "formula": ["SrTiO3"] * 2, "chemical_system": ["Sr-Ti-O"] * 2, "phase": [2, 2]}
+    assert torch.allclose(
+        published.denoiser.conditions.read(said.values), published.denoiser.conditions(raw), atol=1e-6
+    )
+    for guidance in (1.0, 2.0):
+        crystals = published.sample(n, Sampling("ddim", 4, 1.0, guidance), seeded(), said)
+        assert crystals.numbers.sort(1).values.tolist() == [[8, 8, 8, 22, 38]] * 2
+    for wrong, words in {
+        "gap": "all together; formula, chemical_system, phase is not given",
+        "band_gap": "not trained for the condition 'band_gap'",
+    }.items():
+        with pytest.raises(UserError, match=words):
+            published.say([{wrong: 3.0}], n[:1])
+    with pytest.raises(UserError, match="knows no Au"):  # Z = 79: no class of the decoder
+        published.say([{**wanted, "composition": "Au"}], n[:1])
+
+
+def test_guidance_of_a_published_model_is_of_the_noise_alone(published: Any):
+    wanted = {"gap": 3.0, "composition": "SrTiO3", "chemical_system": "Sr-Ti-O", "phase": 2}
+    n, x = torch.tensor([5]), torch.randn(1, 5, 4, generator=seeded())
+    said = published.say([wanted], n)
+    chain = published.chain(Sampling("ddpm", 10))
+
+    def step(guidance: float, what: Said = said) -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            return published.step(x, 5, n, chain, Sampling("ddpm", 10, 1.0, guidance), what)
+
+    (told, std), (null, _), (guided, guided_std) = step(1.0), step(1.0, NOTHING), step(3.0)
+    assert torch.allclose(guided, null + 3 * (told - null), atol=1e-4)
+    assert torch.equal(guided_std, std)
+
+
+# --- the command line -------------------------------------------------------------------------------------------------
+
+
+def call(*arguments: str, code: int = 0) -> str:
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == code, result.output + str(result.exception)
+    return result.output
+
+
+def test_train_sample_and_errors_through_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from chemeleon_cli.commands import train_ldm
+    from chemeleon_cli.sources.files import read_crystals
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(train_ldm, "FINAL_SAMPLES", 4)
+    crystals = [*known_structures(), *known_structures()]
+    write_dataset(tmp_path / "data", crystals, {"gap": [5.0, 3.5, 3.2, 3.0, 1.1, 0.0] * 2}, (0.5, 0.5))
+    torch.manual_seed(0)
+    vae = VAE(**SMALL)
+    checkpoint.save(tmp_path / "vae", "vae", vae.config, vae.state_dict(), {"data": {"path": "data"}})
+    (tmp_path / "ldm.yaml").write_text(
+        "data: {path: data}\nvae: vae\nmodel: {hidden_dim: 32, num_heads: 4, num_blocks: 1}\n"
+        "sampling: {sampling_steps: 2}\n"
+        "conditions:\n  gap: {dropout: 0.1}\n  composition:\n  space_group: space_group\n"
+        "training: {max_steps: 4, val_every: 2, batch_size: 8}\n"
+    )
+    call("train-ldm", "ldm.yaml")
+    meta = json.loads((tmp_path / "runs/ldm/checkpoints/best/meta.json").read_text())
+    conditions = meta["config"]["denoiser"]["conditions"]
+    assert {name: c["kind"] for name, c in conditions.items()} == {
+        "gap": "value", "composition": "composition", "space_group": "space_group",
+    }  # fmt: skip
+    draw = ("sample", "--model", "runs/ldm", "--set", "sampling_steps=2", "--out", "out.cif")
+    asked = ("--composition", "SrTiO3", "--space-group", "221", "--condition", "gap=3.0", "--set", "guidance=2")
+    call(*draw, "-n", "6", *asked)
+    for row in read_crystals("out.cif"):
+        assert row.structure is not None
+        assert row.structure.composition == Composition("SrTiO3")
+    (tmp_path / "like.csv").write_bytes(gzip.decompress((tmp_path / "data/val.csv.gz").read_bytes()))
+    call(*draw, "-n", "2", "--set", "like=like.csv")
+    wanted = {row.id: row.structure for row in read_crystals("like.csv")}
+    got = list(read_crystals("out.cif"))
+    assert len(got) > 6
+    for row in got:
+        given = wanted[row.id.rpartition("-")[0]]
+        assert given is not None and row.structure is not None
+        assert row.structure.composition.reduced_formula == given.composition.reduced_formula
+    said = call("score", "out.cif", "--against", "like.csv", "--out", "scores.csv")
+    assert "of 6 crystals found" in " ".join(said.split())
+    found = json.loads((tmp_path / "scores.json").read_text())["structure_prediction"]
+    assert (found["told_by"], found["references"], found["candidates"]) == ("id", 6, len(got))
+    assert found["right_formulas"] == 1.0
+    (tmp_path / "out.cif").unlink()
+    for arguments, words in {
+        ("--condition", "band_gap=3"): "not trained for the condition 'band_gap'; it has gap (value), composition",
+        ("--chemical-system", "Na-Cl"): "not trained for the condition 'chemical_system'",
+        ("--composition", "XeF2"): "knows no F, Xe",
+        ("--composition", "SrTiO3", "--set", "like=like.csv"): "like: found 'like.csv'; expected null",
+        ("--set", "guidance=2"): "guidance: found 2; expected 1 where nothing is asked for",
+        ("--set", "z=2"): "no composition is asked for",
+        ("--set", "conditions.gap=[1]"): "conditions.gap: found something else than a number or a text",
+    }.items():
+        said = call(*draw, *arguments, code=2)
+        assert words in " ".join(said.split()), said
+    assert not (tmp_path / "out.cif").exists(), "nothing is written"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{elements: composition}", "found 'elements' of kind composition; expected conditions of"),
+        ("{composition: value}", "found 'composition' of kind value"),
+        ("{gpa: }", "conditions: found 'gpa'; expected columns of"),
+        ("{gap: {kind: number}}", "conditions.gap.kind: found 'number'; expected one of value"),
+        ("{gap: {dropout: 2}}", "conditions.gap.dropout: found 2; expected at most 1"),
+    ],
+)
+def test_a_mistake_in_the_conditions_of_a_recipe(
+    text: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from chemeleon_cli.recipe.load import load
+    from chemeleon_cli.recipe.models import RECIPES
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train.csv").write_text("material_id,cif,gap\n")
+    (tmp_path / "data" / "val.csv").touch()
+    (tmp_path / "r.yaml").write_text(f"data: {{path: data}}\nvae: vae\nconditions: {text}\n")
+    with pytest.raises(UserError) as caught:
+        load("r.yaml", RECIPES["train-ldm"], find_model=lambda name, kind: tmp_path)
+    assert words in caught.value.message
