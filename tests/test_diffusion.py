@@ -196,3 +196,12 @@ def test_a_chain_kept_on_the_cpu_serves_crystals_on_a_gpu() -> None:
         mean, std = chain.step(x, x, 3)
         noisy = chain.add_noise(x, x, torch.tensor([1, 2]))
     assert {mean.device.type, std.device.type, noisy.device.type} == {"cuda"}
+
+
+def test_training_draws_the_noise_levels_of_edm():
+    schedule = Schedule.linear()
+    rows = schedule.draw(20_000, torch.Generator().manual_seed(0))
+    ratio = ((1 - schedule.alphas_cumprod) / schedule.alphas_cumprod).sqrt().log()[rows]
+    assert ratio.median().item() == pytest.approx(-0.5, abs=0.03)
+    for share, at in ((0.1587, -1.7), (0.8413, 0.7)):  # one standard deviation either side
+        assert (ratio < at).double().mean().item() == pytest.approx(share, abs=0.01)

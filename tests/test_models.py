@@ -256,7 +256,7 @@ def test_the_loss_is_that_of_the_noise_of_real_atoms(ldm: LatentDiffusion):
     latents, num_atoms = torch.randn(3, 8, 4), torch.tensor([2, 5, 8])
     got = ldm.loss(latents, num_atoms, torch.Generator().manual_seed(4)).item()
     generator = torch.Generator().manual_seed(4)
-    t = torch.randint(100, (3,), generator=generator)
+    t = ldm.schedule.draw(3, generator)
     noise = torch.randn(3, 8, 4, generator=generator)
     errors = []
     for b, n in enumerate(num_atoms.tolist()):

@@ -34,7 +34,7 @@ def run(recipe: TrainLdm, options: RunOptions, console: Console) -> None:
     from chemeleon_cli.core.vae import VAE
 
     fabric = runs.launch(recipe, console)
-    train, val = runs.load_data(recipe.data.path, recipe.data.max_atoms, console)
+    train, val = runs.load_data(recipe.data.path, recipe.data.max_atoms, console, recipe.data.thirds)
     vae_folder = find_model(recipe.vae, "vae")
     vae, vae_meta = checkpoint.load(vae_folder, "vae", fabric.device)
     vae = cast(VAE, vae)

@@ -22,6 +22,7 @@ from torch import Tensor
 from chemeleon_cli.errors import UserError
 
 Sampler = Literal["ddim", "ddpm"]
+NOISE_MEAN, NOISE_STD = -0.5, 1.2
 Index = int | Tensor
 
 
@@ -77,6 +78,17 @@ class Schedule:
             )
         rows = torch.arange(1, steps + 1, device=self.timesteps.device) * total // steps - 1
         return self.take(rows)
+
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        """(count,) random rows to train at, int64, their noise-to-signal ratio log-normal.
+
+        sqrt((1 - ab) / ab) has the logarithm Normal(-0.5, 1.2): the levels of EDM (Karras et al. 2022, "Elucidating the
+        Design Space of Diffusion-Based Generative Models", table 1, for data of unit variance). Of rows drawn evenly,
+        two in three are so noisy that little can be learned there, while elements and places are decided below.
+        """
+        ratio = ((1 - self.alphas_cumprod) / self.alphas_cumprod).sqrt().log()
+        wanted = NOISE_MEAN + NOISE_STD * torch.randn(count, generator=generator, dtype=torch.float64)
+        return torch.searchsorted(ratio, wanted.to(ratio.device)).clamp(max=len(self) - 1)
 
     def add_noise(self, x0: Tensor, noise: Tensor, index: Index) -> Tensor:
         """A sample of q(x_t | x0): sqrt(ab) x0 + sqrt(1 - ab) noise.

@@ -158,7 +158,7 @@ class LatentDiffusion(nn.Module):
         """
         mask = atom_mask(num_atoms, latents.shape[1])
         x0 = (latents - self.latent_mean) / self.latent_std * mask.unsqueeze(-1)
-        t = torch.randint(len(self.schedule), (len(x0),), generator=generator).to(x0.device)
+        t = self.schedule.draw(len(x0), generator).to(x0.device)
         noise = torch.randn(x0.shape, generator=generator).to(x0.device) * mask.unsqueeze(-1)
         x_t = self.schedule.add_noise(x0, noise, t)
         return (self.denoiser(x_t, t, num_atoms, said) - noise)[mask].square().mean()
