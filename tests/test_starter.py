@@ -28,7 +28,7 @@ from chemeleon_cli.errors import UserError
 from chemeleon_cli.recipe.load import load
 from chemeleon_cli.recipe.models import TrainPredictor, TrainVae
 from chemeleon_cli.sources import models, published
-from chemeleon_cli.starter import boosting, check, demo, figures, pack
+from chemeleon_cli.starter import check, demo, figures, pack
 from chemeleon_cli.starter.build import assemble
 
 ROOT = Path(__file__).parents[1]
@@ -362,35 +362,6 @@ def test_nearest_neighbours_are_those_of_textbooks() -> None:
 
 def test_share_in_the_window_is_of_all() -> None:
     assert figures.in_window(np.array([2.7, 3.3, 3.31, np.nan])) == 0.5
-
-
-# The baseline
-
-
-def test_a_stump_finds_the_step() -> None:
-    x = np.linspace(0, 1, 200)[:, None] * [[1, 0]] + [[0, 1]]
-    y = np.where(x[:, 0] > 0.5, 3.0, 1.0)
-    model = boosting.fit(x, y, trees=60, depth=1, rate=0.5)
-    assert model.predict(x) == pytest.approx(y, abs=1e-6)
-
-
-def test_boosting_learns_what_a_constant_does_not() -> None:
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(600, 5))
-    y = np.sin(2 * x[:, 0]) + x[:, 1] * x[:, 2]
-    model = boosting.fit(x[:500], y[:500], trees=60, depth=4)
-    error = np.abs(model.predict(x[500:]) - y[500:]).mean()
-    assert error < 0.6 * np.abs(np.median(y[:500]) - y[500:]).mean()
-    # as algorithm 3 has it, absolute errors on what is learned from never grow
-    errors = [np.abs(boosting.fit(x[:500], y[:500], n, 3).predict(x[:500]) - y[:500]).mean() for n in (1, 10, 30)]
-    assert errors == sorted(errors, reverse=True)
-
-
-def test_outliers_do_not_move_the_baseline() -> None:
-    x = np.repeat([[0.0], [1.0]], 50, axis=0)
-    y = np.repeat([1.0, 2.0], 50)
-    y[0] = 1e6
-    assert boosting.fit(x, y, trees=100, depth=1).predict(np.array([[0.0], [1.0]])) == pytest.approx([1, 2], abs=1e-3)
 
 
 # The demo

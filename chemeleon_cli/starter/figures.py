@@ -23,7 +23,6 @@ from chemeleon_cli.core.predictor import Predictor
 from chemeleon_cli.core.tools import Tools
 from chemeleon_cli.core.vae import VAE
 from chemeleon_cli.errors import UserError
-from chemeleon_cli.starter import boosting
 
 WINDOW = (2.7, 3.3)
 """eV: where `recipes/bandgap.yaml` steers to."""
@@ -126,9 +125,11 @@ def prediction(
         test: held out.
 
     Returns:
-        Of each target the figures of `metrics.regression_report`; those of gradient-boosted trees on
+        Of each target the figures of `metrics.regression_report`; those of scikit-learn's gradient-boosted trees on
         `elements.composition_statistics`, whose names end in `_boosted`; and of `polymorphs`.
     """
+    from sklearn.ensemble import HistGradientBoostingRegressor
+
     set_precision(model, "float32")
     guess = torch.zeros(len(test), len(model.targets))
     for rows, crystals in in_batches(test, 256):
@@ -139,7 +140,8 @@ def prediction(
         settings = targets[name]
         learned, truth = train.properties[name].numpy().astype(float), test.properties[name].numpy().astype(float)
         known = ~np.isnan(learned)
-        boosted = boosting.fit(inputs[0][known], learned[known]).predict(inputs[1])
+        trees = HistGradientBoostingRegressor(loss="absolute_error", random_state=0)
+        boosted = trees.fit(inputs[0][known], learned[known]).predict(inputs[1])
         middle = float(np.mean(learned[known])), float(np.median(learned[known]))
         how = middle, settings.get("window"), settings.get("zero_is")
         values = guess[:, k].numpy().astype(float)
