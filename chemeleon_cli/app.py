@@ -73,7 +73,10 @@ def _command(*shared: Callable[..., None]) -> Callable[[Callable[..., None]], Ca
 @_command(_recipe_command)
 def fetch_data(
     recipe: Annotated[str | None, RECIPE] = None,
-    source: Annotated[str | None, typer.Option(help="Your table or folder, or materials-project.")] = None,
+    source: Annotated[
+        str | None,
+        typer.Option(help="Your table or folder, or a set by name: materials-project, starter, mp-20, perov-5, ..."),
+    ] = None,
     api_key: Annotated[str | None, typer.Option(help="Of the Materials Project.", envvar="MP_API_KEY")] = None,
     out: Annotated[str | None, typer.Option(help="The folder of data folders.", show_default=IN_RECIPE)] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the data folder of this name.")] = False,
