@@ -391,7 +391,7 @@ def test_what_does_not_fit_is_said(made: Path, tmp_path: Path):
     extra = {"conditions": files.conditions({"prompt": 100}), "condition_module": text}
     refuse(files.save_ldm(tmp_path / "j.ckpt", dit, None, **extra), "by text; known are float")
     wrong = files.save_predictor(tmp_path / "k.ckpt", vae, files.predictor(8, 1), ["gap"])
-    assert convert.read(wrong).config["reduce"] == "None"
+    refuse(wrong, "reduce or use_encoder_features are not what a predictor has")
 
 
 def test_an_element_that_it_does_not_know_is_said(made: Path):

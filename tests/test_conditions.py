@@ -515,7 +515,7 @@ def test_train_sample_and_errors_through_the_command_line(tmp_path: Path, monkey
         ("{composition: value}", "found 'composition' of kind value"),
         ("{gpa: }", "conditions: found 'gpa'; expected columns of"),
         ("{gap: {kind: number}}", "conditions.gap.kind: found 'number'; expected one of value"),
-        ("{gap: {dropout: 2}}", "conditions.gap.dropout: found 2; expected at most 1"),
+        ("{gap: {dropout: 2}}", "conditions.gap.dropout: found 2; expected less than 1"),
     ],
 )
 def test_a_mistake_in_the_conditions_of_a_recipe(

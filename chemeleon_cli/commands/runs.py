@@ -6,7 +6,6 @@ import datetime
 import importlib.metadata
 import importlib.util
 import json
-import os
 import platform
 import re
 import shutil
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chemeleon_cli import __version__
+from chemeleon_cli.core.machine import processors
 from chemeleon_cli.errors import UserError
 
 VALIDATION_LIMIT = 5000
@@ -84,7 +84,7 @@ def make_fabric(device: str = "auto", devices: int = 1) -> Fabric:
         raise UserError(f"device {device}, devices {devices}: this machine has {available} GPUs", "ask for fewer")
     accelerator = "cuda" if kind == "cuda" or (kind == "auto" and torch.cuda.is_available()) else "cpu"
     if accelerator == "cpu" and devices > 1:
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // devices))
+        torch.set_num_threads(max(1, processors() // devices))
     fabric = Fabric(
         accelerator=accelerator,
         devices=[int(index)] if index else devices,

@@ -42,11 +42,15 @@ def run(recipe: Score, console: Console) -> None:
         raise UserError(f"{out}: the table is a .csv or a .parquet", "name one: --out scores.csv")
     if recipe.relaxed_out:
         writer_for(Path(recipe.relaxed_out))
+    for written in (str(out), recipe.relaxed_out, recipe.write_hull):
+        if written and Path(written).resolve() == Path(recipe.file).resolve():
+            raise UserError(f"{written}: holds the crystals to be judged; it is left alone", "write to another file")
     rows = list(read_crystals(recipe.file))
     if not rows:
         raise UserError(
             f"{recipe.file}: holds no crystal", "score reads CIF, extxyz, CSV, json.gz, POSCAR, folders, zips"
         )
+    known = score_against.known(recipe.against) if recipe.against is not None else None
     device = str(make_fabric(recipe.device).device)
     if recipe.write_hull:
         return score_hull.write(recipe, rows, device, console)
@@ -60,8 +64,8 @@ def run(recipe: Score, console: Console) -> None:
         columns |= {f"reward_{name}": values.tolist() for name, values in scores.raw.items()}
     summary = score_summary.figures(recipe, candidates, columns)
     score_summary.show(recipe, candidates, columns, scores, summary, console)
-    if recipe.against is not None:
-        summary["structure_prediction"] = score_against.figures(recipe.against, rows, console)
+    if known is not None:
+        summary["structure_prediction"] = score_against.figures(str(recipe.against), known, rows, console)
     _write(out, columns)
     with replacing(out.with_suffix(".json")) as temporary:
         temporary.write_text(json_text(summary))
@@ -86,6 +90,8 @@ def _load(recipe: Score, device: str, console: Console) -> Tools:
             loaded, _ = checkpoint.load(folder, "vae", device)
             vae = cast("VAE", loaded)
     tools = build_tools(recipe.reward, find_model, vae, training_data, device, recipe.energies())
+    if recipe.reward is not None:  # relaxed for the report; the reward is the one that train-rl gave
+        tools = replace(tools, reward_relaxed=recipe.reward.relax is not None)
     wanted = recipe.reference or training_data
     if recipe.reference in tools.known:
         return tools

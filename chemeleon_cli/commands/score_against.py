@@ -13,18 +13,22 @@ if TYPE_CHECKING:
 
     from chemeleon_cli.sources.files import Row
 
+    Known = tuple[list[str], list[Structure]]
 
-def figures(against: str, rows: list[Row], console: Console) -> dict[str, Any]:
-    """Match rate and RMSE of the known crystals of a file, or of a data folder's test split (val where it has none)."""
+
+def figures(against: str, known: Known, rows: list[Row], console: Console) -> dict[str, Any]:
+    """Match rate and RMSE of known crystals."""
     from chemeleon_cli.core.csp import MATCHER, pair, predict
 
-    ids, references = _known(against)
+    ids, references = known
     candidates, told_by = pair([row.id for row in rows], [row.structure for row in rows], ids, references)
     found = predict(candidates, references)
     paired = sum(found.candidates)
+    # paired by formula, those of other formulas are not among the candidates
+    right = found.right_formulas if told_by == "id" else None
     console.print(
         f"against {against}: {found.match_rate:.1%} of {len(references)} crystals found, RMSE {found.rmse:.4f}; "
-        f"{paired} candidates (told by {told_by}), {found.right_formulas:.1%} with the right formula",
+        f"{paired} candidates (told by {told_by})" + ("" if right is None else f", {right:.1%} with the right formula"),
         highlight=False,
     )
     return {
@@ -34,12 +38,17 @@ def figures(against: str, rows: list[Row], console: Console) -> dict[str, Any]:
         "rmse": found.rmse,
         "candidates": paired,
         "told_by": told_by,
-        "right_formulas": found.right_formulas,
+        "right_formulas": right,
         "matcher": MATCHER,
     }
 
 
-def _known(against: str) -> tuple[list[str], list[Structure]]:
+def known(against: str) -> Known:
+    """Ids and crystals of a file, or of a data folder's test split (val where it has none).
+
+    Raises:
+        UserError: there are none.
+    """
     from chemeleon_cli.core.dataset import load_split
     from chemeleon_cli.sources.files import read_crystals
 

@@ -44,8 +44,9 @@ def write(recipe: Score, rows: list[Row], device: str, console: Console) -> None
     hull.write(out)
     console.print(f"{len(hull)} energies, {hull.energy_scale}: {out}", highlight=False, soft_wrap=True)
     reasons: dict[int, str] = {}
-    for notes in (drawn.notes.get("canonical"), judged.notes.get("e_above_hull"), judged.notes.get("energy_per_atom")):
-        reasons |= notes or {}
+    for notes in (judged.notes, drawn.notes):
+        for name in ("e_above_hull", "energy_per_atom", "canonical"):
+            reasons |= notes.get(name, {})
     without = set(range(len(rows))) - set(kept)
     lost = Counter(rows[i].reason or drawn.problems[i] or reasons[i] for i in sorted(without))
     for reason, count in lost.most_common(5):

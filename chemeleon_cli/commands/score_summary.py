@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib.metadata
 import math
-import os
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from chemeleon_cli.core.machine import processors
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -36,10 +37,11 @@ def announce(candidates: Candidates, console: Console) -> None:
     start = time.perf_counter()
     steps = tools.energy_model.relax([median], 1e-9, MEASURED_STEPS)[0].steps
     rate = (time.perf_counter() - start) / max(steps, 1)
-    workers = min(len(os.sched_getaffinity(0)), len(forms)) if tools.device == "cpu" else 1
+    workers = min(processors(), len(forms)) if tools.device == "cpu" else 1
     minutes = len(forms) * tools.relax.steps * rate / workers / 60
     console.print(
-        f"relaxing {len(forms)} crystals by {tools.energy_model.name}: at most about {max(minutes, 0.1):.1f} min "
+        f"relaxing {len(forms)} crystals by {tools.energy_model.name}: about {max(minutes, 0.1):.1f} min "
+        "if none converges early "
         f"({rate:.2g} s a step for {len(median)} atoms, {tools.relax.steps} steps, {workers} at a time)",
         highlight=False,
         soft_wrap=True,

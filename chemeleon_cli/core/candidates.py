@@ -131,7 +131,8 @@ class Candidates:
     def newness(self, name: str | None = None) -> novelty.Creativity:
         """Whether each crystal is unique, novel, and how much it is worth as such; see `novelty.creativity`.
 
-        Of duplicates the one of lowest energy is the unique one, where there is a potential.
+        Of duplicates the one of lowest energy is the unique one, where there is a potential; with a hull, the lowest
+        above it, so that a copy which fell into a hole of the potential does not stand for the others.
 
         Args:
             name: of the reference set, as in the tools; None is the set that the generator was trained on.
@@ -142,7 +143,9 @@ class Candidates:
         if name not in self.tools.known:
             raise UserError("novelty needs a reference set", "reward creativity, or name a set: --reference DIR")
         if name not in self._newness:
-            energies = None if self.tools.energy_model is None else self.energy_per_atom.tolist()
+            energies = None
+            if self.tools.energy_model is not None:
+                energies = (self.energy_per_atom if self.tools.hull is None else self.e_above_hull).tolist()
             self._newness[name] = novelty.creativity(
                 self.canonical, self.tools.known[name], self.tools.memory, energies, self.tools.matching
             )
@@ -227,8 +230,8 @@ class Candidates:
 
     @property
     def judged(self) -> Candidates:
-        """The candidates whose energies count: relaxed ones, if the tools say so."""
-        return self if self.tools.relax is None else self.relaxed
+        """The candidates whose energies rewards count: relaxed ones, if the tools say so."""
+        return self.relaxed if self.tools.relax is not None and self.tools.reward_relaxed else self
 
     # --- guards ---------------------------------------------------------------------------------
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import multiprocessing
-import os
 import signal
 import threading
 import warnings
@@ -22,6 +21,8 @@ from typing import Any
 import numpy as np
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Lattice, Structure
+
+from chemeleon_cli.core.machine import processors
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ def parallel(
     a main thread, in which alone a time limit holds."""
     jobs = list(jobs)
     if workers is None:
-        workers = len(os.sched_getaffinity(0)) if crystals >= PARALLEL_FROM else 1
+        workers = processors() if crystals >= PARALLEL_FROM else 1
     main = threading.current_thread() is threading.main_thread()
     if main and (workers < 2 or len(jobs) < 2):
         yield from (function(*job) for job in jobs)

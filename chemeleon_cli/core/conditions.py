@@ -192,7 +192,7 @@ def formula_unit(text: str) -> tuple[int, ...]:
         counts = {Element(symbol).Z: amount for symbol, amount in amounts.items()}
     except ValueError as error:
         raise UserError(f"composition: found '{text}'; expected a formula ({error})", mend) from None
-    if any(amount != round(amount) or amount < 1 for amount in counts.values()):
+    if not counts or any(amount != round(amount) or amount < 1 for amount in counts.values()):
         raise UserError(f"composition: found '{text}'; expected whole numbers of atoms", mend)
     divisor = math.gcd(*(round(amount) for amount in counts.values()))
     return tuple(z for z in sorted(counts) for _ in range(round(counts[z]) // divisor))

@@ -10,7 +10,6 @@ import functools
 import hashlib
 import json
 import multiprocessing
-import os
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -29,6 +28,7 @@ from torch import Tensor
 
 from chemeleon_cli.core.cif import parse_cif, plain
 from chemeleon_cli.core.crystals import Crystals, canonical, origin_atoms, shift_to_atom, wrap
+from chemeleon_cli.core.machine import processors
 from chemeleon_cli.core.paths import ONE_TABLE, cache_folder, file_sha256, replacing, split_path
 from chemeleon_cli.errors import UserError
 
@@ -313,7 +313,7 @@ def _parse(path: Path, digest: str, split: str | None) -> Table:
         parsed = [_arrays(cif) for cif in cifs]
     else:
         context = multiprocessing.get_context("spawn")  # forking a process that runs torch threads can hang
-        with ProcessPoolExecutor(len(os.sched_getaffinity(0)), mp_context=context) as pool:
+        with ProcessPoolExecutor(processors(), mp_context=context) as pool:
             parsed = list(pool.map(_arrays, cifs, chunksize=64))
     good = [i for i, p in enumerate(parsed) if not isinstance(p, str)]
     arrays = [p for p in parsed if not isinstance(p, str)]

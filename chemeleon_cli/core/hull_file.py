@@ -81,8 +81,13 @@ def check_scales(model_scale: str, hull_scale: str) -> None:
     """Whether a potential's energies may be measured by a hull's.
 
     Raises:
-        UserError: the two scales differ.
+        UserError: the two scales differ, or one is not known: two unknown scales need not be one.
     """
+    if "unknown" in (model_scale, hull_scale):
+        raise UserError(
+            f"the potential's energies are {model_scale}, the hull's {hull_scale}: nobody can say whether they compare",
+            "say what the model file was fitted to (energy_scale), and write the hull with that said",
+        )
     if model_scale != hull_scale:
         raise UserError(
             f"the potential's energies are {model_scale}, the hull's {hull_scale}: their difference means nothing",

@@ -117,13 +117,13 @@ class LatentDiffusion(nn.Module):
         """
         return encode(self.conditions, wanted, num_atoms).to(self.device)
 
-    def check(self, wanted: Wanted, z: int | None = None) -> None:
-        """Whether a crystal can be asked to be this, of `z` formula units if that is said.
+    def check(self, wanted: Wanted) -> None:
+        """Whether a crystal can be asked to be this.
 
         Raises:
             UserError: it cannot.
         """
-        self.say([wanted], self.draw_sizes(1, torch.Generator(), wanted, z))
+        self.say([wanted], self.draw_sizes(1, torch.Generator(), wanted))
 
     def train(self, mode: bool = True) -> LatentDiffusion:
         """Training mode for the denoiser only; the VAE stays as it is."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import math
 import multiprocessing
-import os
 import signal
 import sys
 import time
@@ -21,6 +20,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Any, Protocol
+
+from chemeleon_cli.core.machine import processors
 
 if TYPE_CHECKING:
     import numpy as np
@@ -105,7 +106,7 @@ def relax(
     settings = _Settings(fmax, steps, seconds)
     if processes is None:
         alone = len(structures) < PARALLEL_FROM or getattr(potential, "device", "cpu") != "cpu"
-        processes = 1 if alone else _processors()
+        processes = 1 if alone else processors()
     if processes > 1 and len(structures) > 1:
         return _in_workers(potential, structures, settings, min(processes, len(structures)), progress)
     results = []
@@ -304,7 +305,3 @@ def _take(worker: _Worker, answer: Relaxed | str | None, results: dict[int, Rela
     if worker.job is not None and answer is not None:
         results[worker.job] = answer
     worker.job, worker.deadline = None, math.inf
-
-
-def _processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

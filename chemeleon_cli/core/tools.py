@@ -69,7 +69,8 @@ class Tools:
         matching: tolerances by which two crystals are the same.
         energy_model: the potential.
         hull: of reference energies, on the potential's scale.
-        relax: how crystals are relaxed before they are judged; None: not.
+        relax: how crystals are relaxed; None: not.
+        reward_relaxed: whether rewards judge the relaxed ones. A report may relax crystals that were rewarded as drawn.
     """
 
     encoder: Encoder | None = None
@@ -82,6 +83,7 @@ class Tools:
     energy_model: EnergyModel | None = None
     hull: Hull | None = None
     relax: Relaxation | None = None
+    reward_relaxed: bool = True
 
 
 def build_tools(

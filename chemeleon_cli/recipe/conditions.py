@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, ValidationInfo, field_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
-from chemeleon_cli.recipe.base import Count, NotNegative, Section, Share, mistake
+from chemeleon_cli.recipe.base import Count, NotNegative, Section, mistake
 
 OF_CRYSTALS = ("composition", "chemical_system", "space_group")
 """Kinds that need no column of the data; such a condition is named as its kind."""
@@ -19,7 +19,7 @@ class ConditionSection(Section):
     kind: Literal["value", "composition", "chemical_system", "space_group", "category"]
     """`value`, a number of a column; `category`, a class (text or whole number) of a column; or what the crystal itself
     says, under the name of the kind: `composition`, `chemical_system` or `space_group`."""
-    dropout: Share = 0.2
+    dropout: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """How often it is left unsaid in training, each condition on its own: what the model then learns is what it draws
     without the condition, and what guidance leads away from."""
 

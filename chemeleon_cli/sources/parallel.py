@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from typing import TypeVar
+
+from chemeleon_cli.core.machine import processors
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -28,8 +29,7 @@ def ordered_map(function: Callable[[In], Out], items: Iterable[In], patience: fl
         patience: seconds; 0 starts the workers at once.
     """
     items = iter(items)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = min(8, cores)
+    workers = min(8, processors())
     spent = 0.0
     while workers == 1 or spent < patience:
         item = next(items, items)

@@ -201,7 +201,10 @@ def _predictor(file: Path, tensors: Mapping[str, Tensor], settings: Mapping[str,
     weights |= _renamed({k: v for k, v in tensors.items() if k.startswith("proj.")})
     module = settings.get("vae")
     state = module.state if isinstance(module, Stub) and isinstance(module.state, dict) else {}
-    targets = {str(k): entries(v) for k, v in entries(settings.get("target_conditions")).items()}
+    targets = {k: entries(v) for k, v in entries(settings.get("target_conditions")).items()}
+    reduce, hidden = settings.get("reduce"), settings.get("use_encoder_features")
+    if not all(isinstance(name, str) for name in targets) or reduce not in ("mean", "sum") or type(hidden) is not bool:
+        raise UserError(f"{file}: its targets, reduce or use_encoder_features are not what a predictor has")
     for key, offset in (("mean", 0.0), ("std", 1e-5)):
         weights[key] = torch.tensor([_number(file, f"{key} of {n}", t.get(key)) + offset for n, t in targets.items()])
     config = {
@@ -212,8 +215,8 @@ def _predictor(file: Path, tensors: Mapping[str, Tensor], settings: Mapping[str,
             **_encoder_config(file, weights, entries(state.get("_modules")).get("encoder")),
         },
         "targets": list(targets),
-        "use_encoder_features": bool(settings.get("use_encoder_features")),
-        "reduce": str(settings.get("reduce")),
+        "use_encoder_features": hidden,
+        "reduce": reduce,
     }
     return Imported("predictor", config, weights)
 
@@ -272,7 +275,7 @@ def _diffusion_config(file: Path, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _number(file: Path, name: str, value: Any) -> float:
-    if type(value) not in (int, float):
+    if type(value) not in (int, float) or not -1e300 < value < 1e300:
         raise UserError(f"{file}: its {name} is no number")
     return float(value)
 

@@ -207,7 +207,7 @@ class _Walk:
             for opcode, argument, position in pickletools.genops(self.program):
                 last = position or 0
                 self._do(opcode.name, argument)
-        except (ValueError, IndexError, KeyError, struct.error) as error:
+        except (ValueError, TypeError, OverflowError, IndexError, KeyError, struct.error) as error:
             self._refuse(f"its pickle is broken after byte {last}: {error}")
         if last + 1 != len(self.program):
             self._refuse("its pickle is followed by something else")
@@ -293,6 +293,8 @@ class _Walk:
         (target if isinstance(target, dict) else target.items).update(pairs)
 
     def _global(self, module: Any, attribute: Any) -> Global:
+        if not isinstance(module, str) or not isinstance(attribute, str):
+            self._refuse("it names something by other than words")  # and words are not made of what may be huge
         name = f"{module}.{attribute}"
         builtin = PROTOCOL_2.get(attribute, attribute) if module == "__builtin__" else attribute
         if module in ("builtins", "__builtin__") and builtin in BUILTINS:

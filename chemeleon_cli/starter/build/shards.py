@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from chemeleon_cli.core.paths import replacing
+from chemeleon_cli.errors import UserError
 from chemeleon_cli.starter.build.energies import Energies
 from chemeleon_cli.starter.build.relax import relax_record
 
@@ -29,11 +30,17 @@ def relax_all(candidates: list[dict[str, Any]], folder: Path, processes: int, mi
         processes: worker processes, of one thread each.
         minutes: no shard is begun later; those under way are finished.
 
+    Raises:
+        UserError: a shard in the folder is of another list.
+
     Returns:
         Shards in the folder, and shards of the whole list.
     """
     deadline = time.monotonic() + 60 * minutes
     parts = {shard_path(folder, i): candidates[i : i + SIZE] for i in range(0, len(candidates), SIZE)}
+    for path, part in parts.items():
+        if path.exists() and [r["id"] for r in _records(path)] != [c["id"] for c in part]:
+            raise UserError(f"{path}: is of another list of candidates", "take another folder for the shards")
     waiting = [(path, part) for path, part in parts.items() if not path.exists()]
     waiting.reverse()
     with ProcessPoolExecutor(processes, get_context("spawn"), initializer=_start_worker) as pool:
@@ -57,8 +64,11 @@ def shard_path(folder: Path, first: int) -> Path:
 def read_shards(folder: Path) -> Iterator[dict[str, Any]]:
     """The records of all shards of a folder, in the order of the candidates."""
     for path in sorted(folder.glob("relaxed-*.jsonl.gz")):
-        for line in gzip.decompress(path.read_bytes()).splitlines():
-            yield json.loads(line)
+        yield from _records(path)
+
+
+def _records(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
 
 
 def _start_worker() -> None:
