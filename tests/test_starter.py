@@ -406,13 +406,19 @@ def test_without_models_the_demo_says_so(tmp_path: Path) -> None:
     (tmp_path / ".ci").mkdir()
     for name in ("pyproject.toml", ".ci/constraints.txt"):
         (tmp_path / name).touch()
-    result = subprocess.run(["make", "demo"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    result = subprocess.run(
+        ["make", "--no-print-directory", "demo"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
     assert result.returncode == 2
     assert (
         result.stdout == "this checkout has no starter models yet; on crystals of your own: make demo DATA=your.csv\n"
     )
     with_data = subprocess.run(
-        ["make", "-n", "demo", "DATA=a.csv"], cwd=tmp_path, capture_output=True, text=True, check=True
+        ["make", "--no-print-directory", "-n", "demo", "DATA=a.csv"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert "--source a.csv" in with_data.stdout and "starter" not in with_data.stdout
 

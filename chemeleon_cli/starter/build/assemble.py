@@ -246,7 +246,7 @@ def _card(
         "space_group_1": round(table["spacegroup.number"].tolist().count(1) / len(kept), 4),
         "density": _spread([k.structure.density for k in kept]),
         "seeds": {"candidates": candidates.SEED, "rattle": relax.SEED, "splits": SPLIT_SEED},
-        "versions": {"python": platform.python_version()} | {n: importlib.metadata.version(n) for n in VERSIONS},
+        "versions": {"python": platform.python_version()} | _versions(),
     }
 
 
@@ -270,3 +270,9 @@ def write_card(folder: Path, card: dict[str, Any]) -> None:
     """`card.json`."""
     with replacing(folder / "card.json") as temporary:
         temporary.write_text(json.dumps(card, indent=2) + "\n")
+
+
+def _versions() -> dict[str, str]:
+    """Of the packages that made the set; one that is not here had no part in it."""
+    here = {d.name.lower() for d in importlib.metadata.distributions()}
+    return {name: importlib.metadata.version(name) for name in VERSIONS if name in here}
