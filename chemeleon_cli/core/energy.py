@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from chemeleon_cli.core.hull_file import UNKNOWN_SCALE
 from chemeleon_cli.core.potentials import Chgnet, Dtype, Energy, Mace, quietly
 from chemeleon_cli.core.relaxation import Relaxed, first_line
 from chemeleon_cli.errors import UserError, did_you_mean
@@ -18,7 +19,6 @@ from chemeleon_cli.errors import UserError, did_you_mean
 if TYPE_CHECKING:
     from pymatgen.core import Structure
 
-UNKNOWN_SCALE = "unknown"
 FOUNDATION_MODELS = {
     **dict.fromkeys(("small", "medium", "large"), "PBE/MP-uncorrected"),
     **dict.fromkeys(("small-0b", "medium-0b", "small-0b2", "medium-0b2", "large-0b2"), "PBE/MP-uncorrected"),

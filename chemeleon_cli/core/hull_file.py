@@ -13,6 +13,10 @@ TABLE = "hull.csv.gz"
 _STARTER_FOLDER = Path(__file__).parent.parent / "starter"
 
 
+UNKNOWN_SCALE = "unknown"
+"""Of energies that nobody has said the meaning of."""
+
+
 @dataclass(frozen=True)
 class Manifest:
     """What is said of a table in the JSON file beside it.
@@ -83,7 +87,7 @@ def check_scales(model_scale: str, hull_scale: str) -> None:
     Raises:
         UserError: the two scales differ, or one is not known: two unknown scales need not be one.
     """
-    if "unknown" in (model_scale, hull_scale):
+    if UNKNOWN_SCALE in (model_scale, hull_scale):
         raise UserError(
             f"the potential's energies are {model_scale}, the hull's {hull_scale}: nobody can say whether they compare",
             "say what the model file was fitted to (energy_scale), and write the hull with that said",

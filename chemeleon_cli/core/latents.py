@@ -29,7 +29,7 @@ class Latents:
     """Posterior means of a table's crystals with A atoms in all.
 
     Each crystal is there in its canonical form alone. Other origins are other descriptions of the same crystal, and
-    a generator that had to draw all of them would have more to learn and nothing to gain.
+    a generator that learns all of them spreads itself over copies.
 
     Attributes:
         means: (A, D), the atoms of one crystal after the other.
