@@ -91,9 +91,9 @@ starter-models: $(VENV)/installed
 	$(RUN) fetch-data --source starter --overwrite
 	$(RUN) train-vae starter/vae --overwrite
 	$(RUN) train-ldm starter/ldm --overwrite
-	$(RUN) train-vae starter/vae --set name=starter_predictor_vae --set 'data.thirds=[1, 2]' --overwrite
+	$(RUN) train-vae starter/predictor_vae --overwrite
 	$(RUN) train-predictor starter/predictor --overwrite
-	$(RUN) train-vae starter/vae --set name=starter_judge_vae $(JUDGE) --overwrite
+	$(RUN) train-vae starter/predictor_vae --set name=starter_judge_vae $(JUDGE) --overwrite
 	$(RUN) train-predictor starter/predictor --set name=starter_judge --set vae=runs/starter_judge_vae $(JUDGE) --overwrite
 	$(BIN)/python -m chemeleon_cli.starter.pack runs/starter_ldm ldm
 	$(BIN)/python -m chemeleon_cli.starter.pack runs/starter_predictor predictor

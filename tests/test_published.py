@@ -263,6 +263,7 @@ def test_the_starter_set_has_its_splits_in_a_column(tmp_path: Path, monkeypatch:
     folder, manifest, _ = fetch(tmp_path, "starter")
     assert (ids(folder, "test"), ids(folder, "val")) == (["mp-0"], ["mp-5"])
     assert list(manifest["labels"]) == ["band_gap"]
+    assert manifest["licence"] == "MIT" and "predictions" in manifest["credit"]
     assert set(manifest["source_files"]) == {"crystals.csv.gz"}
     mine = tmp_path / "mine.csv"
     mine.write_text(out.getvalue())

@@ -323,6 +323,7 @@ def test_all_that_is_promised_is_shipped() -> None:
         "starter/vae",
         "starter/ldm",
         "starter/predictor",
+        "starter/predictor_vae",
         "multi_objective",
         "atomic_density",
         "sample",

@@ -79,7 +79,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         call("train-vae", "starter/vae", *VAE)
         call("train-ldm", "starter/ldm", *LDM)
         for name in ("starter_predictor_vae", "starter_judge_vae"):
-            call("train-vae", "starter/vae", *VAE, "--set", f"name={name}", "--set", f"data.thirds={THIRDS[name]}")
+            which = ["--set", f"name={name}", "--set", f"data.thirds={THIRDS[name]}"]
+            call("train-vae", "starter/predictor_vae", *VAE, *which)
         call("train-predictor", "starter/predictor", *SHORT)
         judge = ["--set", "name=starter_judge", "--set", "vae=runs/starter_judge_vae", "--set", "data.thirds=[0]"]
         call("train-predictor", "starter/predictor", *judge, *SHORT, "--seed", "7")
@@ -279,11 +280,12 @@ def test_the_check_measures_all_that_is_promised(made: Path, elsewhere: Path) ->
         assert {"mae", "mae_mean", "mae_median", "mae_boosted", "mae_nonzero", "precision", "recall"} <= gap.keys()
         assert found[name]["formation_energy_per_atom"]["ranked_pairs"] > 0
     assert {"window_predictor", "window_judge", "unique"} <= found["steering"]["after"].keys()
+    assert all({"gap_predictor", "gap_judge"} <= found["asked"][gap].keys() for gap in ("0", "1.5", "3", "5"))
     for picture in ("distributions.png", "steering.png"):
         assert Path("out", picture).read_bytes().startswith(b"\x89PNG")
     card = json.loads((made / "starter/predictor/card.json").read_text())
     assert card["measured"]["predictor"]["band_gap"]["mae"] == found["predictor"]["band_gap"]["mae"]
-    found["steering"] = None
+    found["steering"] = found["asked"] = None
     checks = [c for name in pack.KINDS for c in check.reproduced(_card(made, name), check.measured_of(name, found))]
     assert len(checks) > 60 and all(c.passed for c in checks)
     found["predictor"]["band_gap"]["mae"] += 1
@@ -302,6 +304,7 @@ def perfect() -> dict[str, Any]:
         "ldm": {"valid": 0.99, "unique": 0.995, "smact_valid": 0.86, "smact_valid_data": 0.9},
         "shared_thirds": 0,
         "megabytes": 40.0,
+        "asked": {gap: {"gap_judge": value} for gap, value in (("0", 0.3), ("1.5", 1.4), ("3", 2.2), ("5", 2.5))},
         "steering": {"before": {"window_predictor": 0.1, "window_judge": 0.05}, "after": steered},
     }
 
@@ -316,6 +319,8 @@ def perfect() -> dict[str, Any]:
         (("ldm", "smact_valid"), 0.84),
         (("shared_thirds",), 1),
         (("megabytes",), 61),
+        (("asked", "0", "gap_judge"), 0.51),
+        (("asked", "3", "gap_judge"), 1.49),
         (("steering", "before", "window_predictor"), 0.11),
         (("steering", "before", "window_judge"), 0.11),
         (("steering", "after", "window_judge"), 0.149),

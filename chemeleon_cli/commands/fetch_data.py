@@ -155,10 +155,7 @@ def _origin(recipe: FetchData) -> dict[str, Any]:
     if _is_remote(recipe):
         return origin | {"licence": LICENCE, "credit": "Jain et al., APL Materials 1, 011002 (2013)"}
     if recipe.source in published.NAMES:
-        origin["source_files"] = published.provenance(recipe.source)
-        if recipe.source in published.SETS:
-            known = published.SETS[recipe.source]
-            origin |= {"licence": known.licence, "credit": known.credit}
+        origin |= published.terms(recipe.source) | {"source_files": published.provenance(recipe.source)}
     elif path.is_file():
         origin["source_files"] = {path.name: {"sha256": file_sha256(path)}}
     return origin

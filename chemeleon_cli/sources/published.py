@@ -175,6 +175,14 @@ def provenance(name: str) -> dict[str, dict[str, str]]:
     return {f.name: {"address": f.address, "sha256": file_sha256(folder / f.name)} for f in SETS[name].files}
 
 
+def terms(name: str) -> dict[str, str]:
+    """`licence` and `credit` of a set."""
+    if name == "starter":
+        credit = "prototypes of AFLOW; labels are predictions of CHGNet and CGCNN, see docs/starter.md and card.json"
+        return {"licence": "MIT", "credit": credit}
+    return {"licence": SETS[name].licence, "credit": SETS[name].credit}
+
+
 def _folder(name: str) -> Path:
     return cache_folder() / "published" / name
 

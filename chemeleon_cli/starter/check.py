@@ -3,6 +3,7 @@ enough and still what their cards say. Takes any trained models by name."""
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -26,6 +27,9 @@ SEED = 11
 SHARES = ("valid", "unique", "unique_of_all", "novel", "smact_valid")
 """Figures of crystals that are drawn at random: their noise is that of a share."""
 MEGABYTES = 60
+ASKED_SAMPLES = 500
+OF_JUDGES = ("asked", "steering")
+"""Figures of the generator that predictors give: on its card, but with too much chance in them to be compared."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,9 @@ def measure(
         predictors[name] = cast("Predictor", loaded)
         learned = _learned(train, meta["recipe"])
         found[name] = figures.prediction(predictors[name], meta["recipe"]["targets"], learned, test)
+    if "band_gap" in ldm.conditions:
+        say(f"{ASKED_SAMPLES} crystals for each band gap that is asked for")
+        found["asked"] = figures.asked(ldm, predictors, min(ASKED_SAMPLES, samples), SEED + 2)
     seen = [pack.thirds_of(models[name]) for name in predictors]
     found["shared_thirds"] = len(seen[0] & seen[1])
     if "steered" in models:
@@ -119,6 +126,13 @@ def floors(found: Mapping[str, Any]) -> list[Check]:
         Check("thirds that predictor and judge have both seen", found["shared_thirds"], high=0),
         Check("weights of the three models, MB", found["megabytes"], high=MEGABYTES),
     ]
+    if asked := found.get("asked"):
+        means = [figures["gap_judge"] for figures in asked.values()]
+        rise = min(b - a for a, b in itertools.pairwise(means))
+        checks += [
+            Check("asked for a larger gap: it rises each time, by the judge, eV", rise, 0.1),
+            Check("asked for a larger gap: it rises in all, by the judge, eV", means[-1] - means[0], 2.0),
+        ]
     if steering := found.get("steering"):
         before, after = steering["before"], steering["after"]
         for name in ("predictor", "judge"):
@@ -155,7 +169,7 @@ def _flat(figures: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, f
 
 
 def measured_of(name: str, found: Mapping[str, Any]) -> dict[str, Any]:
-    """The figures that belong on the card of a model and can be compared; a whole RL run has too much chance in it."""
+    """The figures that belong on the card of a model and can be compared."""
     return {key: found[key] for key in (("vae", "ldm") if name == "ldm" else (name,))}
 
 
@@ -168,8 +182,9 @@ def show(found: Mapping[str, Any], checks: list[Check], console: Console) -> Non
     for name in ("predictor", "judge"):
         console.print(f"{name}, test, in each target's unit", highlight=False)
         _columns(console, found[name])
-    if "steering" in found:
-        _columns(console, found["steering"])
+    for name in OF_JUDGES:
+        if name in found:
+            _columns(console, found[name])
     table = Table("", "", "found", "allowed")
     for check in checks:
         allowed = " to ".join(f"{end:.4g}" for end in (check.low, check.high) if math.isfinite(end))
@@ -223,8 +238,8 @@ def main(
     for name in pack.KINDS:
         card = pack.read_card(models[name])
         if card and write_cards:
-            steering = {"steering": found["steering"]} if name == "ldm" and "steering" in found else {}
-            pack.write_card(models[name], card | {"measured": measured_of(name, found)} | steering)
+            judged = {key: found[key] for key in OF_JUDGES if name == "ldm" and key in found}
+            pack.write_card(models[name], card | {"measured": measured_of(name, found)} | judged)
         elif card and card["measured"]:
             checks += reproduced(card["measured"], measured_of(name, found))
     show(found, checks, console)

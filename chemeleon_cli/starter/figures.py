@@ -14,6 +14,7 @@ from pymatgen.core import Structure
 
 from chemeleon_cli.core import metrics
 from chemeleon_cli.core.candidates import Candidates
+from chemeleon_cli.core.conditions import Wanted
 from chemeleon_cli.core.dataset import Table, in_batches
 from chemeleon_cli.core.elements import composition_statistics, element_table
 from chemeleon_cli.core.latent_diffusion import LatentDiffusion, Sampling, sample_many
@@ -26,6 +27,10 @@ from chemeleon_cli.errors import UserError
 
 WINDOW = (2.7, 3.3)
 """eV: where `recipes/bandgap.yaml` steers to."""
+ASKED = (0.0, 1.5, 3.0, 5.0)
+"""eV: what a generator with a condition on the band gap is asked for."""
+GUIDANCE = 2.0
+"""Its classifier-free guidance then."""
 REACH = 6.0
 """Å: neighbours are looked for no further."""
 SAME_ENERGY = 0.001
@@ -77,13 +82,16 @@ def reconstruction(vae: VAE, table: Table) -> dict[str, float]:
     return metrics.reconstruction_report(originals, decoded)
 
 
-def draw(model: LatentDiffusion, count: int, seed: int, steps: int) -> list[Structure | None]:
-    """Generated crystals; None where the cell is not finite."""
+def draw(
+    model: LatentDiffusion, count: int, seed: int, steps: int, wanted: Wanted | None = None
+) -> list[Structure | None]:
+    """Generated crystals, all asked to be the same or nothing; None where the cell is not finite."""
     set_precision(model, "float32")
     generator = torch.Generator().manual_seed(seed)
-    sizes = model.draw_sizes(count, generator)
+    sizes = model.draw_sizes(count, generator, wanted)
+    sampling = Sampling("ddim", steps, guidance=GUIDANCE if wanted else 1.0)
     drawn: list[Structure | None] = [None] * count
-    for rows, crystals in sample_many(model, sizes, Sampling("ddim", steps), generator, 256):
+    for rows, crystals in sample_many(model, sizes, sampling, generator, 256, [wanted] * count if wanted else None):
         real = crystals.lattice.isfinite().flatten(1).all(1)
         structures = crystals[real.nonzero().flatten()].to_structures()
         for row, structure in zip(rows[real].tolist(), structures, strict=True):
@@ -199,6 +207,25 @@ def gaps(structures: Sequence[Structure | None], predictors: Mapping[str, Predic
 def in_window(values: np.ndarray) -> float:
     """Share of all crystals, the impossible too, whose gap is in WINDOW."""
     return metrics.share(int(((values >= WINDOW[0]) & (values <= WINDOW[1])).sum()), len(values))
+
+
+def asked(model: LatentDiffusion, predictors: Mapping[str, Predictor], count: int, seed: int) -> dict[str, Any]:
+    """What a generator draws when it is asked for a band gap.
+
+    Args:
+        model: with the condition `band_gap`.
+        predictors: who judges, by name.
+        count: crystals for each gap of ASKED.
+        seed: of the draws.
+
+    Returns:
+        By the gap that was asked for, as text: n, and gap_<name>, the mean in eV by each predictor.
+    """
+    found = {}
+    for gap in ASKED:
+        values = gaps(draw(model, count, seed, 50, {"band_gap": gap}), predictors)
+        found[f"{gap:g}"] = {"n": count, **{f"gap_{name}": float(np.nanmean(v)) for name, v in values.items()}}
+    return found
 
 
 def steering(
