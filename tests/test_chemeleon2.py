@@ -463,6 +463,9 @@ def test_sample_score_and_steer(work: Path):
     short = ["max_steps=2", "val_every=1", "val_samples=8", "num_group_samples=6", "groups_per_step=2"]
     short += ["sampling_steps=5", "trajectory_steps=2", "name=steered", "model=models/ldm", REWARD]
     call("train-rl", "bandgap", *(word for s in short for word in ("--set", s)))
+    learned = ["sampler=ddpm", "name=other", "model=models/ldm", REWARD]
+    said = call("train-rl", "bandgap", *(word for s in learned for word in ("--set", s)), code=2)
+    assert "take sampler: ddim" in said and not (work / "runs/other").exists()
     with (work / "runs/steered/metrics.csv").open() as file:
         steps = [row for row in csv.DictReader(file) if row["log_ratio_first"]]
     assert len(steps) == 2

@@ -14,7 +14,7 @@ from pymatgen.core import Element, Lattice, Structure
 from safetensors.torch import load_file, save_file
 from samples import known_structures, random_structures
 
-from chemeleon_cli.core import matching, metrics
+from chemeleon_cli.core import matching, metrics, novelty
 from chemeleon_cli.core.comparison import Cell, MatchSettings, OutOfTime, at_most
 from chemeleon_cli.core.matching import Reference
 from chemeleon_cli.core.novelty import CAP, PER_FORMULA, Memory, creativity
@@ -270,6 +270,19 @@ def test_a_memory_keeps_the_latest_of_a_formula() -> None:
     assert len(memory) == len(kept) == PER_FORMULA
     assert kept[0] == pytest.approx(3.05)
     assert kept[-1] == pytest.approx(3 + (PER_FORMULA + 4) / 100)
+
+
+def test_a_full_memory_forgets_the_formulas_that_nothing_new_came_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(novelty, "TOTAL", 4)
+    memory = Memory()
+    for k, symbol in enumerate(["Na", "K", "Rb", "Na", "Cs"]):
+        memory.update([Structure(Lattice.cubic(3 + k / 2), [symbol, "Cl"], CESIUM.frac_coords)], [True])
+    assert [len(memory.cells(f"{symbol}Cl")) for symbol in ("Na", "K", "Rb", "Cs")] == [2, 0, 1, 1]
+    assert len(memory) == 4
+    again = remembered(memory.state())
+    for other in (memory, again):  # what is forgotten next is the same after a resume
+        other.update([Structure(Lattice.cubic(6), ["Li", "Cl"], CESIUM.frac_coords)], [True])
+        assert "RbCl" not in other and len(other) == 4
 
 
 def test_a_crystal_without_a_niggli_cell_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:

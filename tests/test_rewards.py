@@ -13,6 +13,7 @@ from torch import Tensor
 from chemeleon_cli.core.candidates import Candidates
 from chemeleon_cli.core.crystals import Crystals
 from chemeleon_cli.core.grpo import group_advantage
+from chemeleon_cli.core.normalise import normalise
 from chemeleon_cli.core.rewards import (
     BUILT_IN,
     CustomReward,
@@ -132,6 +133,23 @@ def test_impossible_crystals_stay_out_of_the_diversity_of_others() -> None:
     mixed = component.compute(Candidates([None, SALT, CRUSHED, CESIUM, IRON], loaded))
     assert mixed.isnan().tolist() == [True, False, True, False, False]
     assert torch.allclose(mixed[[1, 3, 4]], alone, atol=1e-6)
+
+
+def test_crystals_that_a_guard_stops_have_no_say_in_what_others_get() -> None:
+    judge = reward({"type": "composition_diversity", "normalize_fn": "norm"})
+    alone = judge(Candidates([SALT, CESIUM, PEROVSKITE], tools()))
+    among = judge(Candidates([SALT, IRON, CESIUM, IRON, PEROVSKITE], tools()))
+    assert torch.allclose(among.total[[0, 2, 4]], alone.total, atol=1e-6)
+    assert among.total[[1, 3]].isnan().all()
+
+
+def test_diversity_ranks_a_large_batch_too() -> None:
+    torch.manual_seed(0)
+    drop = mmd_drop(0.1 * torch.randn(4000, 8), 0.1 * torch.randn(500, 8))
+    assert drop.max() - drop.min() < PredictorReward.model_fields["eps"].default  # it falls with the number of crystals
+    values = normalise(drop, "norm", StructureDiversity().eps)
+    assert values.min() == 0
+    assert values.max() > 0.99
 
 
 def test_two_crystals_have_no_diversity_and_say_why() -> None:
@@ -260,6 +278,12 @@ def test_a_custom_reward_from_a_file(tmp_path: Path) -> None:
     assert judge.model_dump(by_alias=True)["components"][0]["class"] == component.class_
 
 
+def test_a_custom_reward_names_the_facts_that_it_needs(tmp_path: Path) -> None:
+    source = "class New:\n  needs = ('novelty', 'features', 'hull')\n  def compute(self, candidates): return []"
+    needs = custom(f"{write(tmp_path, source)}:New").needs()
+    assert (needs.known, needs.encoder, needs.hull) == ({None}, True, True)
+
+
 def test_a_custom_file_is_found_from_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, GOOD)
     assert find_class("./mine.py:AtomCount", tmp_path).__name__ == "AtomCount"
@@ -285,6 +309,7 @@ def test_a_custom_reward_from_a_module(tmp_path: Path, monkeypatch: pytest.Monke
         ("class A:\n  x = (", "A", {}, "class", "SyntaxError"),
         ("class A: pass", "A", {}, "class", "no method compute"),
         ("class A:\n  def compute(self): pass", "A", {}, "class", "cannot be called as compute(candidates)"),
+        ("class A:\n  needs = 'hull'\n  def compute(self, c): pass", "A", {}, "class", "expected a tuple of features"),
     ],
 )
 def test_mistakes_in_a_custom_reward_are_named(

@@ -19,6 +19,8 @@ from chemeleon_cli.errors import UserError
 
 VALIDATION_LIMIT = 5000
 """Crystals."""
+RANKS_WAIT = datetime.timedelta(days=1)
+"""For the one that scores, which may take an hour for a step where crystals are relaxed."""
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -73,6 +75,7 @@ def make_fabric(device: str = "auto", devices: int = 1) -> Fabric:
     """
     import torch
     from lightning_fabric import Fabric
+    from lightning_fabric.strategies import DDPStrategy
 
     kind, _, index = device.partition(":")
     if index and devices > 1:
@@ -88,7 +91,7 @@ def make_fabric(device: str = "auto", devices: int = 1) -> Fabric:
     fabric = Fabric(
         accelerator=accelerator,
         devices=[int(index)] if index else devices,
-        strategy="ddp" if devices > 1 else "auto",
+        strategy=DDPStrategy(timeout=RANKS_WAIT) if devices > 1 else "auto",
     )
     fabric.launch()
     return fabric

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from chemeleon_cli.commands import runs
+from chemeleon_cli.errors import UserError
 from chemeleon_cli.sources.models import find_model
 
 if TYPE_CHECKING:
@@ -64,6 +65,11 @@ def run(recipe: TrainRl, options: RunOptions, console: Console) -> None:
     tools = build_tools(recipe.reward, find_model, base.vae, model_meta["data"]["path"], device)
     memory = Memory() if recipe.reward.needs().known else None
     sampling = Sampling(recipe.sampler, recipe.sampling_steps, recipe.eta)
+    if recipe.sampler == "ddpm" and model.config.get("layout") is not None:
+        raise UserError(
+            f"sampler: found ddpm; {recipe.model} learned the std of its steps, and an update would change it unseen",
+            "take sampler: ddim, whose std is fixed",
+        )
     model.chain(sampling)  # more steps than the model has: said before there is a run folder
     for wanted in recipe.conditions:
         model.check(wanted or {})
@@ -148,8 +154,9 @@ def stability(candidates: Candidates) -> dict[str, float]:
     from chemeleon_cli.core.protocols import PROTOCOLS, rates
 
     metrics = {f"val/{name}": fired.float().mean().item() for name, fired in candidates.guards.items()}
-    for name in list(candidates.tools.known)[:1]:
-        found = candidates.newness(name)
+    known = candidates.tools.known
+    if known:
+        found = candidates.newness(None if None in known else min(map(str, known)))
         _, metastable = rates(PROTOCOLS[0], found.unique, found.novel, candidates.e_above_hull.tolist())
         assert metastable is not None, "Chemeleon2 defines it"
         metrics["val/msun"] = metastable.share
@@ -162,6 +169,7 @@ def draw(model: LatentDiffusion, recipe: TrainRl, sampling: Sampling) -> Crystal
 
     from chemeleon_cli.core.crystals import Crystals
     from chemeleon_cli.core.latent_diffusion import sample_many
+    from chemeleon_cli.core.tools import BATCH
 
     generator = torch.Generator().manual_seed(recipe.seed)
     asked = [conditions or {} for conditions in recipe.conditions] or [{}]
@@ -169,6 +177,6 @@ def draw(model: LatentDiffusion, recipe: TrainRl, sampling: Sampling) -> Crystal
     for i, wanted in enumerate(asked):
         share = max(1, len(range(i, recipe.val_samples, len(asked))))
         sizes = model.draw_sizes(share, generator, wanted)
-        many = sample_many(model, sizes, sampling, generator, recipe.num_group_samples, [wanted] * share)
+        many = sample_many(model, sizes, sampling, generator, BATCH, [wanted] * share)
         parts += [crystals for _, crystals in many]
     return Crystals.cat(parts)

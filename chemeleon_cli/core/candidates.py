@@ -32,12 +32,15 @@ class Candidates:
         structures: as they came; None where there is none. An impossible one may hold NaN.
         tools: models and reference sets.
         notes: why a possible crystal has no number: component or fact -> row -> reason.
+        left_out: (B,) bool: possible, but stopped by a guard of the reward; it is not scored, and has no say in what
+            others get. Set by the reward.
     """
 
     def __init__(self, structures: Sequence[Structure | None], tools: Tools | None = None) -> None:
         self.structures = list(structures)
         self.tools = tools or Tools()
         self.notes: dict[str, dict[int, str]] = defaultdict(dict)
+        self.left_out = torch.zeros(len(self.structures), dtype=torch.bool)
         self._predictions: dict[str, dict[str, Tensor]] = {}
         self._newness: dict[str | None, novelty.Creativity] = {}
 
@@ -141,7 +144,8 @@ class Candidates:
             UserError: there is no such set among the tools.
         """
         if name not in self.tools.known:
-            raise UserError("novelty needs a reference set", "reward creativity, or name a set: --reference DIR")
+            hint = "reward creativity, give a reward of your own `needs = ('novelty',)`, or score with --reference DIR"
+            raise UserError("novelty needs a reference set", hint)
         if name not in self._newness:
             energies = None
             if self.tools.energy_model is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections import Counter, defaultdict, deque
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -20,6 +20,8 @@ CAP = 0.99
 """The most that a crystal gets that is new in one way only; one that is new in both gets 1."""
 PER_FORMULA = 100
 """Crystals of one reduced formula that a memory keeps, the latest: it bounds the time that one comparison takes."""
+TOTAL = 200_000
+"""Crystals that a memory keeps in all: it bounds its size, to some 300 MB, and that of a checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -43,21 +45,23 @@ class Memory:
     """The distinct crystals that a run has generated, found by reduced formula; about 1 kB each.
 
     Of a group of duplicates only the representative is remembered, so a crystal that matches a forgotten duplicate
-    and not the representative counts as new. Of one formula the latest `PER_FORMULA` are kept.
+    and not the representative counts as new. Of one formula the latest `PER_FORMULA` are kept; of more than `TOTAL`,
+    the formulas of which nothing new came for the longest time are forgotten.
     """
 
     def __init__(self) -> None:
-        self._cells: dict[str, deque[Cell]] = defaultdict(lambda: deque(maxlen=PER_FORMULA))
+        self._cells: dict[str, list[Cell]] = {}  # what was remembered last comes last
+        self._count = 0
 
     def __len__(self) -> int:
-        return sum(map(len, self._cells.values()))
+        return self._count
 
     def __contains__(self, formula: str) -> bool:
         return formula in self._cells
 
     def cells(self, formula: str) -> list[Cell]:
         """The crystals of this reduced formula, the latest last."""
-        return list(self._cells[formula]) if formula in self._cells else []
+        return list(self._cells.get(formula, ()))
 
     def update(self, structures: Sequence[Structure | None], unique: Sequence[bool | None]) -> None:
         """Remember the unique crystals of a step.
@@ -72,7 +76,14 @@ class Memory:
             if s and is_new
         ]
         for formula, cell in sorted(new, key=lambda pair: pair[1].content):
-            self._cells[formula].append(cell)
+            self._remember(formula, cell)
+
+    def _remember(self, formula: str, cell: Cell) -> None:
+        earlier = self._cells.pop(formula, [])
+        self._cells[formula] = [*earlier, cell][-PER_FORMULA:]
+        self._count += len(self._cells[formula]) - len(earlier)
+        while self._count > TOTAL:
+            self._count -= len(self._cells.pop(next(iter(self._cells))))
 
     def state(self) -> dict[str, Tensor]:
         """What `load` takes; A atoms of M crystals: numbers (A,), frac_coords (A, 3), lattice (M, 3, 3) Å,
@@ -87,9 +98,9 @@ class Memory:
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Remember what `state` was taken of, and nothing else."""
-        self._cells.clear()
+        self._cells, self._count = {}, 0
         for cell in _split(state):
-            self._cells[_reduced_formula(tuple(cell.numbers.tolist()))].append(cell)
+            self._remember(_reduced_formula(tuple(cell.numbers.tolist())), cell)
 
 
 def creativity(

@@ -26,11 +26,20 @@ if TYPE_CHECKING:
     from chemeleon_cli.core.tools import Tools
 
 
+FACTS = {
+    "features": Needs(encoder=True),
+    "novelty": Needs(known=frozenset([None])),
+    "hull": Needs(hull=True),
+}
+"""What a class may need: `structure_features` and `composition_features`; `unique`, `novel` and `creativity` against
+the set that the generator was trained on; `e_above_hull`."""
+
+
 class CustomReward(RewardComponent):
     """Your own reward. The class has `compute(candidates)`, which returns a number per crystal, NaN for none.
 
-    A parameter of its constructor that is annotated as `Predictor` takes the name of a checkpoint and gets
-    the model.
+    Facts that take loading are named in an attribute `needs` of the class, a tuple of `FACTS`. A parameter of its
+    constructor that is annotated as `Predictor` takes the name of a checkpoint and gets the model.
     """
 
     model_config = ConfigDict(populate_by_name=True)
@@ -50,15 +59,20 @@ class CustomReward(RewardComponent):
         return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", self.class_.rpartition(":")[2]).lower()
 
     def needs(self) -> Needs:
-        """The predictors that its arguments name."""
-        named = predictor_parameters(find_class(self.class_))
-        return Needs(predictors=frozenset(self.kwargs[key] for key in named if self.kwargs.get(key) is not None))
+        """The predictors that its arguments name, and the facts that its class needs."""
+        cls = find_class(self.class_)
+        named = predictor_parameters(cls)
+        needs = Needs(predictors=frozenset(self.kwargs[key] for key in named if self.kwargs.get(key) is not None))
+        for fact in needed_facts(cls):
+            needs |= FACTS[fact]
+        return needs
 
     def check(self, find_model: FindModel) -> list[tuple[str, str]]:
         """Whether there is such a class, whether it takes these arguments, and whether its predictors are
         there."""
         try:
             cls = find_class(self.class_)
+            needed_facts(cls)
         except ValueError as error:
             return [("class", str(error))]
         try:
@@ -151,6 +165,18 @@ def bind(cls: type, kwargs: dict[str, Any]) -> None:
     for key in predictor_parameters(cls) & kwargs.keys():
         if not isinstance(kwargs[key], str | None):
             raise ValueError(f"{key}: found {kwargs[key]!r}; expected the name of a predictor")
+
+
+def needed_facts(cls: type) -> tuple[str, ...]:
+    """What a class says that it needs, if anything.
+
+    Raises:
+        ValueError: that is no tuple or list of FACTS.
+    """
+    needed = getattr(cls, "needs", ())
+    if not isinstance(needed, tuple | list) or not set(needed) <= FACTS.keys():
+        raise ValueError(f"{cls.__name__}.needs: found {needed!r}; expected a tuple of {', '.join(FACTS)}")
+    return tuple(needed)
 
 
 def predictor_parameters(cls: type) -> set[str]:

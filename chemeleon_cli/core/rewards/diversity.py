@@ -15,7 +15,9 @@ Over a batch the r_m add up to zero: they rank the crystals of one batch and say
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
 
 from chemeleon_cli.core.rewards.base import FindModel, Needs, RewardComponent, reference_mistake
 
@@ -32,6 +34,9 @@ class Diversity(RewardComponent):
     """A crystal's share in bringing the batch close to a reference set; without unit, and relative to its
     batch."""
 
+    eps: Annotated[float, Field(gt=0)] = 1e-8
+    """A spread below this counts as none. Far below that of other components: a crystal's drop falls with the number
+    of crystals, to 1e-4 for some thousands."""
     reference_dataset: str | None = None
     """A data folder, whose train split is the reference; null: the set that the generator was trained on."""
 
@@ -46,7 +51,7 @@ class Diversity(RewardComponent):
     def _drop(self, candidates: Candidates, features: Tensor, reference: Tensor) -> Tensor:
         import torch
 
-        scored = ~features.isnan().any(1)
+        scored = ~features.isnan().any(1) & ~candidates.left_out
         out = torch.full((len(features),), torch.nan)
         if scored.sum() < 3:
             for i in scored.nonzero().flatten().tolist():

@@ -126,6 +126,7 @@ class ReinforceReward(EnergySettings):
             for i in fired.nonzero().flatten().tolist():
                 candidates.note("reward", i, guard)
             guarded |= fired
+        candidates.left_out = guarded
         total = torch.zeros(len(candidates))
         raw: dict[str, Tensor] = {}
         weighted: dict[str, Tensor] = {}
