@@ -82,8 +82,9 @@ def fetch_data(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the data folder of this name.")] = False,
     **options: Any,
 ) -> None:
-    """Make a data folder: train, val and test tables."""
-    if api_key and not source:
+    """Make a data folder: train, val and test tables. Without a source, those of the recipe fetch_mp."""
+    named = source or any(setting.partition("=")[0].strip() == "source" for setting in options["settings"] or ())
+    if not named:
         recipe = recipe or "fetch_mp"
     values = {"source": source, "out": out, "split.seed": options.pop("seed")}
     _run("fetch-data", recipe, options, values, api_key=api_key, overwrite=overwrite)
@@ -131,8 +132,7 @@ def sample(
     asked = {"composition": composition, "chemical_system": chemical_system, "space_group": space_group}
     values = {"model": model, "num_samples": num_samples, "out": out}
     values |= {f"conditions.{name}": value for name, value in asked.items()}
-    options["settings"] = [*(options["settings"] or ()), *(f"conditions.{one}" for one in condition or ())]
-    _run("sample", recipe, options, values)
+    _run("sample", recipe, {**options, "conditions": condition}, values)
 
 
 @_command(_recipe_command, _model_command)
@@ -215,6 +215,7 @@ def _run(
             recipe,
             RECIPES[command],
             settings=options["settings"] or (),
+            conditions=options.get("conditions") or (),
             options={**(values or {}), **common},
             reward=reward,
             find_model=find_model,

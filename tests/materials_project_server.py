@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -11,13 +12,13 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from pymatgen.core import Lattice, Structure
 
-from chemeleon_cli.sources import materials_project
+from chemeleon_cli.sources import materials_project, materials_project_client
 
 KEY = "0123456789abcdef0123456789abcdef"
 
 
 def material(n: int) -> dict[str, Any]:
-    structure = Structure(Lattice.cubic(4 + 0.01 * n), ["Na", "Cl"] if n % 2 else ["K", "Br"], [[0, 0, 0], [0.5] * 3])
+    structure = Structure(Lattice.cubic(4 + 0.004 * n), ["Na", "Cl"] if n % 2 else ["K", "Br"], [[0, 0, 0], [0.5] * 3])
     return {
         "material_id": f"mp-{n}",
         "structure": structure.as_dict(),
@@ -65,6 +66,8 @@ class Server(ThreadingHTTPServer):
         self.energies = ENERGIES + STRANGERS
         self.faults: list[Callable[[Handler], None]] = []
         self.asked: list[dict[str, str]] = []
+        self.silence = 0.0
+        """Seconds before the heartbeat."""
 
     @property
     def url(self) -> str:
@@ -79,6 +82,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         url = urlsplit(self.path)
         if url.path == "/heartbeat":
+            time.sleep(self.server.silence)
             return self.answer(
                 200, {"status": "OK", "db_version": "2026.01", "version": "1.0.0", "access_controlled_batch_ids": []}
             )
@@ -88,13 +92,14 @@ class Handler(BaseHTTPRequestHandler):
             return self.server.faults.pop(0)(self)
         if self.headers["x-api-key"] != KEY:
             return self.answer(401, {"detail": "no such key"})
-        if "/thermo" in url.path:
-            return self.page(self.energies_for(query), query)
         if len(self.path) > 2000:  # the real server, too, refuses a thousand ids in one address
             return self.answer(414, {"detail": "status code 414"})
+        if "/thermo" in url.path:
+            return self.page(self.energies_for(query), query)
         found = list(self.server.materials.values())
         if "material_ids" in query:
             found = [self.server.materials[i] for i in query["material_ids"].split(",") if i in self.server.materials]
+        found = [m for m in found if str(m["deprecated"]) == query["deprecated"]]
         if "band_gap_max" in query:
             found = [m for m in found if float(query["band_gap_min"]) <= m["band_gap"] <= float(query["band_gap_max"])]
         self.page(found, query)
@@ -134,7 +139,7 @@ def serving(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     served = Server(12)
     threading.Thread(target=served.serve_forever, daemon=True).start()
     monkeypatch.setenv("MP_API_ENDPOINT", served.url)
-    monkeypatch.setattr(materials_project, "PAUSES", (0.0,) * 5)
+    monkeypatch.setattr(materials_project_client, "PAUSES", (0.0,) * 5)
     monkeypatch.setattr(materials_project, "BATCH", 5)
     yield served
     served.shutdown()

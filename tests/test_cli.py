@@ -167,10 +167,35 @@ def test_a_source_needs_no_recipe(work: Path, ran: list) -> None:
     assert (recipe.source, recipe.split.seed, recipe.query) == ("my.csv", 1, {})
 
 
-def test_nothing_to_fetch_says_what_is_missing(work: Path, ran: list) -> None:
+def test_a_source_by_set_needs_no_recipe_either(work: Path, ran: list) -> None:
+    result = CliRunner().invoke(app, ["fetch-data", "--set", "source=my.csv"], env={"MP_API_KEY": "secret"})
+    assert result.exit_code == 0, result.stderr
+    assert (ran[0]["recipe"].source, ran[0]["recipe"].query) == ("my.csv", {})
+
+
+def test_without_a_source_the_key_may_be_in_pymatgens_settings(work: Path, ran: list) -> None:
+    assert call("fetch-data").exit_code == 0
+    assert ran[0]["recipe"] == load("fetch_mp", FetchData)
+
+
+def test_without_a_source_and_a_key_both_are_named(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pymatgen.core import SETTINGS
+
+    monkeypatch.setitem(SETTINGS, "PMG_MAPI_KEY", None)
     result = call("fetch-data")
     assert result.exit_code == 2
-    assert result.stderr.startswith("command line: source: found nothing; expected a value: ")
+    assert result.stderr.startswith("no key for the Materials Project\nhint: get a free key at ")
+    assert "--source mp-20" in result.stderr
+
+
+@pytest.mark.parametrize("setting", ["api_key={}", "query.api_key={}", "query={{MP_API_KEY: {}", "PMG-MAPI-KEY{}"])
+def test_a_key_in_a_setting_is_refused_and_not_shown(setting: str, work: Path, ran: list) -> None:
+    key = "0123456789abcdef0123456789abcdef"
+    result = call("fetch-data", "--set", setting.format(key))
+    assert result.exit_code == 2
+    assert result.stderr.startswith("--set: found a key for an API; expected none, as recipes are kept and shared")
+    assert key not in result.output + result.stderr
+    assert not ran
 
 
 def test_score_names_a_missing_file(work: Path, ran: list) -> None:
@@ -185,6 +210,19 @@ def test_score_takes_options(work: Path, ran: list) -> None:
     assert result.exit_code == 0, result.stderr
     recipe = ran[0]["recipe"]
     assert (recipe.file, recipe.reference, recipe.out, recipe.reward) == ("x.cif", "data/mp-20", "s.csv", None)
+
+
+def test_a_condition_of_a_column_with_a_dot_is_one_key(work: Path, ran: list) -> None:
+    (work / "s.yaml").write_text("model: m\nconditions: {spacegroup.number: 1}\n")
+    (folder := work / "m").mkdir()
+    (folder / "meta.json").write_text('{"kind": "ldm", "version": 1}')
+    result = call("sample", "s.yaml", "--condition", "spacegroup.number=225", "--condition", "gap=1.5")
+    assert result.exit_code == 0, result.stderr
+    assert ran[0]["recipe"].conditions == {"spacegroup.number": 225, "gap": 1.5}
+    result = call("sample", "s.yaml", "--condition", "spacegroup.number=[1]")
+    assert result.stderr.startswith(
+        "--condition spacegroup.number=[1]: conditions.spacegroup.number: found something else than a number"
+    )
 
 
 def test_recipes_are_listed_shown_and_explained(work: Path) -> None:

@@ -3,6 +3,7 @@
 import copy
 import csv
 import gzip
+import io
 import itertools
 import json
 from pathlib import Path
@@ -11,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from pymatgen.core import Composition
+from pymatgen.core import Composition, Lattice, Structure
+from rich.console import Console
 from samples import known_structures, random_structures, write_dataset
 from test_rl import Verdict, make_run, prefer_large_cells
 from torch import Tensor
@@ -37,6 +39,7 @@ from chemeleon_cli.core.latents import learn
 from chemeleon_cli.core.limits import MAX_Z
 from chemeleon_cli.core.vae import VAE
 from chemeleon_cli.errors import UserError
+from chemeleon_cli.recipe.models import Sample
 
 SMALL = {"hidden_dim": 32, "num_heads": 4, "encoder_layers": 1, "decoder_layers": 1, "latent_dim": 4}
 ELEMENTS = [3, 8, 11, 14, 17, 22, 26, 38]
@@ -100,6 +103,8 @@ def test_what_is_wanted_becomes_numbers():
         ({"composition": "SrTi("}, ["expected a formula"]),
         ({"chemical_system": "Li-Xe"}, ["knows no Xe"]),
         ({"chemical_system": "LiO"}, ["elements joined by '-'"]),
+        ({"composition": "Na1e9Cl"}, ["1e+09 atoms in a formula unit", "at most 1,000"]),
+        ({"composition": "Na1e999Cl"}, ["whole numbers"]),
         ({"composition": "Na7Cl4"}, ["11 atoms in a formula unit", "no such size fits"]),
     ],
 )
@@ -441,6 +446,42 @@ def test_guidance_of_a_published_model_is_of_the_noise_alone(published: Any):
     assert torch.equal(guided_std, std)
 
 
+# --- like the crystals of a file --------------------------------------------------------------------------------------
+
+
+def draw_like(crystals: list[Structure], **changes: Any) -> tuple[list[str], list[int], str]:
+    """Names and sizes that `sample` draws for these crystals, and what it says of the others."""
+    from chemeleon_cli.commands.sample import _like
+    from chemeleon_cli.sources.files import write_crystals
+
+    write_crystals("like.cif", crystals, [f"c{i}" for i in range(len(crystals))])
+    recipe = Sample.model_validate({"model": "m", "like": "like.cif", "num_samples": 2, **changes})
+    console = Console(file=io.StringIO(), width=200)
+    names, sizes, _ = _like("like.cif", recipe, make(), console)
+    return names, sizes.tolist(), console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_crystals_beyond_the_sizes_of_the_model_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    salt = known_structures()[0]
+    large = Structure(Lattice.cubic(9), ["Na"] * 11, np.random.default_rng(0).random((11, 3)))
+    names, sizes, said = draw_like([large, salt])
+    assert (names, sizes) == (["c1-0", "c1-1"], [2, 2])
+    assert "1 crystals of like.cif have sizes that the model was not trained on (2 to 10 atoms)" in said
+    with pytest.raises(UserError, match=r"\(2 to 10 atoms\); none is left"):
+        draw_like([large])
+
+
+def test_an_element_that_the_model_does_not_know_is_said_before_the_drawing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    salt = known_structures()[0]
+    fluoride = Structure(Lattice.cubic(4), ["Cs", "F"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    with pytest.raises(UserError, match="like.cif, c1: composition: found 'Cs1F1'; the model knows no F, Cs"):
+        draw_like([salt, fluoride])
+
+
 # --- the command line -------------------------------------------------------------------------------------------------
 
 
@@ -501,6 +542,10 @@ def test_train_sample_and_errors_through_the_command_line(tmp_path: Path, monkey
         ("--composition", "SrTiO3", "--set", "like=like.csv"): "like: found 'like.csv'; expected null",
         ("--set", "guidance=2"): "guidance: found 2; expected 1 where nothing is asked for",
         ("--set", "z=2"): "no composition is asked for",
+        ("--set", "z=3", "--set", "like=like.csv"): "z: found 3; expected null where like is given",
+        ("--condition", "gap"): "--condition gap: found no '='; expected NAME=VALUE",
+        ("--condition", "gap=[1]"): "--condition gap=[1]: conditions.gap: found something else than",
+        ("--out", "like.csv/x.cif"): "like.csv/x.cif: cannot be written: Not a directory",
         ("--set", "conditions.gap=[1]"): "conditions.gap: found something else than a number or a text",
     }.items():
         said = call(*draw, *arguments, code=2)

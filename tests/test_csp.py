@@ -1,12 +1,20 @@
 """Structure prediction: what counts as found."""
 
+import io
+import math
+
 import numpy as np
 import pytest
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Lattice, Structure
+from rich.console import Console
 from samples import known_structures
 
+from chemeleon_cli.commands import score_against
+from chemeleon_cli.core import matching
+from chemeleon_cli.core.comparison import MatchSettings
 from chemeleon_cli.core.csp import pair, predict
+from chemeleon_cli.sources.files import Row
 
 CRYSTALS = known_structures()
 
@@ -48,6 +56,36 @@ def test_what_cannot_be_a_crystal_matches_nothing():
     found = predict([[flat, dense]], [salt])
     assert (found.match_rate, found.right_formulas) == (0.0, 1.0)
     assert np.isnan(found.rmse)
+
+
+def test_a_comparison_without_end_is_no_match_and_is_counted():
+    thin = Lattice.tetragonal(1.9, 80)
+    rng = np.random.default_rng(0)
+    heights = (np.arange(20) + 0.2 * rng.random(20)) / 20
+    slow = [Structure(thin, ["C"] * 20, np.column_stack([rng.random((20, 2)), heights])) for _ in range(2)]
+    found = predict([[slow[0]], [CRYSTALS[0]]], [slow[1], CRYSTALS[0]], MatchSettings(0.3, 0.5, 10.0, time_limit=0.5))
+    assert (found.rms[0], found.timed_out) == (None, 1)
+    assert found.match_rate == 0.5
+
+
+def test_the_report_says_how_many_comparisons_ran_out_of_time(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("chemeleon_cli.core.csp.rms_pairs", lambda pairs, settings: [math.nan] * len(pairs))
+    console = Console(file=io.StringIO(), width=200)
+    rows = [Row("a", CRYSTALS[0], None, {}), Row("b", CRYSTALS[1], None, {})]
+    found = score_against.figures("known.csv", (["a", "b"], CRYSTALS[:2]), rows, console)
+    assert (found["timed_out"], found["match_rate"], found["matcher"]["time_limit"]) == (2, 0.0, 10.0)
+    said = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "2 candidates took longer than 10 s to compare and count as no match" in said
+
+
+def test_a_crystal_without_a_niggli_cell_is_no_match(monkeypatch: pytest.MonkeyPatch):
+    def fail(*_: object) -> None:
+        raise ValueError("can't find niggli")
+
+    monkeypatch.setattr(StructureMatcher, "get_rms_dist", fail)
+    found = predict([[CRYSTALS[0]]], [CRYSTALS[0]])
+    assert (found.rms, found.right, found.timed_out) == ([None], 1, 0)
+    assert matching.rms(CRYSTALS[0], CRYSTALS[0]) is None
 
 
 def test_candidates_find_their_references():

@@ -1,12 +1,16 @@
 """`fetch-data` on made sets: every figure of the manifest counted again, nothing lost, nothing half-written."""
 
 import csv
+import errno
 import gzip
 import hashlib
+import io
 import json
+import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -22,7 +26,8 @@ from chemeleon_cli.commands import fetch_data
 from chemeleon_cli.core.cif import cif_text, parse_cif
 from chemeleon_cli.errors import UserError
 from chemeleon_cli.recipe.models import FetchData
-from chemeleon_cli.sources import crystals, picture
+from chemeleon_cli.sources import crystals, examine, picture
+from chemeleon_cli.sources.records import Record
 
 CATIONS, ANIONS = ("Li", "Na", "K", "Rb", "Mg", "Ca", "Sr", "Ba"), ("F", "Cl", "Br", "I", "O", "S")
 
@@ -82,9 +87,13 @@ def write_csv(path: Path, rows: list[dict[str, Any]]) -> Path:
     return path
 
 
-def fetch(source: Path, overwrite: bool = False, **settings: Any) -> Path:
+def fetch(source: Path, overwrite: bool = False, console: Console | None = None, **settings: Any) -> Path:
     recipe = FetchData.model_validate({"source": str(source), "out": str(source.parent / "data"), **settings})
-    return fetch_data.run(recipe, Console(quiet=True), overwrite=overwrite)
+    return fetch_data.run(recipe, console or Console(quiet=True), overwrite=overwrite)
+
+
+def listening() -> Console:
+    return Console(record=True, width=300, file=io.StringIO())
 
 
 def read_split(folder: Path, split: str) -> list[dict[str, str]]:
@@ -137,6 +146,7 @@ def test_every_figure_of_the_manifest_is_true(table: Path) -> None:
     for name, entry in manifest["files"].items():
         assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == entry["sha256"]
     assert set(manifest["files"]) | {"manifest.json", "picture.png"} == {p.name for p in folder.iterdir()}
+    assert manifest["split"] == {"by": "formula", "fractions": [0.8, 0.1, 0.1], "seed": 42}
     assert manifest["source_files"] == {"my set.csv": {"sha256": hashlib.sha256(table.read_bytes()).hexdigest()}}
 
 
@@ -250,6 +260,42 @@ def test_a_folder_that_is_split_stays_so(tmp_path: Path) -> None:
     assert manifest_of(again)["counts"]["test"] == 6
 
 
+@pytest.mark.parametrize("inside", ["", "outer/mp_20/"])
+def test_tables_in_an_archive_or_further_down_keep_their_splits_too(tmp_path: Path, inside: str) -> None:
+    rows = rows_of_a_set()
+    parts = {"train": rows[:50], "val": rows[50:60], "test": rows[60:70]}
+    for split, part in parts.items():
+        write_csv(tmp_path / "all" / inside / f"{split}.csv", part)
+    with zipfile.ZipFile(tmp_path / "splits.zip", "w") as archive:
+        for path in (tmp_path / "all").rglob("*.csv"):
+            archive.write(path, path.relative_to(tmp_path / "all").as_posix())
+    for source in (tmp_path / "splits.zip", tmp_path / "all"):
+        console = listening()
+        folder = fetch(source, console=console)
+        assert [len(read_split(folder, s)) for s in parts] == [50, 10, 10]
+        assert "splits are the source's own\n" in console.export_text()
+    write_csv(tmp_path / "all" / inside / "more.csv", rows[70:80])
+    by = "formula" if inside else "source"  # beside train.csv itself nothing else is read
+    assert manifest_of(fetch(tmp_path / "all", name="more"))["split"]["by"] == by
+
+
+def test_a_folder_is_known_again_by_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, console = own_splits(tmp_path / "mine"), listening()
+    manifest = manifest_of(fetch(source, console=console))
+    digests = {name: hashlib.sha256((source / name).read_bytes()).hexdigest() for name in ("train.csv", "val.csv.gz")}
+    assert manifest["source_files"] == {name: {"sha256": digest} for name, digest in digests.items()}
+    assert manifest["left_out_files"] == {".csv": 1}
+    assert manifest["split"] == {"by": "source"}
+    shown = console.export_text()
+    assert "splits are the source's own; there is no test" in shown
+    assert "1 files of the source are of no known format or beside its tables: 1 .csv" in shown
+    monkeypatch.setattr(fetch_data, "MANY_FILES", 1)
+    lines = "".join(f"{digest}  {name}\n" for name, digest in digests.items())
+    assert manifest_of(fetch(source, name="again"))["source_files"] == {
+        "mine/": {"files": 2, "sha256": hashlib.sha256(lines.encode()).hexdigest()}
+    }
+
+
 def test_a_source_without_splits_cannot_be_split_by_them(table: Path, tmp_path: Path) -> None:
     for source in (table, tmp_path):
         with pytest.raises(UserError, match="no splits of its own"):
@@ -264,12 +310,16 @@ def test_labels_are_chosen_and_renamed(table: Path) -> None:
     rows = read_split(folder, "train")
     assert list(rows[0]) == ["material_id", "pretty_formula", "formation_energy", "seven", "cif"]
     assert manifest_of(folder)["labels"]["seven"]["count"] == 94
+    assert manifest_of(folder)["columns"] == {"e_form": "formation_energy", "mixed": "seven"}
+    assert manifest_of(folder)["not_numbers"] == {"mixed": "not a number in 2 rows, the first m-0"}
 
 
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
         ({"e_frm": "x"}, "no column 'e_frm'"),
+        ({"note": "x"}, "column 'note' holds no number"),
+        ({"void": "x"}, "column 'void' holds no number"),
         ({"gap": "x", "e_form": "x"}, "'x' is given twice"),
         ({"gap": "cif"}, "'cif' is given twice or is a column of every table"),
     ],
@@ -278,6 +328,53 @@ def test_bad_label_names_are_errors(table: Path, labels: dict[str, str], message
     with pytest.raises(UserError, match=message):
         fetch(table, labels=labels)
     assert not list((table.parent / "data").iterdir())
+
+
+def test_absurd_rows_cost_no_others(tmp_path: Path) -> None:
+    cells = [salt("Li", "F"), salt("Li", "F", 1000), salt("Li", "F", 1e120), salt("Na", "F")]
+    needle = Structure(Lattice([[2e4, 2e4, 2e4], [0.5, -0.5, 0], [0, 0.5, -0.5]]), ["Li"] * 20, np.zeros((20, 3)))
+    rows = [{"id": str(n), "cif": cif_text(cell, "")} for n, cell in enumerate(cells)]
+    rows += [{"id": "needle", "cif": json.dumps(needle.as_dict())}]
+    folder = fetch(write_csv(tmp_path / "x.csv", rows))
+    assert manifest_of(folder)["counts"]["accepted"] == 2
+    assert list(manifest_of(folder)["rejected"]) == ["cell", "volume"]
+
+
+def test_whatever_a_row_raises_is_its_reason(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(structure: Structure, identifier: str) -> str:
+        if structure.composition.reduced_formula == "LiF":
+            raise MemoryError("27 GB")
+        return cif_text(structure, identifier)
+
+    monkeypatch.setattr(examine, "cif_text", fails)
+    folder = fetch(table)
+    assert manifest_of(folder)["counts"]["accepted"] == 94
+    assert "m-0,unreadable,MemoryError: 27 GB" in (folder / "rejected.csv").read_text()
+
+
+def test_symmetry_is_not_looked_for_where_no_cell_is_small_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(examine, "_primitive", lambda structure: 1 / 0)
+    huge = Structure(Lattice.cubic(30), ["Si"] * 62 + ["O"] * 63, np.indices((5, 5, 5)).reshape(3, -1).T / 5)
+    found = examine.examine(("", Record("a", "cif", cif_text(huge, ""), {})), 20)
+    assert found.reason == "too_many_atoms: 125 or more"
+
+
+def test_a_label_beyond_all_measure_is_no_number(tmp_path: Path) -> None:
+    rows = [{"id": i, "cif": cif_text(salt(i, "F"), ""), "x": x, "y": 1e30} for i, x in (("Li", 1.7e308), ("Na", 1))]
+    manifest = manifest_of(fetch(write_csv(tmp_path / "x.csv", rows)))
+    assert list(manifest["labels"]) == ["y"]
+    assert manifest["labels"]["y"]["mean"] == 1e30
+    assert manifest["left_out_columns"] == {"x": "not a number in 1 rows, the first Li"}
+
+
+def test_a_copy_of_a_renamed_crystal_is_found(tmp_path: Path) -> None:
+    lengths = [5, 6, 6, 7, 5, 7]
+    rows = [{"id": "a", "cif": cif_text(salt("Li", "F", length), "")} for length in lengths]
+    folder = fetch(write_csv(tmp_path / "x.csv", rows))
+    assert sorted(row["material_id"] for s in ("train", "val", "test") for row in read_split(folder, s)) == [
+        "a", "a-2", "a-3"
+    ]  # fmt: skip
+    assert manifest_of(folder)["rejected"] == {"duplicate": 3}
 
 
 def test_ids_stay_unique_and_copies_go(tmp_path: Path) -> None:
@@ -334,14 +431,77 @@ def test_a_failure_in_the_middle_leaves_nothing(table: Path, monkeypatch: pytest
     before = tree(first)
 
     def fails(*_: Any) -> None:
-        raise OSError("disk full")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(crystals, "write_tables", fails)
     for name, overwrite in (("kept", True), ("new", False)):
-        with pytest.raises(OSError, match="disk full"):
+        with pytest.raises(UserError, match=f"{name}: cannot be written: No space left on device"):
             fetch(table, name=name, overwrite=overwrite)
     assert [p.name for p in first.parent.iterdir()] == ["kept"]
     assert tree(first) == before
+
+
+def test_a_bug_keeps_its_traceback_and_leaves_nothing(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crystals, "facts", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        fetch(table)
+    assert not list((table.parent / "data").iterdir())
+
+
+def test_a_picture_that_fails_does_not_cost_the_data(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(picture, "draw", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        fetch(table)
+    assert manifest_of(table.parent / "data" / "my-set")["counts"]["accepted"] == 96
+
+
+def test_what_a_killed_run_left_behind_is_in_nobodys_way(table: Path) -> None:
+    left = table.parent / "data" / f".my-set.{os.getpid()}"
+    left.mkdir(parents=True)
+    fetch(table)
+    assert sorted(p.name for p in left.parent.iterdir()) == [left.name, "my-set"]
+
+
+def test_overwrite_follows_a_link_and_leaves_it(table: Path) -> None:
+    real = fetch(table, name="real")
+    link = real.with_name("link")
+    link.symlink_to(real)
+    assert fetch(table, overwrite=True, name="link", split={"seed": 3}) == real
+    assert link.is_symlink()
+    assert manifest_of(link)["split"]["seed"] == 3
+    assert sorted(p.name for p in real.parent.iterdir()) == ["link", "real"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"out": "my set.csv"}, "out: .*my set.csv is no folder"),
+        ({"out": "my set.csv/deep"}, "out: .*my set.csv is no folder"),
+        ({"out": "~nosuchuser/x"}, "~nosuchuser/x: no such path"),
+        ({"name": "x" * 300}, "x{300}: cannot be written: File name too long"),
+        ({"source": "~nosuchuser/x.csv"}, "~nosuchuser/x.csv: no such path"),
+        ({"source": "y" * 300}, "y{300}: no such path: File name too long"),
+        ({"labels_file": "~nosuchuser/x.csv"}, "~nosuchuser/x.csv: no such path"),
+    ],
+)
+def test_places_that_cannot_be_are_errors(
+    table: Path, settings: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(table.parent)
+    recipe = {"source": table.name, **settings}
+    with pytest.raises(UserError, match=message):
+        fetch_data.run(FetchData.model_validate(recipe), Console(quiet=True))
+    assert list(tree(table.parent)) == [table.name]
+
+
+def test_names_are_shown_as_they_are(tmp_path: Path) -> None:
+    rows = [{"id": "a", "cif": cif_text(salt("Li", "F"), ""), "density [/nm3]": 1.0, "gap [eV]": 2.0, "[red]": "x 1"}]
+    rows += [rows[0] | {"id": "b", "cif": cif_text(salt("Na", "F"), ""), "[red]": "3"}]
+    console = listening()
+    folder = fetch(write_csv(tmp_path / "x.csv", rows), console=console, name="[bold]", out=str(tmp_path / "[/i]"))
+    shown = console.export_text()
+    for text in ("density [/nm3]", "gap [eV]", "column '[red]'", str(folder)):
+        assert text in shown
 
 
 def test_a_source_that_breaks_off_leaves_nothing(table: Path) -> None:

@@ -281,6 +281,36 @@ def test_extxyz_that_is_not_a_crystal(tmp_path: Path) -> None:
         read(path)
 
 
+@pytest.mark.parametrize("start", ["²", "9" * 5000, "-1", "8.0"])
+def test_an_extxyz_that_does_not_start_with_a_count_is_an_error(start: str, tmp_path: Path) -> None:
+    (tmp_path / "x.extxyz").write_text(f"{start}\nLattice=x\nH 0 0 0\n")
+    with pytest.raises(UserError, match="not with its number of atoms"):
+        read(tmp_path / "x.extxyz")
+
+
+def test_an_info_line_that_does_not_parse_is_a_reason(tmp_path: Path) -> None:
+    (tmp_path / "x.extxyz").write_text("1\n=\nH 0 0 0\n")
+    assert codes(read(tmp_path / "x.extxyz"))[0] in ("no_cell", "unreadable")
+
+
+def test_the_id_column_counts_in_every_format(tmp_path: Path) -> None:
+    write_crystals(tmp_path / "x.extxyz", [SALT], ["a"], {"uid": [7.0], "gap": [5.0]})
+    (tmp_path / "x.json").write_text(json.dumps([SALT.as_dict() | {"properties": {"uid": 7.0, "gap": 5.0}}]))
+    for name, expected in (("x.extxyz", "7.0"), ("x.json", "7")):
+        (row,) = read_crystals(tmp_path / name, "uid")
+        assert (row.id, row.labels) == (expected, {"gap": 5.0})
+        with pytest.raises(UserError, match=r"no column 'uidd' \(id_column\)") as error:
+            list(read_crystals(tmp_path / name, "uidd"))
+        assert "'uid'" in error.value.hint
+
+
+def test_a_label_in_a_cif_that_is_no_number_is_none(tmp_path: Path) -> None:
+    text = cif_text(SALT, "a", {"gap": 1.5, "mass": 2.0})
+    (tmp_path / "x.cif").write_text(text.replace("1.5", "?").replace("2.0", "-"))
+    (row,) = read(tmp_path / "x.cif")
+    assert (row.id, row.reason, row.labels) == ("a", None, {})
+
+
 def test_a_row_with_missing_cells_is_named(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text('material_id,cif,gap\na,"",1\nb,x\nc,"x",2,3\n')
     assert [(r.id, *codes([r])) for r in read(tmp_path / "x.csv")] == [
@@ -392,6 +422,51 @@ def test_a_file_that_was_cut_is_an_error_that_names_it(name: str, tmp_path: Path
     path.write_bytes(path.read_bytes()[:-60])
     with pytest.raises(UserError, match=rf"x\..*{name.rpartition('.')[2]}"):
         read(path)
+
+
+def test_a_packing_that_is_not_known_or_damaged_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "x.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("a.cif", cif_text(SALT, ""))
+    content = path.read_bytes()
+    path.write_bytes(content[:60] + b"\xff" * 40 + content[100:])
+    with pytest.raises(UserError, match=r"x\.zip: a\.cif"):
+        read(path)
+    path.write_bytes(content.replace(b"\x0e\x00", b"\x09\x00", 2).replace(b"\x0e\x00", b"\x09\x00"))
+    with pytest.raises(UserError, match=r"a\.cif is packed by a method that is not known here \(9\)"):
+        read(path)
+
+
+def test_a_gz_bomb_of_rows_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.csv.gz").write_bytes(gzip.compress(b"cif\n" + b"0\n" * 15_000_000))
+    with pytest.raises(UserError, match=r"x\.csv\.gz unpacks to .* refused as a bomb"):
+        for _ in streams.csv_rows(next(streams.sources_of(tmp_path / "x.csv.gz")).open(), "x"):
+            pass
+
+
+def test_a_quote_that_is_not_closed_ends_with_its_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "MAX_LINE", 1000)
+    (tmp_path / "x.csv").write_text('cif\n""\n"\n' + "x\n" * 5000)
+    with pytest.raises(UserError, match=r"x\.csv:3: not a readable CSV row: field larger than"):
+        read(tmp_path / "x.csv")
+
+
+def test_bytes_that_are_no_text_are_named(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_bytes(b"cif\n" + b"0\n" * 10_000 + b"caf\xe9\n")
+    with pytest.raises(UserError, match=r"x\.csv: not text in UTF-8: byte 20,007 is 0xe9"):
+        read(tmp_path / "x.csv")
+
+
+def test_files_that_are_not_read_are_counted(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for name in ("a.cif", "Si_POSCAR", "x.cif.bz2", "notes.res", "more.zip", ".hidden"):
+        (tmp_path / "in" / name).write_text(cif_text(SALT, ""))
+    with zipfile.ZipFile(tmp_path / "in.zip", "w") as archive:
+        for path in (tmp_path / "in").iterdir():
+            archive.write(path, f"in/{path.name}")
+    for path in (tmp_path / "in", tmp_path / "in.zip"):
+        assert streams.left_out(path) == {"no suffix": 1, ".bz2": 1, ".res": 1, ".zip": 1}
+    assert not streams.left_out(tmp_path / "in" / "a.cif")
 
 
 def test_a_bomb_inside_a_small_member_of_an_archive_is_stopped(tmp_path: Path) -> None:

@@ -129,6 +129,8 @@ def test_written_and_loaded_it_is_the_same(tmp_path: Path, name: str) -> None:
     before = (tmp_path / name).read_bytes()
     again.write(tmp_path / name)
     assert (tmp_path / name).read_bytes() == before
+    with pytest.raises(UserError, match="deep.csv.gz: cannot be written"):
+        again.write(tmp_path / name / "deep.csv.gz")
 
 
 @pytest.mark.parametrize(

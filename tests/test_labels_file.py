@@ -1,6 +1,7 @@
 """Labels from a second table, joined by id."""
 
 import csv
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -51,8 +52,9 @@ def test_labels_join_by_id_and_what_does_not_fit_is_counted(cifs: Path) -> None:
     assert {name: row["gap"] for name, row in rows.items()} == {"a": "1.5", "b": "", "c": "3.5", "d": ""}
     assert "note" not in rows["a"]
     assert manifest["labels"]["gap"]["mean"] == 2.5
+    digest = hashlib.sha256((cifs.parent / "labels.csv").read_bytes()).hexdigest()
     assert manifest["labels_file"] == {
-        "name": "labels.csv", "rows": 4, "crystals_without_row": 1, "rows_without_crystal": 1
+        "name": "labels.csv", "sha256": digest, "rows": 4, "crystals_without_row": 1, "rows_without_crystal": 1
     }  # fmt: skip
     assert "labels.csv: 4 rows; 1 crystals have none, 1 rows have no crystal" in shown
 
@@ -81,13 +83,14 @@ def test_a_parquet_table_and_a_csv_source_with_other_labels(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("table", "settings", "message", "hint"),
     [
+        ("id,gap\na,high\n", {"labels": {"gap": "gap"}}, "column 'gap' holds no number", "in 1 rows, the first a"),
         ("id,gap\na,1\na,2\n", {}, "id 'a' has two rows that differ", "keep one"),
         ("id,gap\na.cif,1\n", {}, "none of its 1 ids is one of the 4 crystals", "there are like 'a.cif'"),
         ("id,gap\na,1,2\n", {}, "row 1 has 3 cells, its header 2", "mend"),
         ("name,gap\na,1\n", {}, "no column with ids; found 'name', 'gap'", "id_column"),
         ("id,gap\na,1\n", {"labels": {"gpa": "gap"}}, "no column 'gpa'", "did you mean 'gap'"),
         ("", {}, "none of its 0 ids", "nothing"),
-        ('id,gap\na,"1\n', {}, "not a readable CSV", "quotes"),
+        ('id,gap\nb,2\na,"1\n', {}, "labels.csv:3: not a readable CSV row", "quote"),
     ],
 )  # fmt: skip
 def test_tables_that_do_not_fit_are_errors(
@@ -97,6 +100,17 @@ def test_tables_that_do_not_fit_are_errors(
         fetch(cifs, table, **settings)
     assert hint in error.value.hint
     assert not list((cifs.parent / "data").glob("*"))
+
+
+def test_the_row_counts_of_two_pandas_tables_are_no_columns(tmp_path: Path) -> None:
+    import pandas as pd
+
+    salt = cif_text(Structure(Lattice.cubic(5), ["Na", "Cl"], [[0, 0, 0], [0.5] * 3]), "")
+    pd.DataFrame({"material_id": ["a", "b"], "cif": [salt, salt]}).to_csv(tmp_path / "x.csv")
+    frame = pd.DataFrame({"material_id": ["b", "a", "a"], "gap": [5, 4, 4]})
+    rows, manifest, _ = fetch(tmp_path / "x.csv", frame.to_csv())
+    assert (rows["a"]["gap"], rows["b"]["gap"]) == ("4.0", "5.0")
+    assert list(manifest["labels"]) == ["gap"]
 
 
 def test_a_column_in_both_tables_and_a_missing_table_are_errors(cifs: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,10 @@ from rich.console import Console
 from chemeleon_cli.commands import fetch_data
 from chemeleon_cli.errors import UserError
 from chemeleon_cli.recipe.models import FetchData
-from chemeleon_cli.sources import materials_project, picture
+from chemeleon_cli.sources import materials_project, materials_project_client, picture
+
+SILENCE = 1.0
+"""Seconds in which an answer has to come, where a test waits for one that does not."""
 
 
 def refuses(status: int) -> Callable[[Handler], None]:
@@ -31,6 +35,24 @@ def garbles(handler: Handler) -> None:
     handler.send_header("Content-Length", str(len(body)))
     handler.end_headers()
     handler.wfile.write(body)
+
+
+def keeps_silent(handler: Handler) -> None:
+    time.sleep(3 * SILENCE)
+    hangs_up(handler)
+
+
+def sends_a_part(handler: Handler) -> None:
+    """A first page that lacks some of what it counts, and no more pages."""
+    handler.answer(200, {"data": [{"material_id": "mp-1"}], "meta": {"total_doc": 12}})
+
+
+def sends_twice(handler: Handler) -> None:
+    handler.answer(200, {"data": [{"material_id": "mp-1"}] * 2, "meta": {"total_doc": 2}})
+
+
+def ends_early(handler: Handler) -> None:
+    handler.answer(200, {"data": [], "meta": {"total_doc": 12}})
 
 
 def hangs_up(handler: Handler) -> None:
@@ -107,14 +129,65 @@ def test_the_key_is_written_and_shown_nowhere(server: Server, tmp_path: Path) ->
 
 @pytest.mark.parametrize(
     "faults",
-    [[refuses(500)] * 3, [refuses(504)] * 2, [refuses(429)] * 6, [garbles] * 2, [hangs_up] * 2],
-    ids=["500", "504", "429", "garbled", "cut"],
+    [
+        *([refuses(500)] * 3, [refuses(504)] * 2, [refuses(429)] * 6, [garbles] * 2, [hangs_up] * 2),
+        *([keeps_silent] * 5, [sends_a_part, ends_early], [sends_twice]),
+    ],
+    ids=["500", "504", "429", "garbled", "cut", "silent", "in part", "twice"],
 )
-def test_passing_troubles_pass(server: Server, tmp_path: Path, faults: list[Callable[[Handler], None]]) -> None:
+def test_passing_troubles_pass(
+    server: Server, tmp_path: Path, faults: list[Callable[[Handler], None]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(materials_project_client, "TIMEOUT", SILENCE)
     server.faults = list(faults)
     folder, _ = fetch(tmp_path)
     assert manifest_of(folder)["counts"]["accepted"] == 12
     assert not server.faults
+
+
+def test_an_answer_that_stays_incomplete_is_an_error(server: Server, tmp_path: Path) -> None:
+    server.faults = [sends_a_part, ends_early] * 6
+    with pytest.raises(UserError, match=r"6 attempts: a garbled answer \(1 of 12 documents came\)"):
+        fetch(tmp_path)
+    assert not (tmp_path / "mp").exists()
+
+
+def test_a_server_that_never_greets_is_given_up(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(materials_project_client, "GREETING_TIMEOUT", 0.1)
+    server.silence = 0.5
+    with pytest.raises(UserError, match="no answer in 3 attempts: .*timed out"):
+        fetch(tmp_path)
+    assert "asking the Materials Project" in (tmp_path / "out.txt").read_text()
+
+
+@pytest.mark.parametrize("damage", [b"", b"no gzip", "half", gzip.compress(b'{"mp-1": ')])
+def test_what_was_kept_and_is_damaged_is_asked_for_again(server: Server, tmp_path: Path, damage: bytes | str) -> None:
+    server.faults = [lambda h: answer_properly(h, server)] * 2 + [refuses(500)] * 100
+    with pytest.raises(UserError):
+        fetch(tmp_path)
+    server.faults = []
+    for kept in (tmp_path / ".mp.download").glob("*.json.gz"):
+        kept.write_bytes(kept.read_bytes()[:-30] if isinstance(damage, str) else damage)
+    folder, shown = fetch(tmp_path)
+    assert manifest_of(folder)["counts"]["accepted"] == 12
+    assert shown.count("is damaged: asking for it again") == 2
+
+
+def test_deprecated_materials_come_where_they_are_asked_for(server: Server, tmp_path: Path) -> None:
+    for name in ("mp-1", "mp-2", "mp-3"):
+        server.materials[name]["deprecated"] = True
+    assert manifest_of(fetch(tmp_path)[0])["counts"]["accepted"] == 9
+    folder, _ = fetch(tmp_path, name="old", query={"deprecated": True})
+    assert manifest_of(folder)["counts"]["accepted"] == 3
+
+
+def test_a_field_without_a_number_is_said_and_costs_nothing(server: Server, tmp_path: Path) -> None:
+    folder, shown = fetch(tmp_path, fields={"band_gap": "gap", "formula_pretty": "formula"})
+    assert list(manifest_of(folder)["labels"]) == ["gap"]
+    assert "column 'formula' is no label: holds no number" in shown
+    assert manifest_of(folder)["columns"] == {"band_gap": "gap", "formula_pretty": "formula"}
 
 
 def test_a_server_that_stays_away_keeps_what_has_arrived(server: Server, tmp_path: Path) -> None:
@@ -169,6 +242,7 @@ def test_energies_of_all_that_competes_come_too(
     assert (about["source"], about["energy_scale"], about["count"]) == ("materials-project", scale, 8)
     assert about["sha256"] == hashlib.sha256((folder / "hull.csv.gz").read_bytes()).hexdigest()
     files = manifest_of(folder)["files"]
+    assert manifest_of(folder)["energy_scale"] == scale
     assert files["hull.csv.gz"] == {"rows": 8, "sha256": about["sha256"]}
     assert files["hull.json"]["sha256"] == hashlib.sha256((folder / "hull.json").read_bytes()).hexdigest()
     asked = [q["chemsys"].split(",") for q in server.asked if "chemsys" in q]
@@ -209,6 +283,16 @@ def test_many_elements_are_asked_for_in_parts(server: Server, tmp_path: Path, mo
     assert {(q["nelements_min"], q.get("nelements_max")) for q in asked} == {
         ("1", "1"), ("2", "2"), ("3", "3"), ("4", "4"), ("5", None)
     }  # fmt: skip
+
+
+def test_the_systems_of_eight_elements_go_in_addresses_that_the_server_takes(server: Server, tmp_path: Path) -> None:
+    elements = ("Br", "Cl", "F", "Fe", "K", "Li", "Mg", "Na")
+    found = materials_project.hull_entries(elements, "mp2020", tmp_path / "hull", KEY, print)
+    assert len(found) == 11
+    asked = [q["chemsys"].split(",") for q in server.asked]
+    assert len(asked) > 1
+    assert sorted(len(set(system.split("-"))) for part in asked for system in part).count(4) == 70
+    assert sum(map(len, asked)) == 255
 
 
 def test_a_download_of_energies_goes_on(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -280,7 +364,10 @@ def test_mistakes_in_the_recipe_are_found_before_a_query(server: Server, tmp_pat
         ({"query": {"num_site": [1, 20]}}, "did you mean 'num_sites'?"),
         ({"query": {"magnetic_ordering": "up"}}, "mend it"),
         ({"query": {"has_props": ["charm"]}}, "look at `query:`"),
-        ({"query": {"band_gap": [1]}}, "look at `query:`"),
+        ({"query": {"band_gap": [1]}}, "write it as [1, 6]"),
+        ({"query": {"band_gap": {"min": 1, "max": 6}}}, "write it as [1, 6]"),
+        ({"query": {"band_gap": "1-2"}}, "write it as [1, 6]"),
+        ({"query": {"num_sites": True}}, "write it as [1, 6]"),
         ({"fields": {"band_gpa": "gap"}}, "did you mean 'band_gap'?"),
         ({"fields": {"band_gap": "x", "energy_above_hull": "x"}}, "give each a name"),
     ):

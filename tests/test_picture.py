@@ -84,6 +84,11 @@ def test_labels_are_counted_with_units_and_outliers_are_said(drawn: list[Figure]
     assert axes["band_gap (eV)"].get_yscale() == "linear"
 
 
+def test_names_are_no_formulas(drawn: list[Figure], tmp_path: Path) -> None:
+    picture.draw(tmp_path / "x.png", {**MANIFEST, "name": "$a_$"}, {"$a_$": [1.0, 2.0]})
+    assert {a.get_xlabel() for a in drawn[0].axes} >= {"$a_$"}
+
+
 def test_more_labels_than_fit_are_said(drawn: list[Figure], tmp_path: Path) -> None:
     picture.draw(tmp_path / "x.png", MANIFEST, {f"l{n}": [1.0, 2.0] for n in range(20)})
     assert "11 of 20 labels shown" in drawn[0].get_suptitle()

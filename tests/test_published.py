@@ -188,6 +188,14 @@ def test_without_a_network_files_put_there_by_hand_are_taken(
     assert place.exists()
 
 
+def test_a_cache_that_cannot_be_is_said(
+    server: FileServer, mp20: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CHEMELEON_CACHE", "/dev/null")
+    with pytest.raises(UserError, match=r"/dev/null/.*/train\.csv: cannot be written: Not a directory"):
+        fetch(tmp_path)
+
+
 def zipped(members: dict[str, bytes]) -> bytes:
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -208,10 +216,13 @@ def test_an_archive_is_read_where_it_lies(server: FileServer, tmp_path: Path, mo
         f"alex_mp_20/{split}.csv": table(rows, columns) for split, rows in (("train", range(5)), ("val", range(5, 7)))
     }
     publish(server, monkeypatch, "alex-mp-20", {"alex_mp_20.zip": zipped(tables)})
-    folder, manifest, _ = fetch(tmp_path, "alex-mp-20")
+    folder, manifest, shown = fetch(tmp_path, "alex-mp-20")
     assert (ids(folder, "train"), ids(folder, "val")) == ([f"mp-{n}" for n in range(5)], ["mp-5", "mp-6"])
     assert list(manifest["labels"]) == ["band_gap", "e_above_hull", "bulk_modulus", "spacegroup.number"]
     assert manifest["counts"]["test"] == 0
+    assert manifest["split"] == {"by": "source"}
+    assert manifest["columns"]["dft_band_gap"] == "band_gap"
+    assert "splits are the source's own; there is no test" in shown
 
 
 def test_a_truncated_archive_is_refused(server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

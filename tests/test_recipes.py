@@ -115,6 +115,18 @@ BAD = {
         "2: api_key: found a key for an API; expected none, as recipes are kept and shared; "
         "give it as --api-key or in the environment as MP_API_KEY",
     ),
+    "the key of pymatgen's settings": (
+        "source: materials-project\nPMG_MAPI_KEY: secret\n",
+        RECIPES["fetch-data"],
+        "2: PMG_MAPI_KEY: found a key for an API; expected none, as recipes are kept and shared; "
+        "give it as --api-key or in the environment as MP_API_KEY",
+    ),
+    "energies of no scale": (
+        "source: materials-project\nentries: true\n",
+        RECIPES["fetch-data"],
+        "2: entries: found true; expected `uncorrected` to go with MACE, `mp2020` to go with CHGNet "
+        "(the two do not mix), or null for none",
+    ),
     "shares": (
         "source: x.csv\nsplit:\n  fractions: [0.8, 0.3, 0.1]\n",
         RECIPES["fetch-data"],
@@ -233,6 +245,22 @@ BAD = {
         TrainVae,
         "2: logger.type: found 'wandbb'; expected one of wandb; did you mean 'wandb'?",
     ),
+    "an alias of what holds it": (
+        VAE + "model: &a\n  num_heads: [*a]\n",
+        TrainVae,
+        "2: model.num_heads.0: found an alias of what it is a part of; expected a plain value",
+    ),
+    "a scale of nothing": (
+        "file: data/mp-20/train.csv\nenergy_scale: r2SCAN\n",
+        Score,
+        "2: energy_scale: found 'r2SCAN'; expected null where energy_model is null",
+    ),
+    "a hull of a scale that nobody knows": (
+        "file: data/mp-20/train.csv\nwrite_hull: h.csv.gz\nenergy_model: data/mp-20/train.csv\n",
+        Score,
+        "1: energy_scale: found null; expected which energies data/mp-20/train.csv was fitted to, "
+        "as a hull is of a known scale",
+    ),
     "a list": ("- 1\n", TrainVae, "1: found a list; expected lines of `key: value`"),
     "a tag": (
         VAE + "output: !!python/name:os.system x\n",
@@ -246,6 +274,21 @@ BAD = {
 def test_a_mistake_is_said_with_its_line_and_its_key(case: str, work: Path) -> None:
     text, model, expected = BAD[case]
     assert expected in errors(text, model)
+
+
+def test_what_writing_a_hull_has_no_use_for_is_a_mistake(work: Path) -> None:
+    unused = {"reference": "data/mp-20", "against": "data/mp-20", "hull": "starter", "out": "s.csv"}
+    options = {"file": "data/mp-20/train.csv", "write_hull": "h.csv.gz", **unused}
+    with pytest.raises(UserError) as caught:
+        load("score", Score, options=options, find_model=find_model)
+    said = "no crystal is judged then"
+    assert sorted(caught.value.message.splitlines()) == sorted(
+        f"--{name} {value}: {name}: found '{value}'; expected null where write_hull is given: {said}"
+        for name, value in unused.items()
+    )
+    assert "relaxed_out: found 'r.cif'; expected null where write_hull is given" in "".join(
+        errors("file: data/mp-20/train.csv\nwrite_hull: h.csv.gz\nrelaxed_out: r.cif\nrelax: {}\n", Score)
+    )
 
 
 def test_all_mistakes_are_said_at_once_in_the_order_of_the_file(work: Path) -> None:
@@ -371,6 +414,7 @@ def test_settings_reach_into_lists_and_name_themselves(work: Path) -> None:
         ("reward.components.x=1", "--set reward.components.x=1: reward.components: found index 'x'; expected 0 to 1"),
         ("model.x=1", "--set model.x=1: model: found 'runs/ldm'; expected a section that can hold 'x'"),
         ("eta", "--set eta: found no '='; expected key=value"),
+        ("eta=&a [*a]", "--set eta=&a [*a]: found an alias of what it is a part of"),
         ("eta=[1", "--set eta=[1: found '[1'; expected a YAML value"),
     ],
 )

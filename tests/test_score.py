@@ -231,6 +231,24 @@ def test_a_table_may_be_parquet() -> None:
 
 
 @pytest.mark.usefixtures("measured")
+@pytest.mark.parametrize("field", ["out", "write_hull", "relaxed_out"])
+def test_what_cannot_be_written_is_said_before_the_work(field: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def work(*_: object) -> None:
+        raise AssertionError("computed in vain")
+
+    monkeypatch.setattr("chemeleon_cli.sources.files.read_crystals", work)
+    before = sorted(Path().rglob("*"))
+    for name in ("made.cif/x.csv", "made.cif/deep/x.csv", "/dev/null/x.csv"):
+        with pytest.raises(UserError, match=f"{name}: cannot be written: Not a directory"):
+            run(**{"energy_model": "chgnet", "relax": {}, field: name})
+    Path("folder.csv").mkdir()
+    with pytest.raises(UserError, match="cannot be written: Is a directory"):
+        run(**{"energy_model": "chgnet", "relax": {}, field: "folder.csv"})
+    Path("folder.csv").rmdir()
+    assert sorted(Path().rglob("*")) == before
+
+
+@pytest.mark.usefixtures("measured")
 def test_a_hull_is_written_of_any_set_and_judges_it() -> None:
     write_crystals("made.cif", [*STABLE, Structure(Lattice.cubic(4.2), ["Xe"], [[0, 0, 0]])], list("abcdefgh"))
     console = Console(file=io.StringIO(), width=200)

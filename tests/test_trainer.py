@@ -13,18 +13,24 @@ from lightning_fabric import Fabric
 from safetensors.torch import load_file, save_file
 from samples import known_structures, random_structures, write_dataset
 
+from chemeleon_cli.commands import runs
 from chemeleon_cli.core import checkpoint
 from chemeleon_cli.core.dataset import BatchOrder, load_split
 from chemeleon_cli.core.metrics_file import MetricsFile
-from chemeleon_cli.core.trainer import Run, Settings
+from chemeleon_cli.core.trainer import Run, Settings, check_recipe
 from chemeleon_cli.core.vae import VAE
 from chemeleon_cli.errors import UserError
+from chemeleon_cli.recipe.base import RunOptions, TrainingSection
+from chemeleon_cli.recipe.load import load
+from chemeleon_cli.recipe.models import TrainVae
 
 SMALL = {"hidden_dim": 16, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 1, "latent_dim": 4, "dropout": 0.1}
 WEIGHTS = {"types": 1.0, "lengths": 1.0, "angles": 10.0, "coords": 10.0, "kl": 1e-5}
 
 
-def make_run(folder: Path, data: Path, fabric: Fabric | None = None, **changes) -> tuple[Run, VAE, object]:
+def make_run(
+    folder: Path, data: Path, fabric: Fabric | None = None, recipe: dict | None = None, **changes
+) -> tuple[Run, VAE, object]:
     if fabric is None:
         fabric = Fabric(accelerator="cpu", devices=1)
         fabric.launch()
@@ -44,7 +50,8 @@ def make_run(folder: Path, data: Path, fabric: Fabric | None = None, **changes) 
         **changes,
     }
     folder.mkdir(parents=True, exist_ok=True)
-    return Run(folder, "vae", vae, Settings(**options), fabric, 7, {"data": table.summary()}, "val/loss"), vae, table
+    meta = {"data": table.summary(), "recipe": recipe or {}}
+    return Run(folder, "vae", vae, Settings(**options), fabric, 7, meta, "val/loss"), vae, table
 
 
 def train(run: Run, vae: VAE, table, stop_at: int | None = None) -> None:
@@ -91,6 +98,63 @@ def test_a_run_is_not_resumed_on_other_data(tmp_path: Path, data: Path):
     again, _, _ = make_run(tmp_path / "run", data)
     with pytest.raises(UserError, match="its data changed since the run began"):
         again.resume()
+
+
+BEGAN = {
+    "name": "a",
+    "device": "cuda",
+    "reward": {"relax": None, "components": [{"type": "creativity", "weight": 1.0}]},
+    "training": {"max_steps": 8, "ema_decay": 0.9},
+    "conditions": [],
+}
+
+
+@pytest.mark.parametrize(
+    ("section", "value", "words"),
+    [
+        ("reward", {"components": [{"type": "creativity", "weight": 2.0}]}, "reward.components.0.weight was 1.0 when"),
+        ("reward", {"components": [*BEGAN["reward"]["components"], {"type": "energy"}]},
+         'reward.components.1.type was null when the run began and is "energy" now'),
+        ("reward", {"relax": {"steps": 5}, "components": BEGAN["reward"]["components"]},
+         'reward.relax was null when the run began and is {"steps": 5} now'),
+        ("training", {"max_steps": 8, "ema_decay": 0.99}, "training.ema_decay was 0.9 when"),
+        ("training", {"max_steps": 8, "ema_decay": 0.9, "warmup_steps": 3}, "training.warmup_steps was null when"),
+        ("conditions", [None], "conditions.0 was absent when the run began and is null now"),
+    ],
+)  # fmt: skip
+def test_the_first_setting_that_differs_is_named(section: str, value: object, words: str):
+    with pytest.raises(UserError) as caught:
+        check_recipe(Path("run"), BEGAN, {**BEGAN, section: value})
+    assert words in caught.value.message
+
+
+def test_a_run_is_resumed_with_its_recipe_for_longer_and_elsewhere(tmp_path: Path, data: Path):
+    run, vae, table = make_run(tmp_path / "run", data, recipe=BEGAN)
+    train(run, vae, table, stop_at=4)
+    other = {**BEGAN, "training": {"max_steps": 8, "ema_decay": None}}
+    again, _, _ = make_run(tmp_path / "run", data, recipe=other, ema_decay=None)
+    with pytest.raises(UserError, match=r"training\.ema_decay was 0\.9 when the run began and is null now"):
+        again.resume()
+    changes = {"name": "b", "device": "cpu", "training": {"max_steps": 99, "ema_decay": 0.9, "patience": 3}}
+    again, _, _ = make_run(tmp_path / "run", data, recipe={**BEGAN, **changes}, max_steps=99)
+    again.resume()
+    assert again.step == 4
+
+
+def test_the_recipe_of_a_run_is_that_it_was_resumed_with(tmp_path: Path):
+    fabric = Fabric(accelerator="cpu", devices=1)
+    recipe = TrainVae.model_validate({"data": {"path": "data"}, "output": str(tmp_path)})
+    folder, _ = runs.open_folder(recipe, RunOptions(), fabric)
+    vae = VAE(**SMALL)
+    meta = runs.describe(recipe, {}, [])
+    checkpoint.save(folder / "checkpoints" / "last", "vae", vae.config, vae.state_dict(), meta)
+    longer = recipe.model_copy(update={"training": TrainingSection(max_steps=20_000)})
+    runs.open_folder(longer, RunOptions(resume=True), fabric)
+    assert load(folder / "recipe.yaml", TrainVae) == longer
+    other = recipe.model_copy(update={"training": TrainingSection(learning_rate=1.0)})
+    with pytest.raises(UserError, match=r"training\.learning_rate was 0\.001 when the run began and is 1\.0 now"):
+        runs.open_folder(other, RunOptions(resume=True), fabric)
+    assert load(folder / "recipe.yaml", TrainVae) == longer, "a refused recipe is not written"
 
 
 def test_a_checkpoint_whose_renaming_was_cut_short_is_found(tmp_path: Path, data: Path):

@@ -75,7 +75,7 @@ def make_fabric(device: str = "auto", devices: int = 1) -> Fabric:
     """
     import torch
     from lightning_fabric import Fabric
-    from lightning_fabric.strategies import DDPStrategy
+    from lightning_fabric.strategies.ddp import DDPStrategy
 
     kind, _, index = device.partition(":")
     if index and devices > 1:
@@ -166,11 +166,10 @@ def finish(folder: Path, results: Mapping[str, Any], console: Console) -> None:
 
 
 def _prepare(folder: Path, recipe: RunRecipe, options: RunOptions) -> None:
-    from chemeleon_cli.recipe.load import dump
-
     if options.resume:
         if not (folder / "run.json").is_file():
             raise UserError(f"{folder}: no run to resume", "leave out --resume to start it")
+        _go_on(folder, recipe)
         return
     if folder.exists() and any(folder.iterdir()):
         if not options.overwrite:
@@ -180,7 +179,7 @@ def _prepare(folder: Path, recipe: RunRecipe, options: RunOptions) -> None:
             raise UserError(f"{folder}: is not empty and not a run; it is left alone", "take another --set name=NAME")
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "recipe.yaml").write_text(dump(recipe))
+    _write_recipe(folder, recipe)
     packages = ("torch", "pymatgen", "lightning-fabric", "safetensors")
     record = {
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -193,6 +192,25 @@ def _prepare(folder: Path, recipe: RunRecipe, options: RunOptions) -> None:
         "versions": {name: importlib.metadata.version(name) for name in packages},
     }
     (folder / "run.json").write_text(json.dumps(record, indent=1) + "\n")
+
+
+def _go_on(folder: Path, recipe: RunRecipe) -> None:
+    """Write the recipe that a run is resumed with; here, so that a refused one leaves the record as it was."""
+    from chemeleon_cli.core import checkpoint
+    from chemeleon_cli.core.trainer import check_recipe
+
+    last = folder / "checkpoints" / "last"
+    checkpoint.recover(last)
+    if (last / checkpoint.META).is_file():  # without one there is nothing to resume, as `Run.resume` says
+        began = checkpoint.read_meta(last).get("recipe", {})
+        check_recipe(folder, began, describe(recipe, {}, [])["recipe"])
+        _write_recipe(folder, recipe)
+
+
+def _write_recipe(folder: Path, recipe: RunRecipe) -> None:
+    from chemeleon_cli.recipe.load import dump
+
+    (folder / "recipe.yaml").write_text(dump(recipe))
 
 
 def _logger(recipe: RunRecipe, folder: Path) -> Logger | None:

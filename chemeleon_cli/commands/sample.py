@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from chemeleon_cli.commands import runs
+from chemeleon_cli.core.paths import check_writable
 from chemeleon_cli.errors import UserError
 from chemeleon_cli.sources.models import find_model
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from torch import Tensor
 
+    from chemeleon_cli.core.latent_diffusion import LatentDiffusion
     from chemeleon_cli.recipe.models import Sample
 
 
@@ -25,19 +27,20 @@ def run(recipe: Sample, console: Console) -> None:
     import torch
 
     from chemeleon_cli.core import checkpoint
-    from chemeleon_cli.core.latent_diffusion import LatentDiffusion, Sampling, sample_many
+    from chemeleon_cli.core.latent_diffusion import Sampling, sample_many
     from chemeleon_cli.core.layers import set_precision
     from chemeleon_cli.sources.files import write_crystals, writer_for
 
     writer_for(Path(recipe.out))  # a name that cannot be written is said before the work
+    check_writable(Path(recipe.out))
     device = runs.make_fabric(recipe.device).device
     loaded, _ = checkpoint.load(find_model(recipe.model, "ldm"), "ldm", device)
-    model = cast(LatentDiffusion, loaded)
+    model = cast("LatentDiffusion", loaded)
     set_precision(model, recipe.precision)
     sampling = Sampling(recipe.sampler, recipe.sampling_steps, recipe.eta, recipe.guidance)
     generator = torch.Generator().manual_seed(recipe.seed)
     if recipe.like is not None:
-        names, sizes, wanted = _like(recipe.like, recipe, console)
+        names, sizes, wanted = _like(recipe.like, recipe, model, console)
     else:
         sizes = model.draw_sizes(recipe.num_samples, generator, recipe.conditions, recipe.z)
         names = [f"gen-{i:05d}" for i in range(len(sizes))]
@@ -56,17 +59,24 @@ def run(recipe: Sample, console: Console) -> None:
     console.print(f"{len(ids)} crystals written to {recipe.out}", highlight=False)
 
 
-def _like(file: str, recipe: Sample, console: Console) -> tuple[list[str], Tensor, list[dict[str, Any]]]:
+def _like(
+    file: str, recipe: Sample, model: LatentDiffusion, console: Console
+) -> tuple[list[str], Tensor, list[dict[str, Any]]]:
     """Names, sizes and conditions of crystals with the compositions of those in a file, in their primitive cells.
 
     The k-th crystal for `mp-1` is named `mp-1-k`.
+
+    Raises:
+        UserError: the model cannot be asked for one of them, or none is left.
     """
     import torch
 
     from chemeleon_cli.core.crystals import canonical
     from chemeleon_cli.sources.files import read_crystals
 
-    names, sizes, wanted, unfit = [], [], [], 0
+    trained = [int(size) for size in model.config["sizes"]]
+    low, high = min(trained), max(trained)
+    names, sizes, wanted, unfit, beyond = [], [], [], 0, 0
     for row in read_crystals(file):
         try:
             structure = None if row.structure is None else canonical(row.structure)
@@ -75,12 +85,23 @@ def _like(file: str, recipe: Sample, console: Console) -> tuple[list[str], Tenso
         if structure is None:
             unfit += 1
             continue
-        for k in range(recipe.num_samples):
-            names.append(f"{row.id}-{k}")
-            sizes.append(len(structure))
-            wanted.append({**recipe.conditions, "composition": structure.composition.formula.replace(" ", "")})
-    if unfit:
-        console.print(f"[yellow]{unfit} crystals of {file} cannot be read and are left out[/]", highlight=False)
+        size = len(structure)
+        if not low <= size <= high:
+            beyond += 1
+            continue
+        asked = {**recipe.conditions, "composition": structure.composition.formula.replace(" ", "")}
+        try:
+            model.say([asked], torch.tensor([size]))
+        except UserError as error:
+            raise UserError(f"{file}, {row.id}: {error.message}", error.hint) from None
+        names += [f"{row.id}-{k}" for k in range(recipe.num_samples)]
+        sizes += [size] * recipe.num_samples
+        wanted += [asked] * recipe.num_samples
+    reasons = {"cannot be read": unfit, f"have sizes that the model was not trained on ({low} to {high} atoms)": beyond}
+    lost = [f"{count} crystals of {file} {reason}" for reason, count in reasons.items() if count]
     if not names:
-        raise UserError(f"{file}: holds no crystal that can be read", "`like` takes CIF, extxyz, CSV or json.gz")
+        found = "; ".join(lost) or f"{file}: holds no crystal"
+        raise UserError(f"{found}; none is left", "`like` takes CIF, extxyz, CSV or json.gz")
+    for line in lost:
+        console.print(f"[yellow]{line} and are left out[/]", highlight=False)
     return names, torch.tensor(sizes), wanted

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from chemeleon_cli.commands import score_against, score_hull, score_summary
 from chemeleon_cli.commands.runs import make_fabric
-from chemeleon_cli.core.paths import replacing, split_path
+from chemeleon_cli.core.paths import check_writable, replacing, split_path
 from chemeleon_cli.errors import UserError
 
 if TYPE_CHECKING:
@@ -42,9 +42,11 @@ def run(recipe: Score, console: Console) -> None:
         raise UserError(f"{out}: the table is a .csv or a .parquet", "name one: --out scores.csv")
     if recipe.relaxed_out:
         writer_for(Path(recipe.relaxed_out))
-    for written in (str(out), recipe.relaxed_out, recipe.write_hull):
-        if written and Path(written).resolve() == Path(recipe.file).resolve():
+    tables = [out, *([Path(recipe.relaxed_out)] if recipe.relaxed_out else [])]
+    for written in [Path(recipe.write_hull).expanduser()] if recipe.write_hull else tables:
+        if written.resolve() == Path(recipe.file).resolve():
             raise UserError(f"{written}: holds the crystals to be judged; it is left alone", "write to another file")
+        check_writable(written)
     rows = list(read_crystals(recipe.file))
     if not rows:
         raise UserError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 def figures(against: str, known: Known, rows: list[Row], console: Console) -> dict[str, Any]:
     """Match rate and RMSE of known crystals."""
-    from chemeleon_cli.core.csp import MATCHER, pair, predict
+    from chemeleon_cli.core.csp import MATCHING, pair, predict
 
     ids, references = known
     candidates, told_by = pair([row.id for row in rows], [row.structure for row in rows], ids, references)
@@ -31,6 +32,10 @@ def figures(against: str, known: Known, rows: list[Row], console: Console) -> di
         f"{paired} candidates (told by {told_by})" + ("" if right is None else f", {right:.1%} with the right formula"),
         highlight=False,
     )
+    if found.timed_out:
+        limit = f"{MATCHING.time_limit:g} s"
+        text = f"{found.timed_out} candidates took longer than {limit} to compare and count as no match"
+        console.print(f"[yellow]{text}[/]", highlight=False)
     return {
         "against": against,
         "references": len(references),
@@ -39,7 +44,8 @@ def figures(against: str, known: Known, rows: list[Row], console: Console) -> di
         "candidates": paired,
         "told_by": told_by,
         "right_formulas": right,
-        "matcher": MATCHER,
+        "timed_out": found.timed_out,
+        "matcher": asdict(MATCHING),
     }
 
 

@@ -78,15 +78,15 @@ def _holds_crystal(block: list[str]) -> bool:
     return has_name and any(line.lstrip().lower().startswith(_CRYSTAL_TAGS) for line in block)
 
 
-def block_tags(block: str) -> tuple[str, dict[str, float]]:
-    """The id (as written by `cif_text`, else the block's name) and the labels of a block."""
+def block_tags(block: str) -> tuple[str, dict[str, str]]:
+    """The id (as written by `cif_text`, else the block's name) and the labels of a block, as they are written."""
     name = _BLOCK.search(block)
     identifier, labels = (name.group(1) if name else ""), {}
     for tag, value in _TAG.findall(block):
         if tag == "id":
             identifier = unquote(value.strip('"'))
         else:
-            labels[unquote(tag.removeprefix("label_"))] = float(value)
+            labels[unquote(tag.removeprefix("label_"))] = value
     return identifier, labels
 
 

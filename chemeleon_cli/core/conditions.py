@@ -27,6 +27,8 @@ from chemeleon_cli.core.limits import MAX_Z
 from chemeleon_cli.errors import UserError, did_you_mean
 
 SPACE_GROUPS = 230
+LARGEST_UNIT = 1000
+"""Atoms of a formula unit."""
 
 Wanted = Mapping[str, Any]
 """What one crystal is asked to be: number, formula, "Li-O", space group or class by the condition's name; None is
@@ -182,7 +184,7 @@ def formula_unit(text: str) -> tuple[int, ...]:
     """Atomic numbers of the smallest formula unit, ascending: "Sr2Ti2O6" -> (8, 8, 8, 22, 38).
 
     Raises:
-        UserError: it is no formula with whole numbers.
+        UserError: it is no formula with whole numbers, or a very large one.
     """
     from pymatgen.core import Composition, Element
 
@@ -192,9 +194,12 @@ def formula_unit(text: str) -> tuple[int, ...]:
         counts = {Element(symbol).Z: amount for symbol, amount in amounts.items()}
     except ValueError as error:
         raise UserError(f"composition: found '{text}'; expected a formula ({error})", mend) from None
-    if not counts or any(amount != round(amount) or amount < 1 for amount in counts.values()):
+    if not counts or any(not float(amount).is_integer() or amount < 1 for amount in counts.values()):
         raise UserError(f"composition: found '{text}'; expected whole numbers of atoms", mend)
     divisor = math.gcd(*(round(amount) for amount in counts.values()))
+    if (size := sum(counts.values()) / divisor) > LARGEST_UNIT:
+        found = f"composition: found '{text}', with {size:g} atoms in a formula unit"
+        raise UserError(f"{found}; expected at most {LARGEST_UNIT:,}", mend)
     return tuple(z for z in sorted(counts) for _ in range(round(counts[z]) // divisor))
 
 

@@ -1,23 +1,25 @@
 """Crystal structure prediction: is the known crystal of a composition among those that were generated for it?
 
 Match rate and RMSE as Jiao et al. 2023, "Crystal Structure Prediction by Joint Equivariant Diffusion" (DiffCSP):
-pymatgen's StructureMatcher with stol 0.5, ltol 0.3 and 10 degrees, looser than for novelty.
+pymatgen's StructureMatcher with stol 0.5, ltol 0.3 and 10 degrees, looser than for novelty. A comparison that runs
+out of time finds nothing, and is counted.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Structure
 
+from chemeleon_cli.core.comparison import MatchSettings
+from chemeleon_cli.core.matching import rms_pairs
 from chemeleon_cli.core.validity import problem
 
-MATCHER = {"stol": 0.5, "ltol": 0.3, "angle_tol": 10.0}
-"""Tolerances; angles in degrees."""
+MATCHING = MatchSettings(ltol=0.3, stol=0.5, angle_tol=10.0)
 
 
 @dataclass(frozen=True)
@@ -29,11 +31,13 @@ class Prediction:
             cube root of the volume per atom, no unit; None where no candidate matches.
         candidates: how many each had.
         right: of all candidates, how many have the formula of their crystal.
+        timed_out: how many candidates match nothing because the comparison ran out of time.
     """
 
     rms: list[float | None]
     candidates: list[int]
     right: int
+    timed_out: int
 
     @property
     def match_rate(self) -> float:
@@ -52,27 +56,37 @@ class Prediction:
         return self.right / sum(self.candidates) if sum(self.candidates) else float("nan")
 
 
-def predict(candidates: Sequence[Sequence[Structure | None]], references: Sequence[Structure]) -> Prediction:
+def predict(
+    candidates: Sequence[Sequence[Structure | None]],
+    references: Sequence[Structure],
+    settings: MatchSettings = MATCHING,
+) -> Prediction:
     """Look for each known crystal among its candidates.
 
     Args:
         candidates: of each reference; None and what cannot be a crystal (see `validity.problem`) match nothing.
         references: R known crystals, at least one.
+        settings: tolerances, and the time limit of one comparison.
     """
-    matcher = StructureMatcher(MATCHER["ltol"], MATCHER["stol"], MATCHER["angle_tol"])
-    rms: list[float | None] = []
+    pairs: list[tuple[Structure, Structure]] = []
+    rows: list[int] = []  # of each pair's reference
     right = 0
-    for found, reference in zip(candidates, references, strict=True):
-        formula, distances = reference.composition.reduced_formula, []
-        for structure in found:
-            if structure is None or structure.composition.reduced_formula != formula:
-                continue
-            right += 1
-            distance = None if problem(structure) else matcher.get_rms_dist(structure, reference)
-            if distance is not None:
-                distances.append(float(distance[0]))
-        rms.append(min(distances, default=None))
-    return Prediction(rms, [len(found) for found in candidates], right)
+    for row, (found, reference) in enumerate(zip(candidates, references, strict=True)):
+        formula = reference.composition.reduced_formula
+        alike = [s for s in found if s is not None and s.composition.reduced_formula == formula]
+        right += len(alike)
+        possible = [(s, reference) for s in alike if problem(s) is None]
+        pairs += possible
+        rows += [row] * len(possible)
+    distances: list[list[float]] = [[] for _ in references]
+    timed_out = 0
+    for row, distance in zip(rows, rms_pairs(pairs, settings), strict=True):
+        if distance is not None and math.isnan(distance):
+            timed_out += 1
+        elif distance is not None:
+            distances[row].append(distance)
+    best = [min(found, default=None) for found in distances]
+    return Prediction(best, [len(found) for found in candidates], right, timed_out)
 
 
 def pair(

@@ -139,15 +139,22 @@ class Hull:
         return cls(formulas, values, ids, manifest, path.name)
 
     def write(self, path: str | Path) -> Manifest:
-        """Write the table (gzipped where the name ends in .gz) and the manifest beside it; returns the latter."""
+        """Write the table (gzipped where the name ends in .gz) and the manifest beside it; returns the latter.
+
+        Raises:
+            UserError: there is no writing there.
+        """
         path = Path(path).expanduser()
         content = _csv(*self._table).encode()
-        with replacing(path) as temporary:
-            temporary.write_bytes(gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
-            digest = file_sha256(temporary)
-        written = Manifest(self.manifest.source, self.energy_scale, len(self), digest, self.manifest.date)
-        with replacing(manifest_path(path)) as temporary:
-            temporary.write_text(json.dumps(asdict(written), indent=2) + "\n")
+        try:
+            with replacing(path) as temporary:
+                temporary.write_bytes(gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
+                digest = file_sha256(temporary)
+            written = Manifest(self.manifest.source, self.energy_scale, len(self), digest, self.manifest.date)
+            with replacing(manifest_path(path)) as temporary:
+                temporary.write_text(json.dumps(asdict(written), indent=2) + "\n")
+        except OSError as error:
+            raise UserError(f"{path}: cannot be written: {error.strerror}", "name another file") from error
         return written
 
     def __len__(self) -> int:

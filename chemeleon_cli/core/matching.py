@@ -205,6 +205,8 @@ def rms(original: Structure, other: Structure | None, settings: MatchSettings = 
             found = settings.matcher().get_rms_dist(original, other)
     except OutOfTime:
         return math.nan
+    except ValueError:  # one has no Niggli cell
+        return None
     return None if found is None else float(found[0])
 
 

@@ -82,6 +82,13 @@ class Asked(Section):
             raise mistake(f"found '{like}'; expected null where conditions.composition is given")
         return like
 
+    @field_validator("z")
+    @classmethod
+    def _is_free(cls, z: int | None, info: ValidationInfo) -> int | None:
+        if z is not None and info.data.get("like") is not None:
+            raise mistake(f"found {z}; expected null where like is given: its crystals say their sizes")
+        return z
+
     @field_validator("guidance")
     @classmethod
     def _leads_somewhere(cls, guidance: float, info: ValidationInfo) -> float:

@@ -90,13 +90,18 @@ class Document:
                 return self.marks[loc[:end]]
         return Mark("command line")
 
-    def set(self, key: str, value: Any, mark: Mark) -> None:
+    def set(self, key: str | tuple[str, ...], value: Any, mark: Mark) -> None:
         """Put a value at a dotted key such as `reward.components.0.weight`; a new list item goes at the end.
+
+        Args:
+            key: its parts, where one of them may have a dot in it.
+            value: what to put there.
+            mark: where that was written.
 
         Raises:
             UserError: the key leads through something that has no keys, or past the end of a list.
         """
-        *parents, last = key.split(".")
+        *parents, last = key.split(".") if isinstance(key, str) else key
         node: Any = self.data
         path: list[str | int] = []
         for part in parents:
@@ -201,13 +206,25 @@ def write(data: dict[str, Any]) -> str:
     return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
 
 
-def _build(node: yaml.Node, loc: Loc, name: str, document: Document) -> Any:
-    """The plain value of a YAML node; notes the line of everything below it, and its problems."""
+def _build(node: yaml.Node, loc: Loc, name: str, document: Document, above: tuple[yaml.Node, ...] = ()) -> Any:
+    """The plain value of a YAML node; notes the line of everything below it, and its problems.
+
+    Args:
+        node: to read.
+        loc: its path of keys.
+        name: of the file.
+        document: that takes the notes.
+        above: the nodes that this one is part of, which an alias can lead back to.
+    """
 
     def child(key: str | int, start: yaml.Node, value: yaml.Node) -> Any:
         document.marks[(*loc, key)] = Mark(name, start.start_mark.line + 1)
-        return _build(value, (*loc, key), name, document)
+        return _build(value, (*loc, key), name, document, (*above, node))
 
+    if node in above:
+        text = "found an alias of what it is a part of; expected a plain value"
+        document.problems.append(Problem(document.mark(loc), loc, text))
+        return None
     if isinstance(node, yaml.SequenceNode):
         return [child(index, item, item) for index, item in enumerate(node.value)]
     if isinstance(node, yaml.MappingNode):

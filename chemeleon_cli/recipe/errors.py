@@ -35,7 +35,7 @@ _EXPECTED = {
 }
 """pydantic's error types: what was expected instead. Types that are not here keep pydantic's own words."""
 
-_API_KEY = (
+API_KEY = (
     "found a key for an API; expected none, as recipes are kept and shared; "
     "give it as --api-key or in the environment as MP_API_KEY"
 )
@@ -44,6 +44,11 @@ _API_KEY = (
 def problems(error: ValidationError, document: Document, model: type[BaseModel]) -> list[Problem]:
     """Everything pydantic found, each with the place where it was written."""
     return [_problem(details, document, model) for details in error.errors(include_url=False)]
+
+
+def names_a_key(text: str) -> bool:
+    """Whether a text speaks of a key for an API: api_key, MP_API_KEY, PMG_MAPI_KEY."""
+    return re.search("api[-_]?key", text, re.IGNORECASE) is not None
 
 
 def fields_of(model: type[BaseModel]) -> dict[str, Any]:
@@ -128,8 +133,8 @@ def _not_one_of(value: Any, known: list[str]) -> str:
 
 
 def _unknown(key: str, holders: list[type[BaseModel]], model: type[BaseModel]) -> str:
-    if key.lower().replace("-", "_") in ("api_key", "mp_api_key"):
-        return _API_KEY
+    if names_a_key(key):
+        return API_KEY
     known = [name for holder in holders for name in fields_of(holder)]
     elsewhere = [path for path in _paths(model) if path.rpartition(".")[2] == key]
     meant = f"; did you mean '{elsewhere[0]}'?" if elsewhere else did_you_mean(key, known)

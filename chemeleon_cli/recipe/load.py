@@ -13,7 +13,7 @@ from chemeleon_cli.errors import UserError, did_you_mean
 from chemeleon_cli.recipe import document as documents
 from chemeleon_cli.recipe.base import FindModel, Recipe
 from chemeleon_cli.recipe.document import Document, Mark
-from chemeleon_cli.recipe.errors import problems
+from chemeleon_cli.recipe.errors import API_KEY, names_a_key, problems
 from chemeleon_cli.recipe.models import RECIPES
 
 R = TypeVar("R", bound=Recipe)
@@ -81,6 +81,7 @@ def load(
     model: type[R],
     *,
     settings: Sequence[str] = (),
+    conditions: Sequence[str] = (),
     options: Mapping[str, Any] | None = None,
     reward: str | None = None,
     find_model: FindModel | None = None,
@@ -91,6 +92,7 @@ def load(
         name: a path or the name of a recipe; None starts from an empty one.
         model: what kind of recipe it has to be.
         settings: `a.b=c` of each `--set`, applied in order after the file.
+        conditions: `name=value` of each `--condition`, applied next; a name may have dots in it, as columns may.
         options: values of options by their dotted key, applied last; None is an option that was not given.
         reward: the recipe whose `reward:` section replaces this one's; its `model` is taken where this has none.
         find_model: how to find checkpoints; without it no data folder and no checkpoint is looked for.
@@ -102,11 +104,13 @@ def load(
     if reward:
         _take_reward(document, reward)
     for setting in settings:
-        key, equals, text = setting.partition("=")
-        mark = Mark(f"--set {setting}")
-        if not equals:
-            raise UserError(f"{mark}: found no '='; expected key=value, such as training.max_steps=100")
-        document.set(key.strip(), documents.parse_value(text, mark), mark)
+        if names_a_key(setting):  # before anything shows the setting as it was typed
+            raise UserError(f"--set: {API_KEY}")
+        key, value, mark = _assignment("--set", setting, "key=value, such as training.max_steps=100")
+        document.set(key, value, mark)
+    for condition in conditions:
+        asked, value, mark = _assignment("--condition", condition, "NAME=VALUE, such as band_gap=3.0")
+        document.set(("conditions", asked), value, mark)
     for key, value in (options or {}).items():
         if value is not None:
             option = "FILE" if key == "file" else f"--{key.rpartition('.')[2].replace('_', '-')}"
@@ -136,6 +140,15 @@ def dump(recipe: Recipe) -> str:
     """The whole recipe as YAML, defaults included; `load` turns it into the same recipe."""
     data = recipe.model_dump(mode="json", by_alias=True, serialize_as_any=True)
     return f"# chemeleon {recipe.command}, every setting\n{documents.write(data)}"
+
+
+def _assignment(option: str, text: str, expected: str) -> tuple[str, Any, Mark]:
+    """Name, value and mark of `--option name=value`."""
+    key, equals, value = text.partition("=")
+    mark = Mark(f"{option} {text}")
+    if not equals:
+        raise UserError(f"{mark}: found no '='; expected {expected}")
+    return key.strip(), documents.parse_value(value, mark), mark
 
 
 def _take_reward(document: Document, name: str) -> None:

@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from chemeleon_cli.core.rewards import EnergySettings, Relaxation
-from chemeleon_cli.core.rewards.settings import CHGNET
+from chemeleon_cli.core.rewards.settings import CHGNET, FOUNDATION_MODELS, UNKNOWN_SCALE
 from chemeleon_cli.recipe.base import (
     ComputeRecipe,
     Count,
@@ -31,13 +31,14 @@ from chemeleon_cli.recipe.base import (
     RunRecipe,
     SamplerSection,
     Section,
-    Share,
     TrainingSection,
     VaeName,
     find_columns,
     mistake,
 )
 from chemeleon_cli.recipe.conditions import Asked, ConditionSection, fill_in_kinds
+from chemeleon_cli.recipe.data import FetchData
+from chemeleon_cli.recipe.document import shown
 from chemeleon_cli.recipe.steering import Reward, TrainRl
 
 
@@ -313,81 +314,28 @@ class Score(ComputeRecipe):
 
     @model_validator(mode="after")
     def _look_for_energies(self, info: ValidationInfo) -> Score:
-        mistakes = self.energies().check_energies() if info.context else []
-        if self.relaxed_out and self.energies().relax is None:
+        settings = self.energies()
+        mistakes = settings.check_energies() if info.context else []
+        if self.relaxed_out and settings.relax is None:
             mistakes.append(("relaxed_out", f"found '{self.relaxed_out}'; expected null where relax is null"))
+        if self.energy_scale and settings.energy_model is None:
+            mistakes.append(("energy_scale", f"found '{self.energy_scale}'; expected null where energy_model is null"))
+        if self.write_hull:
+            judging = {name: getattr(self, name) for name in ("reference", "against", "hull", "out", "relaxed_out")}
+            mistakes += [
+                (name, f"found '{value}'; expected null where write_hull is given: no crystal is judged then")
+                for name, value in judging.items()
+                if value is not None
+            ]
+            potential = str(settings.energy_model)
+            of_file = potential not in (CHGNET, *FOUNDATION_MODELS) and Path(potential).expanduser().is_file()
+            if of_file and settings.energy_scale in (None, UNKNOWN_SCALE):
+                text = f"expected which energies {potential} was fitted to, as a hull is of a known scale"
+                mistakes.append(("energy_scale", f"found {shown(settings.energy_scale)}; {text}"))
         if mistakes:
             lines = [{"type": mistake(text), "loc": (field,), "input": None} for field, text in mistakes]
             raise ValidationError.from_exception_data("score", lines)  # type: ignore[arg-type]
         return self
-
-
-class SplitSection(Section):
-    """Which crystals are kept away from training."""
-
-    by: Literal["formula", "random", "source"] = "formula"
-    """`formula` keeps crystals of one reduced formula together; `source` takes the splits of the source."""
-    fractions: Annotated[tuple[Share, Share, Share], Strict(False)] = (0.8, 0.1, 0.1)
-    """Shares of train, val and test; they add up to 1."""
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
-    """Where the random choice starts."""
-
-    @field_validator("fractions")
-    @classmethod
-    def _are_all(cls, value: tuple[float, float, float]) -> tuple[float, float, float]:
-        if abs(sum(value) - 1) > 1e-6 or value[0] == 0:
-            raise mistake(f"found {list(value)}; expected three shares that add up to 1, the first above 0")
-        return value
-
-
-MATERIALS_PROJECT = "materials-project"
-
-
-class FetchData(Recipe):
-    """Make a data folder: train, val and test tables from a source."""
-
-    command: ClassVar[str] = "fetch-data"
-    source: str
-    """Your own table, folder or zip of crystals; or `materials-project`; or a set by its name: `mp-20`, `perov-5`,
-    `carbon-24`, `alex-mp-20`, `starter`."""
-    name: str | None = None
-    """The name of the folder that is made; null: after the source."""
-    out: str = "data"
-    """The folder of data folders: this one is written to `<out>/<name>`."""
-    max_atoms: Count | None = 20
-    """Crystals whose primitive cell has more atoms are left out; null keeps all."""
-    labels: dict[str, str] = {}
-    """Column of the source: name of the label; empty takes every column of numbers under its own name."""
-    labels_file: str | None = None
-    """A second table (CSV or Parquet) with more columns for the same crystals, a row for each, joined by id."""
-    id_column: str | None = None
-    """The column of the source (and of `labels_file`) that names a crystal; null: found by its usual names."""
-    split: SplitSection = SplitSection()
-    """Which crystals are kept away from training."""
-    query: dict[str, Any] = {}
-    """Materials Project only: what to ask for, as its API names it, such as `num_sites: [1, 20]`."""
-    fields: dict[str, str] = {}
-    """Materials Project only: its field: name of the label."""
-    entries: Literal["uncorrected", "mp2020"] | None = None
-    """Materials Project only: also bring the energies of all that is made of these elements, for energies above the
-    hull: `uncorrected` to go with MACE, `mp2020` (with the corrections of that name) to go with CHGNet."""
-
-    @field_validator("labels", "query", "fields", "entries")
-    @classmethod
-    def _fit_the_source(cls, value: Any, info: ValidationInfo) -> Any:
-        source = info.data.get("source", "")
-        if value and source == MATERIALS_PROJECT and info.field_name == "labels":
-            raise mistake(f"found {', '.join(value)}; labels of {MATERIALS_PROJECT} are chosen by `fields`")
-        if value and source not in ("", MATERIALS_PROJECT) and info.field_name != "labels":
-            raise mistake(f"is for {MATERIALS_PROJECT} only; found '{source}' as `source`")
-        return value
-
-    @field_validator("query")
-    @classmethod
-    def _holds_no_key(cls, query: dict[str, Any]) -> dict[str, Any]:
-        if any("api_key" in name.lower().replace("-", "_") for name in query):
-            raise mistake("found a key for an API; expected none, as recipes are kept and shared; give it as --api-key")
-        return query
 
 
 RECIPES: dict[str, type[Recipe]] = {

@@ -9,130 +9,37 @@ Rows wait in a file between the two passes (examine; split and write), so a long
 
 from __future__ import annotations
 
+import csv
 import functools
 import hashlib
 import json
 import random
 import statistics
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from chemeleon_cli.core.cif import cif_text
-from chemeleon_cli.core.limits import MAX_ANGLE, MIN_ANGLE, MIN_DISTANCE, MIN_VOLUME
-from chemeleon_cli.core.paths import SPLITS
+from chemeleon_cli.core.paths import SPLITS, file_sha256
 from chemeleon_cli.errors import UserError, did_you_mean
-from chemeleon_cli.sources.files import csv_lines, structure_of, write_lines
+from chemeleon_cli.sources.examine import Examined, examine
+from chemeleon_cli.sources.files import csv_lines, write_lines
 from chemeleon_cli.sources.parallel import ordered_map
-from chemeleon_cli.sources.records import ID_COLUMNS, Record, is_empty, number
-
-if TYPE_CHECKING:
-    from pymatgen.core import Structure
+from chemeleon_cli.sources.records import ID_COLUMNS, Record, is_row_count
 
 RESERVED = ("material_id", "pretty_formula", "cif")
-REASONS = {
-    "duplicate": "its id and its crystal were there before",
-    "too_many_atoms": "its primitive cell has more than max_atoms atoms",
-    "cell": f"an angle outside {MIN_ANGLE:g} to {MAX_ANGLE:g} degrees",
-    "volume": f"less than {MIN_VOLUME:g} Å^3 per atom",
-    "distance": f"two atoms closer than {MIN_DISTANCE:g} Å",
-}
-"""Reasons to reject a crystal that was read, besides those of `files.REASONS`."""
-
-
-@dataclass(frozen=True)
-class Examined:
-    """One crystal of the source after its checks.
-
-    Attributes:
-        id: its name in the source.
-        split: the source's own split, or "".
-        reason: `code: detail` of a rejected one.
-        formula: reduced.
-        elements: symbols in it.
-        size: atoms in its cell.
-        cif: its text, without an id; "" of a rejected one.
-        labels: the row's numbers by column, None where the cell is empty.
-        words: columns in which the row has something else than a number.
-    """
-
-    id: str
-    split: str
-    reason: str | None
-    formula: str = ""
-    elements: tuple[str, ...] = ()
-    size: int = 0
-    cif: str = ""
-    labels: dict[str, float | None] = field(default_factory=dict)
-    words: tuple[str, ...] = ()
-
-
-def examine(item: tuple[str, Record], max_atoms: int | None) -> Examined:
-    """Parse and check one (split, record); whatever is wrong becomes its reason."""
-    split, record = item
-    structure, reason = structure_of(record)
-    if structure is not None:
-        structure, reason = _checked(structure, max_atoms)
-    if structure is None:
-        return Examined(record.id, split, reason)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # formulas of noble gases: pymatgen knows no electronegativity to sort by
-        formula, cif = structure.composition.reduced_formula, cif_text(structure, "")
-    cells = {k.strip(): v for k, v in record.fields.items()}
-    numbers = {k: number(v) for k, v in cells.items()}
-    labels = {k: v for k, v in numbers.items() if v is not None or is_empty(cells[k])}
-    return Examined(
-        record.id,
-        split,
-        None,
-        formula,
-        tuple(sorted({site.specie.symbol for site in structure})),
-        len(structure),
-        cif,
-        labels,
-        tuple(k for k in cells if k not in labels),
-    )
-
-
-def _checked(structure: Structure, max_atoms: int | None) -> tuple[Structure | None, str | None]:
-    """The structure, as a primitive cell where it is larger than `max_atoms`, or the reason to reject it."""
-    angles = structure.lattice.angles
-    if not (min(angles) >= MIN_ANGLE and max(angles) <= MAX_ANGLE):
-        return None, f"cell: angles {', '.join(f'{a:.1f}' for a in angles)}"
-    volume = abs(structure.volume) / len(structure)
-    if not volume >= MIN_VOLUME:
-        return None, f"volume: {volume:.2f} Å^3 per atom"
-    if max_atoms is not None and len(structure) > max_atoms:
-        primitive = _primitive(structure)
-        if primitive is None or len(primitive) > max_atoms:
-            return None, f"too_many_atoms: {len(primitive or structure)}"
-        structure = primitive
-    distances = structure.get_neighbor_list(MIN_DISTANCE, exclude_self=True)[3]
-    if len(distances):
-        return None, f"distance: {min(distances):.3f} Å"
-    return structure, None
-
-
-def _primitive(structure: Structure) -> Structure | None:
-    import spglib
-    from pymatgen.core import Lattice, Structure
-
-    cell = (structure.lattice.matrix, structure.frac_coords, structure.atomic_numbers)
-    found = spglib.standardize_cell(cell, to_primitive=True, no_idealize=True, symprec=0.01)  # type: ignore[arg-type]
-    return None if found is None else Structure(Lattice(found[0]), found[2], found[1])  # type: ignore[arg-type]
 
 
 @dataclass
 class Gathered:
-    """What the first pass learns; the crystals themselves wait in a file.
+    """What the first pass learns; the crystals themselves, and those that were rejected, wait in files.
 
     Attributes:
         read: crystals in the source.
         rows: (id, reduced formula, size, split) of every accepted crystal.
-        rejected: (id, code, detail).
+        rejected: how many, by code.
+        first_rejected: `id: code: detail`.
         labels: every column with numbers: one per accepted crystal, None where empty.
         words: (count, first id) of columns with something else than numbers.
         elements: crystals that hold each element.
@@ -141,47 +48,88 @@ class Gathered:
 
     read: int = 0
     rows: list[tuple[str, str, int, str]] = field(default_factory=list)
-    rejected: list[tuple[str, str, str]] = field(default_factory=list)
+    rejected: Counter[str] = field(default_factory=Counter)
+    first_rejected: str = ""
     labels: dict[str, list[float | None]] = field(default_factory=dict)
     words: dict[str, tuple[int, str]] = field(default_factory=dict)
     elements: Counter[str] = field(default_factory=Counter)
     renamed: int = 0
 
+    def has_number(self, column: str) -> bool:
+        """Whether any crystal has a number there."""
+        return any(value is not None for value in self.labels.get(column, ()))
 
-def gather(items: Iterable[tuple[str, Record]], max_atoms: int | None, waiting: Path) -> Iterator[Gathered]:
-    """Examine everything and put the CIFs of accepted crystals into a file, in order.
+    def not_numbers(self, column: str) -> str:
+        """How often a column holds something else, and where first; "" where it never does."""
+        count, first = self.words.get(column, (0, ""))
+        return f"not a number in {count} rows, the first {first}" if count else ""
+
+
+class _Names:
+    """Ids that are taken, and the crystals that are there already."""
+
+    def __init__(self) -> None:
+        self.crystals: set[bytes] = set()
+        self.counts: dict[str, int] = {}
+
+    def is_copy(self, crystal: Examined) -> bool:
+        """Whether this crystal was there before under this id."""
+        digest = hashlib.sha256(f"{crystal.id}\0{crystal.cif}".encode()).digest()[:16]
+        known = digest in self.crystals
+        self.crystals.add(digest)
+        return known
+
+    def unique(self, name: str) -> str:
+        """The name, or `name-2` and so on where it is taken."""
+        result = name
+        while result in self.counts:  # the source may have a `name-2` of its own
+            self.counts[name] += 1
+            result = f"{name}-{self.counts[name]}"
+        self.counts[result] = 1
+        return result
+
+
+def gather(
+    items: Iterable[tuple[str, Record]], max_atoms: int | None, waiting: Path, rejected: Path
+) -> Iterator[Gathered]:
+    """Examine everything; CIFs of accepted crystals go into one file, in order, the rest into another.
 
     Two rows with one id are one crystal if their crystals are the same (the second is rejected), else
     the second becomes `id-2`.
 
+    Args:
+        items: (split, record) of every crystal.
+        max_atoms: of a primitive cell.
+        waiting: the file of accepted crystals, a JSON string a line.
+        rejected: the table of the others.
+
     Yields:
         The same growing result after every crystal, for progress; the last is complete.
     """
-    result = Gathered()
-    seen: dict[str, str] = {}
+    result, names = Gathered(), _Names()
     yield result
-    with waiting.open("w", encoding="utf-8") as file:
+    with waiting.open("w", encoding="utf-8") as file, rejected.open("w", encoding="utf-8", newline="") as refused:
+        table = csv.writer(refused, lineterminator="\n")
+        table.writerow(["id", "reason", "detail"])
         for crystal in ordered_map(functools.partial(examine, max_atoms=max_atoms), items):
             result.read += 1
-            _take(crystal, result, seen, file.write)
+            reason = crystal.reason
+            if reason is None and names.is_copy(crystal):
+                reason = "duplicate: same id, same crystal"
+            if reason is None:
+                _take(crystal, result, names.unique(crystal.id))
+                file.write(json.dumps(crystal.cif) + "\n")
+            else:
+                code, _, detail = reason.partition(": ")
+                table.writerow([crystal.id, code, detail])
+                result.rejected[code] += 1
+                result.first_rejected = result.first_rejected or f"{crystal.id}: {reason}"
             yield result
 
 
-def _take(crystal: Examined, result: Gathered, seen: dict[str, str], write: Any) -> None:
-    if crystal.reason is not None:
-        code, _, detail = crystal.reason.partition(": ")
-        result.rejected.append((crystal.id, code, detail))
-        return
-    digest = hashlib.sha256(crystal.cif.encode()).hexdigest()[:24]
-    name = crystal.id
-    if seen.get(name) == digest:
-        result.rejected.append((name, "duplicate", "same id, same crystal"))
-        return
-    n = 2
-    while name in seen:
-        name, n = f"{crystal.id}-{n}", n + 1
+def _take(crystal: Examined, result: Gathered, name: str) -> None:
+    """Add an accepted crystal to what is known."""
     result.renamed += name != crystal.id
-    seen[name] = digest
     for column in crystal.labels:  # in the order of the source; a set would have another in every process
         result.labels.setdefault(column, [None] * len(result.rows))
     for column, values in result.labels.items():
@@ -191,7 +139,6 @@ def _take(crystal: Examined, result: Gathered, seen: dict[str, str], write: Any)
         result.words[column] = (count + 1, first)
     result.rows.append((name, crystal.formula, crystal.size, crystal.split))
     result.elements.update(crystal.elements)
-    write(json.dumps(crystal.cif) + "\n")
 
 
 def choose_labels(
@@ -204,31 +151,31 @@ def choose_labels(
         wanted: column: name; empty takes every column that holds numbers and nothing else.
 
     Raises:
-        UserError: a wanted column is not there, or two would have one name.
+        UserError: a wanted column is not there or holds no number, or two would have one name.
     """
     columns = sorted({*gathered.labels, *gathered.words})
     for column in wanted:
         if column not in columns:
             hint = did_you_mean(column, columns, "") or f"found {', '.join(columns[:12]) or 'none'}"
             raise UserError(f"labels: the source has no column '{column}'", hint)
+        if not gathered.has_number(column):
+            raise UserError(f"labels: column '{column}' holds no number", gathered.not_numbers(column) or "it is empty")
     twice = [n for n, count in Counter(wanted.values()).items() if count > 1 or n in RESERVED or not n.strip()]
     if twice:
         raise UserError(f"labels: '{twice[0]}' is given twice or is a column of every table", "take another name")
-    empty: list[float | None] = [None] * len(gathered.rows)
     if wanted:
-        return {name: gathered.labels.get(column, empty) for column, name in wanted.items()}, {}
+        return {name: gathered.labels[column] for column, name in wanted.items()}, {}
     labels, left_out = {}, {}
     for column, values in gathered.labels.items():
-        if column in RESERVED or column in ID_COLUMNS or not column or column.startswith("Unnamed"):
+        if not gathered.has_number(column):
+            continue
+        if column in RESERVED or column in ID_COLUMNS or is_row_count(column):
             left_out[column] = "names or counts rows"
         elif column in gathered.words:
-            count, first = gathered.words[column]
-            left_out[column] = f"not a number in {count} rows, the first {first}"
-        elif all(v is None for v in values):
-            left_out[column] = "empty"
+            left_out[column] = gathered.not_numbers(column)
         else:
             labels[column] = values
-    return labels, {k: v for k, v in left_out.items() if any(x is not None for x in gathered.labels[k])}
+    return labels, left_out
 
 
 def assign(groups: Sequence[str], fractions: Sequence[float], seed: int) -> list[str]:
@@ -267,7 +214,7 @@ def write_tables(
     splits: Sequence[str],
     waiting: Path,
 ) -> dict[str, dict[str, Any]]:
-    """The tables and rejected.csv; returns rows and sha256 by file name."""
+    """The tables beside rejected.csv; returns rows and sha256 of all by file name."""
     files: dict[str, dict[str, Any]] = {}
 
     def rows(split: str) -> Iterator[list[Any]]:
@@ -281,11 +228,9 @@ def write_tables(
             path = folder / f"{split}.csv.gz"
             write_lines(path, csv_lines([*RESERVED[:2], *labels, RESERVED[2]], rows(split)))
             files[path.name] = {"rows": splits.count(split)}
-    write_lines(folder / "rejected.csv", csv_lines(["id", "reason", "detail"], gathered.rejected))
-    files["rejected.csv"] = {"rows": len(gathered.rejected)}
+    files["rejected.csv"] = {"rows": gathered.rejected.total()}
     for name, entry in files.items():
-        with (folder / name).open("rb") as file:
-            entry["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
+        entry["sha256"] = file_sha256(folder / name)
     return files
 
 
@@ -302,11 +247,11 @@ def facts(
     return {
         "counts": {
             "read": gathered.read,
-            "rejected": len(gathered.rejected),
+            "rejected": gathered.rejected.total(),
             "accepted": len(gathered.rows),
             **{s: splits.count(s) for s in SPLITS},
         },
-        "rejected": dict(sorted(Counter(code for _, code, _ in gathered.rejected).items())),
+        "rejected": dict(sorted(gathered.rejected.items())),
         "renamed_ids": gathered.renamed,
         "labels": {
             name: {

@@ -24,7 +24,7 @@ from chemeleon_cli.core.paths import replacing
 from chemeleon_cli.errors import UserError
 from chemeleon_cli.sources.parallel import ordered_map
 from chemeleon_cli.sources.records import Record, number, read_records
-from chemeleon_cli.sources.streams import kind_of
+from chemeleon_cli.sources.streams import kind_of, writable
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -174,17 +174,14 @@ def writer_for(path: Path) -> Callable[..., Iterable[str]]:
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:
     """Write text (compressed where the name ends in .gz), under a temporary name until all is written."""
-    try:
-        with replacing(path) as temporary, temporary.open("wb") as file:
-            zipped = path.name.lower().endswith(".gz")
-            # without name and date, so that equal content has equal hashes
-            out = gzip.GzipFile("", "wb", 6, file, mtime=0) if zipped else file
-            for line in lines:
-                out.write(line.encode())
-            if zipped:
-                out.close()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
+    with writable(str(path)), replacing(path) as temporary, temporary.open("wb") as file:
+        zipped = path.name.lower().endswith(".gz")
+        # without name and date, so that equal content has equal hashes
+        out = gzip.GzipFile("", "wb", 6, file, mtime=0) if zipped else file
+        for line in lines:
+            out.write(line.encode())
+        if zipped:
+            out.close()
 
 
 def csv_lines(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[str]:

@@ -7,8 +7,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from chemeleon_cli.core.paths import file_sha256
 from chemeleon_cli.errors import UserError
 from chemeleon_cli.sources.records import Record, is_empty, read_rows
+from chemeleon_cli.sources.streams import path_of
 
 
 class LabelTable:
@@ -30,7 +32,7 @@ class LabelTable:
         Raises:
             UserError: no such table, no ids in it, or an id with two different rows.
         """
-        self.path = Path(path).expanduser()
+        self.path = path_of(path)
         self.rows: dict[str, dict[str, Any]] = {}
         self.found: set[str] = set()
         self.without = 0
@@ -65,9 +67,10 @@ class LabelTable:
             )
 
     def summary(self) -> dict[str, Any]:
-        """What the manifest says: rows, crystals without one, rows without a crystal."""
+        """What the manifest says: name, sha256, rows, crystals without one, rows without a crystal."""
         return {
             "name": self.path.name,
+            "sha256": file_sha256(self.path),
             "rows": len(self.rows),
             "crystals_without_row": self.without,
             "rows_without_crystal": len(self.rows) - len(self.found),

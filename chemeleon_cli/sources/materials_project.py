@@ -1,7 +1,7 @@
 """Crystals from the Materials Project through its own client, in steps that can be taken up again.
 
 First the ids of all that fits the query, then documents in batches of 1,000, each kept on disk as it comes. A
-download that was cut off goes on with the batch it was at. The key goes to the server and nowhere else.
+download that was cut off goes on with the batch it was at.
 
 For a convex hull, energies come too: of everything that is made of the elements of the crystals, not only of what
 fits the query, as the hull is made by the phases that compete.
@@ -9,36 +9,23 @@ fits the query, as the hull is made by the phases that compete.
 
 from __future__ import annotations
 
-import gzip
+import hashlib
 import inspect
 import itertools
-import json
-import os
-import re
-import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from chemeleon_cli.errors import UserError, did_you_mean
-from chemeleon_cli.sources.files import write_lines
+from chemeleon_cli.sources.materials_project_client import Incomplete, client, find_key, kept, same_or_fresh
 from chemeleon_cli.sources.records import Record
 
 if TYPE_CHECKING:
-    from mp_api.client.core.client import BaseRester
     from mp_api.client.routes.materials.summary import SummaryRester
     from mp_api.client.routes.materials.thermo import ThermoRester
 
-Rester = TypeVar("Rester", bound="BaseRester")
-Result = TypeVar("Result")
-
 BATCH = 1_000
-PAUSES = (1.0, 3.0, 10.0, 30.0, 60.0)
-"""Seconds to wait before each new attempt; the client's own three quick attempts come before the first."""
-TIMEOUT = 120
-"""Seconds; a batch of structures is some 5 MB."""
-KEY_HINT = "get a free key at https://next-gen.materialsproject.org/api; pass --api-key, or set MP_API_KEY"
 ENERGIES = {
     "uncorrected": ("uncorrected_energy_per_atom", "PBE/MP-uncorrected"),
     "mp2020": ("energy_per_atom", "PBE/MP2020"),
@@ -46,6 +33,8 @@ ENERGIES = {
 """Kind of energy: its field of a thermo document (GGA and GGA+U calculations), and the name of its scale."""
 FEW = 8
 """Up to so many elements, their chemical systems (2^n - 1 of them) are asked for by name."""
+ADDRESS = 1_500
+"""Characters of these names in one request; servers take addresses of 2,000."""
 CUTS = (None, -8.0, -7.0, -6.0, -5.0, -4.0, None)
 """eV/atom; for more elements, everything is asked for in parts between these energies: a page or some of 1,000."""
 MOST = 5
@@ -79,15 +68,16 @@ def fetch(
         rester = _summary(key, say)
         request = {"deprecated": False, **_filters(rester, query)}
         wanted = ["material_id", "structure", *_fields(rester, fields)]
-        _same_or_fresh(folder, {"query": dict(query), "fields": wanted})
-        ids = _kept(folder / "ids.json.gz", lambda: _ids(rester, request), key, say)
+        same_or_fresh(folder, {"query": dict(query), "fields": wanted})
+        ids = kept(folder / "ids.json.gz", lambda: _ids(rester, request), key, say)
         if not ids:
             raise UserError("no material of the Materials Project fits this query", "widen the ranges under `query:`")
         for start in range(0, len(ids), BATCH):
             part = ids[start : start + BATCH]
-            documents = _kept(
-                folder / f"batch-{start // BATCH:05d}.json.gz",
-                lambda part=part: _documents(rester, part, wanted),
+            digest = hashlib.sha256(",".join(part).encode()).hexdigest()[:16]  # ids may have been asked for anew
+            documents = kept(
+                folder / f"batch-{digest}.json.gz",
+                lambda part=part: _documents(rester, part, wanted, request["deprecated"]),
                 key,
                 say,
             )
@@ -118,9 +108,9 @@ def hull_entries(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         rester = _thermo(key, say)
-        _same_or_fresh(folder, {"elements": sorted(elements)})
+        same_or_fresh(folder, {"elements": sorted(elements)})
         for n, part in enumerate(parts):
-            documents = _kept(folder / f"part-{n:05d}.json.gz", lambda part=part: _energies(rester, part), key, say)
+            documents = kept(folder / f"part-{n:05d}.json.gz", lambda part=part: _energies(rester, part), key, say)
             for document in documents:
                 if document[column] is not None and set(document["chemsys"].split("-")) <= set(elements):
                     name = str(document["material_id"])
@@ -134,8 +124,13 @@ def hull_entries(
 def _parts(elements: Sequence[str]) -> list[dict[str, Any]]:
     """Searches that together find everything made of these elements (and more, where they are many)."""
     if len(elements) <= FEW:
-        subsets = (s for n in range(len(elements)) for s in itertools.combinations(sorted(elements), n + 1))
-        return [{"chemsys": ["-".join(subset) for subset in subsets]}]
+        systems: list[list[str]] = [[]]
+        for subset in (s for n in range(len(elements)) for s in itertools.combinations(sorted(elements), n + 1)):
+            system = "-".join(subset)
+            if sum(len(name) + 3 for name in (*systems[-1], system)) > ADDRESS:  # a comma is sent as %2C
+                systems.append([])
+            systems[-1].append(system)
+        return [{"chemsys": names} for names in systems]
     return [
         {"num_elements": (n, n if n < MOST else None), "total_energy": window}
         for n in range(1, MOST + 1)
@@ -146,51 +141,32 @@ def _parts(elements: Sequence[str]) -> list[dict[str, Any]]:
 def _energies(rester: ThermoRester, part: Mapping[str, Any]) -> list[dict[str, Any]]:
     fields = ["material_id", "formula_pretty", "chemsys", *(field for field, _ in ENERGIES.values())]
     found = rester.search(**part, thermo_types=["GGA_GGA+U"], fields=fields, all_fields=False)
-    return [{field: document[field] for field in fields} for document in found]  # type: ignore[index]
-
-
-def find_key(api_key: str | None) -> str:
-    """The key as given, of the environment, or of pymatgen's settings."""
-    from pymatgen.core import SETTINGS
-
-    key = api_key or os.environ.get("MP_API_KEY") or SETTINGS.get("PMG_MAPI_KEY")
-    if not key:
-        raise UserError("no key for the Materials Project", KEY_HINT)
-    if len(key) != 32:
-        raise UserError(f"the key for the Materials Project has {len(key)} characters; keys have 32", KEY_HINT)
-    return str(key)
+    return [{field: document[field] for field in fields} for document in _by_id(found).values()]
 
 
 def _summary(key: str, say: Callable[[str], object]) -> SummaryRester:
     from mp_api.client.routes.materials.summary import SummaryRester
 
-    return _client(SummaryRester, key, say)
+    return client(SummaryRester, key, say)
 
 
 def _thermo(key: str, say: Callable[[str], object]) -> ThermoRester:
     from mp_api.client.routes.materials.thermo import ThermoRester
 
-    return _client(ThermoRester, key, say)
-
-
-def _client(rester: type[Rester], key: str, say: Callable[[str], object]) -> Rester:
-    endpoint = os.environ.get("MP_API_ENDPOINT") or None
-
-    def connect() -> Rester:
-        return rester(
-            api_key=key, endpoint=endpoint, use_document_model=False, mute_progress_bars=True, timeout=TIMEOUT
-        )
-
-    return _patiently(connect, key, say, attempts=3)  # offline, nobody wants to wait
+    return client(ThermoRester, key, say)
 
 
 def _filters(rester: SummaryRester, query: Mapping[str, Any]) -> dict[str, Any]:
-    """The query as the client takes it, every name checked."""
-    known = sorted(set(inspect.signature(rester.search).parameters) - _NOT_FILTERS)
-    for name in query:
+    """The query as the client takes it, every name and every range checked."""
+    parameters = inspect.signature(rester.search).parameters
+    known = sorted(set(parameters) - _NOT_FILTERS)
+    for name, value in query.items():
         if name not in known:
             hint = did_you_mean(name, known, "") or f"known are {', '.join(known)}"
             raise UserError(f"query: the Materials Project has no filter '{name}'", hint)
+        ranged = "tuple" in str(parameters[name].annotation)
+        if ranged and value is not None and not _is_number(value) and not _is_range(value):
+            raise UserError(f"query: {name}: found {value!r}; expected a number or a pair", "write it as [1, 6]")
     filters = {k: tuple(v) if _is_range(v) else v for k, v in query.items() if v is not None}
     if "magnetic_ordering" in filters:
         from pymatgen.analysis.magnetism import Ordering
@@ -203,7 +179,11 @@ def _filters(rester: SummaryRester, query: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_range(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 2 and all(isinstance(v, int | float | None) for v in value)
+    return isinstance(value, list) and len(value) == 2 and all(v is None or _is_number(v) for v in value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _fields(rester: SummaryRester, fields: Mapping[str, str]) -> list[str]:
@@ -217,36 +197,21 @@ def _fields(rester: SummaryRester, fields: Mapping[str, str]) -> list[str]:
     return list(fields)
 
 
-def _same_or_fresh(folder: Path, request: dict[str, Any]) -> None:
-    """Make the folder; batches of another request in it go."""
-    text = json.dumps(request, sort_keys=True)
-    kept = folder / "request.json"
-    if kept.is_file() and kept.read_text(encoding="utf-8") == text:
-        return
-    for old in folder.glob("*.json*"):
-        old.unlink()
-    write_lines(kept, [text])
-
-
-def _kept(path: Path, ask: Callable[[], Result], key: str, say: Callable[[str], object]) -> Result:
-    """An answer, from disk if it is there; an empty one is not kept."""
-    if path.is_file():
-        with gzip.open(path, "rt", encoding="utf-8") as file:
-            return json.load(file)
-    answer = _patiently(ask, key, say)
-    if answer:
-        write_lines(path, [json.dumps(answer)])
-    return answer
-
-
 def _ids(rester: SummaryRester, request: dict[str, Any]) -> list[str]:
-    found = rester.search(**request, fields=["material_id"], all_fields=False)
-    return sorted({str(document["material_id"]) for document in found})  # type: ignore[index]
+    order = "material_id"  # without one, pages may overlap and leave gaps
+    return sorted(_by_id(rester.search(**request, fields=["material_id"], all_fields=False, _sort_fields=order)))
 
 
-def _documents(rester: SummaryRester, ids: list[str], fields: list[str]) -> dict[str, Any]:
-    found = rester.search(material_ids=ids, deprecated=False, fields=fields, all_fields=False)
-    return {str(document["material_id"]): document for document in found}  # type: ignore[index]
+def _documents(rester: SummaryRester, ids: list[str], fields: list[str], deprecated: bool) -> dict[str, Any]:
+    return _by_id(rester.search(material_ids=ids, deprecated=deprecated, fields=fields, all_fields=False))
+
+
+def _by_id(found: Sequence[Any]) -> dict[str, Any]:
+    """Documents by their id. One that came twice has pushed another off its page."""
+    documents = {str(document["material_id"]): document for document in found}
+    if len(documents) < len(found):
+        raise Incomplete(f"{len(found) - len(documents):,} documents came twice")
+    return documents
 
 
 def _record(name: str, document: Mapping[str, Any] | None, fields: Mapping[str, str]) -> Record:
@@ -260,43 +225,3 @@ def _inward(document: Any, field: str) -> Any:
     for part in field.split("."):
         document = document.get(part) if isinstance(document, dict) else None
     return document
-
-
-def _patiently(
-    ask: Callable[[], Result], key: str, say: Callable[[str], object], attempts: int = len(PAUSES) + 1
-) -> Result:
-    """An answer, asking again after rate limits, server errors, time-outs and cut or garbled answers.
-
-    Raises:
-        UserError: the server refused, or none of the attempts got an answer.
-    """
-    from mp_api.client.core.exceptions import MPRestError
-    from requests.exceptions import RequestException
-
-    problem = ""
-    for attempt in range(attempts):
-        if attempt:
-            pause = PAUSES[attempt - 1]
-            say(f"Materials Project: {problem}; again in {pause:g} s")
-            time.sleep(pause)
-        try:
-            return ask()
-        except (json.JSONDecodeError, KeyError) as error:
-            problem = f"a garbled answer ({error})"
-        except (MPRestError, RequestException, ValueError, TypeError, IndexError) as error:
-            problem = " ".join(str(error).replace(key, "(key)").split())[:300] or type(error).__name__
-            status = re.search(r"status code (\d+)", problem)
-            network = isinstance(error, RequestException) or isinstance(error.__context__, RequestException)
-            _refuse(problem, int(status.group(1)) if status else None, network)
-    raise UserError(
-        f"Materials Project: no answer in {attempts} attempts: {problem}",
-        "what has arrived is kept: run the same command later to go on",
-    )
-
-
-def _refuse(problem: str, status: int | None, network: bool) -> None:
-    """Raise where asking again cannot help."""
-    if status in (401, 403):
-        raise UserError(f"the Materials Project refused the key (status {status})", KEY_HINT)
-    if not network and (status is None or (status < 500 and status != 429)):
-        raise UserError(f"the Materials Project refused the query: {problem}", "look at `query:` and `fields:`")

@@ -54,9 +54,8 @@ def draw(path: Path, manifest: Mapping[str, Any], labels: Mapping[str, Sequence[
     margins = {"left": 0.07, "right": 0.93, "top": 1 - 0.75 / height, "bottom": 0.6 / height}
     grid = figure.add_gridspec(rows + 1, 3, height_ratios=[6, *[2.2] * rows], hspace=0.34, wspace=0.28, **margins)
     more = f"; {len(shown)} of {len(labels)} labels shown" if len(labels) > len(shown) else ""
-    figure.suptitle(
-        f"{manifest['name']}: {manifest['counts']['accepted']:,} crystals{more}", fontsize=15, y=1 - 0.2 / height
-    )
+    title = f"{manifest['name']}: {manifest['counts']['accepted']:,} crystals{more}"
+    figure.suptitle(title, fontsize=15, y=1 - 0.2 / height, parse_math=False)  # a $ in a name is no formula
     _table(figure.add_subplot(grid[0, :]), manifest["elements"], manifest["counts"]["accepted"])
     _sizes(figure.add_subplot(grid[1, 0]), {int(n): count for n, count in manifest["sizes"].items()})
     for k, name in enumerate(shown, 1):
@@ -118,8 +117,9 @@ def _label(axes: Axes, name: str, values: Sequence[float | None]) -> None:
     """A histogram; a few values far out are counted in a note, or all others would be one bar."""
     known = sorted(v for v in values if v is not None)
     unit = UNITS.get(name)
-    axes.set(xlabel=f"{name} ({unit})" if unit else name, ylabel="crystals")
-    axes.set_title(f"{name}: {len(known):,} values", fontsize=11)
+    axes.set_xlabel(f"{name} ({unit})" if unit else name, parse_math=False)
+    axes.set_ylabel("crystals")
+    axes.set_title(f"{name}: {len(known):,} values", fontsize=11, parse_math=False)
     _plain(axes)
     if not known:
         return

@@ -16,6 +16,7 @@ from chemeleon_cli.core.paths import cache_folder, file_sha256
 from chemeleon_cli.errors import UserError
 from chemeleon_cli.sources.models import STARTER
 from chemeleon_cli.sources.records import Record, read_splits
+from chemeleon_cli.sources.streams import writable
 
 if TYPE_CHECKING:
     import requests
@@ -162,7 +163,8 @@ def files_of(name: str, say: Callable[[str], object]) -> list[Path]:
     for file in published.files:
         path = folder / file.name
         if not path.is_file():
-            _download(file, path, say)
+            with writable(str(path)):  # CHEMELEON_CACHE may be anything
+                _download(file, path, say)
         _check(file, path)
     return [folder / file.name for file in published.files]
 
@@ -173,6 +175,11 @@ def provenance(name: str) -> dict[str, dict[str, str]]:
         return {STARTER_TABLE.name: {"sha256": file_sha256(STARTER_TABLE)}}
     folder = _folder(name)
     return {f.name: {"address": f.address, "sha256": file_sha256(folder / f.name)} for f in SETS[name].files}
+
+
+def columns_of(name: str) -> Mapping[str, str]:
+    """Columns of a set that have another name here."""
+    return SETS[name].columns if name in SETS else {}
 
 
 def terms(name: str) -> dict[str, str]:
@@ -197,7 +204,7 @@ def read_set(name: str, say: Callable[[str], object]) -> Iterator[tuple[str, Rec
     Raises:
         UserError: as of `files_of`.
     """
-    columns = SETS[name].columns if name in SETS else {}
+    columns = columns_of(name)
     for path in files_of(name, say):
         for split, record in read_splits(path):
             fields = {columns.get(k, k): v for k, v in record.fields.items() if k != "split"}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import itertools
 import json
 import math
@@ -15,12 +14,13 @@ from typing import Any, BinaryIO
 from chemeleon_cli.core import cif
 from chemeleon_cli.core.paths import SPLITS
 from chemeleon_cli.errors import UserError, did_you_mean
-from chemeleon_cli.sources.streams import Source, kind_of, lines_of, read_whole, readable, sources_of
+from chemeleon_cli.sources.streams import Source, csv_rows, kind_of, lines_of, read_whole, readable, sources_of
 
 CRYSTAL_COLUMNS = ("cif", "cif_string", "structure")
 ID_COLUMNS = ("material_id", "id", "mp_id", "mpid", "jid", "structure_id", "immutable_id", "entry_id")
-EMPTY = frozenset(("", "nan", "na", "n/a", "none", "null", "inf", "-inf"))
-_XYZ_ID = re.compile(rf"\b(?:{'|'.join(ID_COLUMNS)})=(?:\"([^\"]*)\"|(\S+))")
+EMPTY = frozenset(("", "?", "nan", "na", "n/a", "none", "null", "inf", "-inf"))
+LARGEST = 1e30
+"""A label beyond is none: models keep labels as float32 (3e38), and sums of them have to fit, too."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Record:
 
 
 def number(value: Any) -> float | None:
-    """A cell as a finite number (true and false are 1 and 0), or None."""
+    """A cell as a number of at most LARGEST (true and false are 1 and 0), or None."""
     if isinstance(value, str):
         text = value.strip().lower()
         if text in ("true", "false"):
@@ -54,7 +54,12 @@ def number(value: Any) -> float | None:
         result = float(value)
     except (TypeError, ValueError, OverflowError):
         return None
-    return result if math.isfinite(result) else None
+    return result if abs(result) <= LARGEST else None
+
+
+def is_row_count(column: str) -> bool:
+    """Whether a column is the count of rows that pandas writes beside a table."""
+    return not column or column.startswith("Unnamed")
 
 
 def is_empty(value: Any) -> bool:
@@ -122,11 +127,12 @@ def read_rows(path: Path, id_column: str | None = None) -> Iterator[tuple[str, d
                     f"{source.name}: no column with ids; found {', '.join(repr(c) for c in list(row)[:12])}",
                     f"call it {ID_COLUMNS[0]}, or name it as id_column",
                 )
-            yield _name(row[identity], source, n), {k: v for k, v in row.items() if k != identity}
+            kept = {k: v for k, v in row.items() if k != identity and not is_row_count(k)}
+            yield _name(row[identity], source, n), kept
 
 
 def _csv_rows(source: Source, file: BinaryIO) -> Iterator[dict[str, Any]]:
-    rows = csv.reader(lines_of(file, source.name), strict=True)
+    rows = csv_rows(file, source.name)
     header = [name.strip() for name in next(rows, [])]
     for n, row in enumerate(filter(None, rows), 1):
         if len(row) != len(header):
@@ -166,8 +172,7 @@ def _cif(source: Source, file: BinaryIO, id_column: str | None) -> Iterator[Reco
 
 
 def _csv(source: Source, file: BinaryIO, id_column: str | None) -> Iterator[Record]:
-    csv.field_size_limit(2**31 - 1)  # the length of a line is bounded already
-    rows = csv.reader(lines_of(file, source.name), strict=True)
+    rows = csv_rows(file, source.name)
     header = [name.strip() for name in next(rows, [])]
     crystal, identity = _columns(source, header, id_column)
     for n, row in enumerate(rows, 1):
@@ -194,58 +199,73 @@ def _json(source: Source, file: BinaryIO, id_column: str | None) -> Iterator[Rec
     except (ValueError, RecursionError) as error:
         raise UserError(f"{source.name}: not JSON: {_line(error)}", "is it whole?") from error
     if isinstance(content, dict) and not _is_crystal(content):
-        content = [{"material_id": key, **_entry(value)} for key, value in content.items()]
+        content = [{"material_id": key, **_entry(value, id_column)} for key, value in content.items()]
     elif isinstance(content, dict):
         content = [content]
     if not isinstance(content, list) or not any(_is_crystal(entry) for entry in content):
         raise UserError(f"{source.name}: no crystals in this JSON", "expected a list of pymatgen Structures")
+    named, columns = False, []
     for n, entry in enumerate(content, 1):
-        fields = dict(_entry(entry))
+        fields = dict(_entry(entry, id_column))
         crystal = next((c for c in CRYSTAL_COLUMNS if c in fields), None)
         identity = id_column or next((c for c in ID_COLUMNS if c in fields), None)
+        named = named or identity in fields
         name = _name(fields.get(identity) if identity else None, source, n)
-        yield _of_cell(name, fields.pop(crystal) if crystal else None, fields, identity)
+        record = _of_cell(name, fields.pop(crystal) if crystal else None, fields, identity)
+        columns = list(record.fields)
+        yield record
+    if id_column is not None and not named:
+        raise _no_ids(source, id_column, columns)
 
 
 def _extxyz(source: Source, file: BinaryIO, id_column: str | None) -> Iterator[Record]:
     lines = lines_of(file, source.name)
-    n = 0
+    columns = ID_COLUMNS if id_column is None else (id_column,)
+    pattern = re.compile(rf"(?<!\S)(?:{'|'.join(map(re.escape, columns))})=(?:\"([^\"]*)\"|(\S+))")
+    n, named, comment = 0, False, ""
     for line in lines:
         if not line.strip():
             continue
         n += 1
-        if not line.strip().isdigit():
+        if not re.fullmatch(r"[0-9]{1,9}", line.strip()):
             raise UserError(
                 f"{source.name}: crystal {n} starts with {line.strip()[:40]!r}, not with its number of atoms",
                 "each crystal is a count, a line with Lattice=, and a line per atom",
             )
         count = int(line)
-        frame = [line, next(lines, "")]
-        size = len(frame[1])
+        comment = next(lines, "")
+        frame = [line, comment]
+        size = len(comment)
         for _ in range(count):
             frame.append(next(lines, ""))
             size += len(frame[-1])
             if not frame[-1] or size > cif.MAX_BLOCK:
                 break
-        found = _XYZ_ID.search(frame[1])
+        found = pattern.search(comment)
+        named = named or found is not None
         name = _name(found and (found.group(1) or found.group(2)), source, n)
         if size > cif.MAX_BLOCK:
             raise UserError(f"{source.name}: {name} has more than {cif.MAX_BLOCK:,} characters", "is its count right?")
         if not frame[-1]:
             yield Record(name, "broken", f"ends before its {count} atoms", {})
         else:
-            yield Record(name, "extxyz", "".join(frame), _xyz_fields(frame[1]))
+            yield Record(name, "extxyz", "".join(frame), _xyz_fields(comment, (*columns, *ID_COLUMNS)))
+    if n and id_column is not None and not named:
+        raise _no_ids(source, id_column, list(_xyz_info(comment)))
 
 
-def _xyz_fields(comment: str) -> dict[str, Any]:
+def _xyz_fields(comment: str, ids: tuple[str, ...]) -> dict[str, Any]:
+    taken = ("lattice", "properties", "pbc", "cell", *(column.lower() for column in ids))
+    return {k: v for k, v in _xyz_info(comment).items() if k.lower() not in taken and number(v) is not None}
+
+
+def _xyz_info(comment: str) -> dict[str, Any]:
     from ase.io.extxyz import key_val_str_to_dict
 
     try:
-        info = key_val_str_to_dict(comment)
-    except ValueError:
-        return {}  # the parser of the frame will say what is wrong with it
-    taken = ("lattice", "properties", "pbc", "cell", *ID_COLUMNS)
-    return {k: v for k, v in info.items() if k.lower() not in taken and number(v) is not None}
+        return key_val_str_to_dict(comment)
+    except Exception:  # it raises whatever it stumbles over; the parser of the frame will say what is wrong
+        return {}
 
 
 def _poscar(source: Source, file: BinaryIO, id_column: str | None) -> Iterator[Record]:
@@ -270,9 +290,13 @@ def _columns(source: Source, header: list[str], id_column: str | None) -> tuple[
     if twice:
         raise UserError(f"{source.name}: column {', '.join(sorted(twice))} is there twice", "rename one")
     if id_column is not None and id_column not in header:
-        hint = did_you_mean(id_column, header, "") or f"found {shown}"
-        raise UserError(f"{source.name}: no column '{id_column}' (id_column)", hint)
+        raise _no_ids(source, id_column, header)
     return crystal, id_column or next((lower[c] for c in ID_COLUMNS if c in lower), None)
+
+
+def _no_ids(source: Source, id_column: str, columns: list[str]) -> UserError:
+    hint = did_you_mean(id_column, columns, "") or f"found {', '.join(map(repr, columns[:12])) or 'none'}"
+    return UserError(f"{source.name}: no column '{id_column}' (id_column)", hint)
 
 
 def _of_cell(name: str, content: Any, fields: dict[str, Any], identity: str | None) -> Record:
@@ -290,15 +314,16 @@ def _is_crystal(entry: Any) -> bool:
     return isinstance(entry, dict) and ("lattice" in entry or any(c in entry for c in CRYSTAL_COLUMNS))
 
 
-def _entry(value: Any) -> dict[str, Any]:
+def _entry(value: Any, id_column: str | None) -> dict[str, Any]:
     """A row from what stands in a JSON list: a Structure's dict, or a dict with one in it."""
     if not isinstance(value, dict):
         return {"cif": value}
     if "lattice" not in value:
         return value
     properties = value.get("properties")
-    names = {k: v for k, v in properties.items() if k in ID_COLUMNS} if isinstance(properties, dict) else {}
-    kept = {k: v for k, v in value.items() if k in ID_COLUMNS}
+    ids = (*ID_COLUMNS, id_column or "")
+    names = {k: v for k, v in properties.items() if k in ids} if isinstance(properties, dict) else {}
+    kept = {k: v for k, v in value.items() if k in ids}
     return {"structure": value, **names, **kept}
 
 

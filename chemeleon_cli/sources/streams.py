@@ -6,8 +6,11 @@ import csv
 import difflib
 import gzip
 import io
+import itertools
+import lzma
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,16 +21,18 @@ from chemeleon_cli.core.paths import SPLITS, split_path
 from chemeleon_cli.errors import UserError
 
 MAX_LINE = 8_000_000
-"""Characters of one line of text; a structure as JSON in one cell of a table stays well below."""
+"""Characters of one line of text and of one cell of a table; a structure as JSON in a cell stays well below."""
 MAX_WHOLE = 1_000_000_000
 """Bytes of a file that has to be read whole (JSON)."""
+PIECE = 1 << 20
 BOMB_RATIO, BOMB_SIZE = 200, 20_000_000
-"""An archive is refused if a member shrank so often and has so many bytes; crystals shrink 4 to 30 times."""
+"""Compressed bytes are refused if they shrank so often and were so many; crystals shrink 4 to 30 times."""
 
 _KINDS = {
     ".cif": "cif", ".mcif": "cif", ".csv": "csv", ".parquet": "parquet", ".pq": "parquet", ".json": "json",
     ".extxyz": "extxyz", ".xyz": "extxyz", ".vasp": "poscar", ".poscar": "poscar", ".zip": "zip",
 }  # fmt: skip
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
 WHOLE = "is it whole? download or copy it again"
 FORMATS = "CIF, CSV, Parquet, JSON, extxyz, POSCAR (.vasp), a folder or a zip of these; .gz too"
 
@@ -47,6 +52,21 @@ class Source:
     stem: str
     kind: str
     open: Callable[[], BinaryIO]
+
+
+def path_of(text: str | Path) -> Path:
+    """A path as a person types it, `~` and all.
+
+    Raises:
+        UserError: no disk has such a path: a home of nobody, or a name that is too long.
+    """
+    try:
+        path = Path(text).expanduser()
+        path.exists()
+    except (RuntimeError, OSError) as error:
+        why = getattr(error, "strerror", "") or error
+        raise UserError(f"{text}: no such path: {why}", "is it spelt right?") from error
+    return path
 
 
 def kind_of(name: str) -> str | None:
@@ -77,39 +97,72 @@ def sources_of(path: Path) -> Iterator[Source]:
         raise UserError(f"{path}: no known format by its name", f"known are {FORMATS}")
 
 
-def _in_folder(folder: Path) -> Iterator[Source]:
+def left_out(path: Path) -> Counter[str]:
+    """How many files in a folder or archive are not read, by their suffix; hidden ones are not counted."""
+    tables = _tables_in(path)
+    names = [name for name in _names_in(path) if (name not in tables if tables else not _kind_inside(name))]
+    return Counter(PurePosixPath(name).suffix.lower() or "no suffix" for name in names)
+
+
+def _kind_inside(name: str) -> str | None:
+    """The format of a file in a folder or archive; an archive in there is not opened."""
+    kind = kind_of(name)
+    return None if kind == "zip" else kind
+
+
+def _names_in(path: Path) -> list[str]:
+    if path.is_dir():
+        names = [p.relative_to(path).as_posix() for p in sorted(path.rglob("*")) if p.is_file()]
+    elif kind_of(path.name) == "zip":
+        with readable(str(path)), zipfile.ZipFile(path) as archive:
+            names = [member.filename for member in archive.infolist() if not member.is_dir()]
+    else:
+        names = []
+    return [name for name in names if not _hidden(name)]
+
+
+def _tables_in(folder: Path) -> list[str]:
+    """The tables of a folder that is a data set."""
     splits = SPLITS if split_path(folder, "train") else ()
-    tables = list(dict.fromkeys(path for split in splits if (path := split_path(folder, split))))
-    found = (p for p in folder.rglob("*") if p.is_file() and not _hidden(p.relative_to(folder).as_posix()))
-    paths = tables or sorted(found)
-    known = [(p, kind) for p in paths if (kind := kind_of(p.name)) and kind != "zip"]
+    return list(dict.fromkeys(path.name for split in splits if (path := split_path(folder, split))))
+
+
+def _in_folder(folder: Path) -> Iterator[Source]:
+    names = _tables_in(folder) or _names_in(folder)
+    known = [(name, kind) for name in names if (kind := _kind_inside(name))]
     if not known:
-        raise _nothing(folder, [p.name for p in paths])
-    for path, kind in known:
-        yield _file(path, path.relative_to(folder).as_posix(), kind)
+        raise _nothing(folder, names)
+    for name, kind in known:
+        yield _file(folder / name, name, kind)
 
 
 def _in_zip(path: Path) -> Iterator[Source]:
     with readable(str(path)), zipfile.ZipFile(path) as archive:
         members = [m for m in archive.infolist() if not m.is_dir() and not _hidden(m.filename)]
-        known = [(m, kind) for m in members if (kind := kind_of(m.filename)) and kind != "zip"]
+        known = [(m, kind) for m in members if (kind := _kind_inside(m.filename))]
         if not known:
             raise _nothing(path, [m.filename for m in members])
         for member, kind in known:
+            name = f"{path}: {member.filename}"
             if member.flag_bits & 1:
-                raise UserError(f"{path}: {member.filename} is encrypted", "unpack it and name the folder")
-            if member.file_size > max(BOMB_SIZE, BOMB_RATIO * member.compress_size):
-                raise UserError(
-                    f"{path}: {member.filename} would unpack to {member.file_size:,} bytes from "
-                    f"{member.compress_size:,}: refused as a zip bomb",
-                    "if it is what you want, unpack it yourself and name the folder",
-                )
-            name = member.filename
+                raise UserError(f"{name} is encrypted", "unpack it and name the folder")
+            if member.compress_type not in _METHODS:
+                method = f"{name} is packed by a method that is not known here ({member.compress_type})"
+                raise UserError(method, "unpack it and name the folder")
+            _refuse_bomb(name, member.file_size, member.compress_size)
 
-            def opened(member: zipfile.ZipInfo = member) -> BinaryIO:
-                return _decompressed(cast(BinaryIO, archive.open(member)), member.filename)
+            def opened(member: zipfile.ZipInfo = member, name: str = name) -> BinaryIO:
+                return _decompressed(cast(BinaryIO, archive.open(member)), name)
 
-            yield Source(f"{path}: {name}", _stem(name), kind, opened)
+            yield Source(name, _stem(member.filename), kind, opened)
+
+
+def _refuse_bomb(name: str, size: int, packed: int) -> None:
+    if size > max(BOMB_SIZE, BOMB_RATIO * packed):
+        raise UserError(
+            f"{name} unpacks to {size:,} bytes or more from {packed:,}: refused as a bomb",
+            "if it is what you want, unpack it yourself and name what comes out",
+        )
 
 
 def _nothing(path: Path, names: list[str]) -> UserError:
@@ -118,11 +171,29 @@ def _nothing(path: Path, names: list[str]) -> UserError:
 
 
 def _file(path: Path, name: str, kind: str) -> Source:
-    return Source(str(path), _stem(name), kind, lambda: _decompressed(path.open("rb"), path.name))
+    return Source(str(path), _stem(name), kind, lambda: _decompressed(path.open("rb"), str(path)))
+
+
+class _Gunzip(gzip.GzipFile):
+    """What a .gz file holds, as long as it is not out of all proportion to the file."""
+
+    def __init__(self, packed: BinaryIO, name: str) -> None:
+        super().__init__(fileobj=packed)
+        self._packed, self._called = packed, name
+
+    def read(self, size: int | None = -1) -> bytes:
+        return self._in_proportion(super().read(size))
+
+    def read1(self, size: int = -1) -> bytes:
+        return self._in_proportion(super().read1(size))
+
+    def _in_proportion(self, piece: bytes) -> bytes:
+        _refuse_bomb(self._called, self.tell(), self._packed.tell())
+        return piece
 
 
 def _decompressed(file: BinaryIO, name: str) -> BinaryIO:
-    return cast(BinaryIO, gzip.GzipFile(fileobj=file)) if name.lower().endswith(".gz") else file
+    return cast(BinaryIO, _Gunzip(file, name)) if name.lower().endswith(".gz") else file
 
 
 def _stem(name: str) -> str:
@@ -145,14 +216,22 @@ def readable(name: str) -> Iterator[None]:
         yield
     except EOFError as error:
         raise UserError(f"{name}: ends before its time: {error}", WHOLE) from error
-    except (gzip.BadGzipFile, zlib.error, zipfile.BadZipFile) as error:
+    except (gzip.BadGzipFile, zlib.error, zipfile.BadZipFile, lzma.LZMAError) as error:
         raise UserError(f"{name}: not a sound archive: {error}", WHOLE) from error
     except UnicodeDecodeError as error:
         raise UserError(f"{name}: not text in UTF-8 ({error.reason})", "is it really of this format?") from error
-    except csv.Error as error:
-        raise UserError(f"{name}: not a readable CSV table: {error}", "are its quotes closed?") from error
     except OSError as error:
         raise UserError(f"{name}: cannot be read: {error.strerror or error}") from error
+
+
+@contextmanager
+def writable(name: str) -> Iterator[None]:
+    """Turn what a disk refuses (full, not yours, a file where a folder should be) into a UserError that names it."""
+    try:
+        yield
+    except OSError as error:
+        hint = "is there room, and may you write there?"
+        raise UserError(f"{name}: cannot be written: {error.strerror or error}", hint) from error
 
 
 def lines_of(file: BinaryIO, name: str, strict: bool = True) -> Iterator[str]:
@@ -167,18 +246,45 @@ def lines_of(file: BinaryIO, name: str, strict: bool = True) -> Iterator[str]:
         UserError: a line is longer than any table of crystals has.
     """
     text = io.TextIOWrapper(file, "utf-8-sig", errors="strict" if strict else "replace", newline="")
-    while line := text.readline(MAX_LINE):
-        if len(line) == MAX_LINE:
-            raise UserError(f"{name}: a line of more than {MAX_LINE:,} characters", "is it of this format?")
-        yield line
+    try:
+        for n in itertools.count(1):
+            line = text.readline(MAX_LINE)
+            if len(line) == MAX_LINE:
+                raise UserError(f"{name}:{n}: a line of more than {MAX_LINE:,} characters", "is it of this format?")
+            if not line:
+                return
+            yield line
+    except UnicodeDecodeError as error:
+        where = file.tell() - len(error.object) + error.start
+        what = f"{name}: not text in UTF-8: byte {where:,} is 0x{error.object[error.start]:02x}"
+        raise UserError(what, "is it really of this format? else save it again as UTF-8") from error
+
+
+def csv_rows(file: BinaryIO, name: str) -> Iterator[list[str]]:
+    """The rows of a CSV table, its header first.
+
+    Raises:
+        UserError: no row can be made of a line, or of what follows a quote that is not closed.
+    """
+    csv.field_size_limit(MAX_LINE)  # a quoted cell may span lines: without a limit, the rest of the file
+    rows = csv.reader(lines_of(file, name), strict=True)
+    line = 1
+    try:
+        for row in rows:
+            yield row
+            line = rows.line_num + 1
+    except csv.Error as error:
+        raise UserError(f"{name}:{line}: not a readable CSV row: {error}", "is a quote not closed there?") from error
 
 
 def read_whole(file: BinaryIO, name: str, limit: int = MAX_WHOLE) -> bytes:
     """All bytes of a file that may have at most `limit`; UserError above."""
-    content = file.read(limit + 1)
-    if len(content) > limit:
-        raise UserError(f"{name}: more than {limit:,} bytes", "tables (CSV, Parquet) are read in pieces")
-    return content
+    content = bytearray()
+    while piece := file.read(PIECE):
+        content += piece
+        if len(content) > limit:
+            raise UserError(f"{name}: more than {limit:,} bytes", "tables (CSV, Parquet) are read in pieces")
+    return bytes(content)
 
 
 def near(path: Path) -> str:

@@ -1,0 +1,149 @@
+"""Asking the Materials Project through its own client: patiently, for whole answers, each kept on disk as it comes.
+
+The key goes to the server and nowhere else.
+"""
+
+from __future__ import annotations
+
+import functools
+import gzip
+import json
+import os
+import re
+import time
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from chemeleon_cli.errors import UserError
+from chemeleon_cli.sources.files import write_lines
+
+if TYPE_CHECKING:
+    from mp_api.client.core.client import BaseRester
+
+Rester = TypeVar("Rester", bound="BaseRester")
+Result = TypeVar("Result")
+
+PAUSES = (1.0, 3.0, 10.0, 30.0, 60.0)
+"""Seconds to wait before each new attempt; the client's own three quick attempts come before the first."""
+TIMEOUT = 120
+"""Seconds without a byte; a batch of structures is some 5 MB."""
+GREETING_TIMEOUT = 20
+"""Seconds for the first answer, which is a line."""
+KEY_HINT = "get a free key at https://next-gen.materialsproject.org/api; pass --api-key, or set MP_API_KEY"
+
+
+class Incomplete(ValueError):
+    """An answer that lacks some of what the server itself says there is."""
+
+
+def find_key(api_key: str | None) -> str:
+    """The key as given, of the environment, or of pymatgen's settings."""
+    from pymatgen.core import SETTINGS
+
+    key = api_key or os.environ.get("MP_API_KEY") or SETTINGS.get("PMG_MAPI_KEY")
+    if not key:
+        hint = f"{KEY_HINT}; sets that need no key: --source mp-20, --source starter"
+        raise UserError("no key for the Materials Project", hint)
+    if len(key) != 32:
+        raise UserError(f"the key for the Materials Project has {len(key)} characters; keys have 32", KEY_HINT)
+    return str(key)
+
+
+def client(rester: type[Rester], key: str, say: Callable[[str], object]) -> Rester:
+    """One of the client's classes, connected.
+
+    Raises:
+        UserError: there is no connection.
+    """
+    import requests
+    from mp_api.client.core.utils import validate_endpoint
+
+    endpoint = os.environ.get("MP_API_ENDPOINT") or None
+
+    def connect() -> Rester:
+        # the client asks the same without a time-out, and would wait for ever
+        requests.get(f"{validate_endpoint(endpoint)}heartbeat", timeout=GREETING_TIMEOUT)
+        made = rester(
+            api_key=key, endpoint=endpoint, use_document_model=False, mute_progress_bars=True, timeout=TIMEOUT
+        )
+        made._query_resource = functools.partial(_whole, made._query_resource)
+        return made
+
+    say("asking the Materials Project")
+    return _patiently(connect, key, say, attempts=3)  # offline, nobody wants to wait
+
+
+def _whole(ask: Callable[..., dict[str, Any]], *args: Any, **kwargs: Any) -> dict[str, Any]:
+    """An answer with all its pages: the client ends at an empty page and drops the total."""
+    answer = ask(*args, **kwargs)
+    total = answer.get("meta", {}).get("total_doc")
+    if total is not None and len(answer["data"]) != total:
+        raise Incomplete(f"{len(answer['data']):,} of {total:,} documents came")
+    return answer
+
+
+def same_or_fresh(folder: Path, request: dict[str, Any]) -> None:
+    """Make the folder; batches of another request in it go."""
+    text = json.dumps(request, sort_keys=True)
+    before = folder / "request.json"
+    if before.is_file() and before.read_bytes() == text.encode():
+        return
+    for old in folder.glob("*.json*"):
+        old.unlink()
+    write_lines(before, [text])
+
+
+def kept(path: Path, ask: Callable[[], Result], key: str, say: Callable[[str], object]) -> Result:
+    """An answer, from disk if it is there and sound; an empty one is not kept."""
+    if path.is_file():
+        try:
+            return json.loads(gzip.decompress(path.read_bytes()))
+        except (OSError, EOFError, ValueError, zlib.error):
+            say(f"{path.name} is damaged: asking for it again")
+            path.unlink()
+    answer = _patiently(ask, key, say)
+    if answer:
+        write_lines(path, [json.dumps(answer)])
+    return answer
+
+
+def _patiently(
+    ask: Callable[[], Result], key: str, say: Callable[[str], object], attempts: int = len(PAUSES) + 1
+) -> Result:
+    """An answer, asking again after rate limits, server errors, time-outs and cut, garbled or incomplete answers.
+
+    Raises:
+        UserError: the server refused, or none of the attempts got an answer.
+    """
+    from mp_api.client.core.exceptions import MPRestError
+    from requests.exceptions import RequestException
+
+    problem = ""
+    for attempt in range(attempts):
+        if attempt:
+            pause = PAUSES[attempt - 1]
+            say(f"Materials Project: {problem}; again in {pause:g} s")
+            time.sleep(pause)
+        try:
+            return ask()
+        except (json.JSONDecodeError, KeyError, Incomplete) as error:
+            problem = f"a garbled answer ({error})"
+        except (MPRestError, RequestException, ValueError, TypeError, IndexError) as error:
+            problem = " ".join(str(error).replace(key, "(key)").split())[:300] or type(error).__name__
+            status = re.search(r"status code (\d+)", problem)
+            network = isinstance(error, RequestException) or isinstance(error.__context__, RequestException)
+            _refuse(problem, int(status.group(1)) if status else None, network)
+    raise UserError(
+        f"Materials Project: no answer in {attempts} attempts: {problem}",
+        "what has arrived is kept: run the same command later to go on",
+    )
+
+
+def _refuse(problem: str, status: int | None, network: bool) -> None:
+    """Raise where asking again cannot help."""
+    if status in (401, 403):
+        raise UserError(f"the Materials Project refused the key (status {status})", KEY_HINT)
+    if not network and (status is None or (status < 500 and status != 429)):
+        raise UserError(f"the Materials Project refused the query: {problem}", "look at `query:` and `fields:`")
