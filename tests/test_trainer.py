@@ -17,7 +17,8 @@ from chemeleon_cli.commands import runs
 from chemeleon_cli.core import checkpoint
 from chemeleon_cli.core.dataset import BatchOrder, load_split
 from chemeleon_cli.core.metrics_file import MetricsFile
-from chemeleon_cli.core.trainer import Run, Settings, check_recipe
+from chemeleon_cli.core.resuming import check_recipe
+from chemeleon_cli.core.trainer import Run, Settings
 from chemeleon_cli.core.vae import VAE
 from chemeleon_cli.errors import UserError
 from chemeleon_cli.recipe.base import RunOptions, TrainingSection

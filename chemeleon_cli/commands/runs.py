@@ -197,7 +197,7 @@ def _prepare(folder: Path, recipe: RunRecipe, options: RunOptions) -> None:
 def _go_on(folder: Path, recipe: RunRecipe) -> None:
     """Write the recipe that a run is resumed with; here, so that a refused one leaves the record as it was."""
     from chemeleon_cli.core import checkpoint
-    from chemeleon_cli.core.trainer import check_recipe
+    from chemeleon_cli.core.resuming import check_recipe
 
     last = folder / "checkpoints" / "last"
     checkpoint.recover(last)
