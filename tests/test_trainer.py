@@ -270,6 +270,8 @@ def test_checkpoint_round_trip_and_its_errors(tmp_path: Path):
     for _ in range(2):  # the second replaces the first
         checkpoint.save(folder, "vae", vae.config, vae.state_dict(), {"data": {}})
     assert [p.name for p in tmp_path.iterdir()] == ["vae"]
+    (tmp_path / "mine").touch()
+    assert {p.stat().st_mode for p in folder.iterdir()} == {(tmp_path / "mine").stat().st_mode}  # all can read
     again, meta = checkpoint.load(folder, "vae")
     assert meta["kind"] == "vae"
     assert all(torch.equal(v, again.state_dict()[k]) for k, v in vae.state_dict().items())

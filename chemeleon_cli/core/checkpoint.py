@@ -57,7 +57,9 @@ def save(
             {k: v.detach().cpu().contiguous() for k, v in state[0].items()}, temporary / "train_state.safetensors"
         )
         (temporary / "train_state.json").write_text(json.dumps(state[1]) + "\n")
+    readable = (temporary / META).stat().st_mode
     for path in temporary.iterdir():
+        path.chmod(readable)  # safetensors makes files that only their owner can read
         with path.open("rb") as file:
             os.fsync(file.fileno())
     shutil.rmtree(old, ignore_errors=True)
