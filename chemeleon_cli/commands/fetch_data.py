@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from chemeleon_cli import __version__
-from chemeleon_cli.core.paths import SPLITS
+from chemeleon_cli.core.paths import SPLITS, writable
 from chemeleon_cli.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def run(recipe: FetchData, console: Console, api_key: str | None = None, overwri
     from chemeleon_cli.sources import crystals, picture
     from chemeleon_cli.sources.files import write_lines
     from chemeleon_cli.sources.labels import LabelTable
-    from chemeleon_cli.sources.streams import path_of, writable
+    from chemeleon_cli.sources.streams import path_of
 
     source = path_of(recipe.source)
     folder = _target(recipe, source, overwrite)
@@ -90,7 +90,9 @@ def run(recipe: FetchData, console: Console, api_key: str | None = None, overwri
         }
         if recipe.entries:
             elements = sorted(gathered.elements)
-            manifest |= _write_hull(recipe.entries, elements, making, download, api_key, say, manifest["files"])
+            scale, made = _write_hull(recipe.entries, elements, making, download, api_key, say)
+            manifest["energy_scale"] = scale
+            manifest["files"] |= made
         write_lines(making / "manifest.json", [json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"])
         _put_in_place(making, folder, scratch.with_name(f"{scratch.name}.old"))
     shutil.rmtree(download, ignore_errors=True)
@@ -203,9 +205,8 @@ def _write_hull(
     download: Path,
     api_key: str | None,
     say: Callable[[str], object],
-    files: dict[str, dict[str, Any]],
-) -> dict[str, Any]:
-    """Write the table that energies above the hull are measured by; returns what it changes in the manifest."""
+) -> tuple[str, dict[str, dict[str, Any]]]:
+    """Write the table that energies above the hull are measured by; returns their scale, rows and sha256 by file."""
     from chemeleon_cli.core.hull import Hull, manifest_path
     from chemeleon_cli.core.paths import file_sha256
     from chemeleon_cli.recipe.data import MATERIALS_PROJECT
@@ -219,7 +220,7 @@ def _write_hull(
     about = Hull.from_entries(formulas, energies, ids, MATERIALS_PROJECT, scale, today).write(path)
     beside = manifest_path(path)
     made = {path.name: {"rows": about.count, "sha256": about.sha256}, beside.name: {"sha256": file_sha256(beside)}}
-    return {"energy_scale": scale, "files": files | made}
+    return scale, made
 
 
 def _split_by(recipe: FetchData, path: Path) -> str:

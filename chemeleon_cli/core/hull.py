@@ -32,7 +32,7 @@ from pymatgen.core import Composition, Element
 from scipy.optimize import LinearConstraint, milp
 
 from chemeleon_cli.core.hull_file import Manifest, manifest_path, read_manifest
-from chemeleon_cli.core.paths import file_sha256, replacing
+from chemeleon_cli.core.paths import file_sha256, replacing, writable
 from chemeleon_cli.core.validity import neutral_binary
 from chemeleon_cli.errors import UserError
 
@@ -146,15 +146,13 @@ class Hull:
         """
         path = Path(path).expanduser()
         content = _csv(*self._table).encode()
-        try:
+        with writable(str(path)):
             with replacing(path) as temporary:
                 temporary.write_bytes(gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
                 digest = file_sha256(temporary)
             written = Manifest(self.manifest.source, self.energy_scale, len(self), digest, self.manifest.date)
             with replacing(manifest_path(path)) as temporary:
                 temporary.write_text(json.dumps(asdict(written), indent=2) + "\n")
-        except OSError as error:
-            raise UserError(f"{path}: cannot be written: {error.strerror}", "name another file") from error
         return written
 
     def __len__(self) -> int:

@@ -21,7 +21,7 @@ CAP = 0.99
 PER_FORMULA = 100
 """Crystals of one reduced formula that a memory keeps, the latest: it bounds the time that one comparison takes."""
 TOTAL = 200_000
-"""Crystals that a memory keeps in all: it bounds its size, to some 300 MB, and that of a checkpoint."""
+"""Crystals that a memory keeps in all: it bounds the memory of a long run and the size of its checkpoints."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Creativity:
 
 
 class Memory:
-    """The distinct crystals that a run has generated, found by reduced formula; about 1 kB each.
+    """The distinct crystals that a run has generated, found by reduced formula.
 
     Of a group of duplicates only the representative is remembered, so a crystal that matches a forgotten duplicate
     and not the representative counts as new. Of one formula the latest `PER_FORMULA` are kept; of more than `TOTAL`,

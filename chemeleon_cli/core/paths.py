@@ -46,14 +46,22 @@ def check_writable(path: Path) -> None:
     Raises:
         UserError: it cannot.
     """
-    try:
+    with writable(str(path)):
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         folder = next(parent for parent in path.absolute().parents if parent.exists())
         with tempfile.TemporaryFile(dir=folder):
             pass
+
+
+@contextlib.contextmanager
+def writable(name: str) -> Iterator[None]:
+    """Turn what a disk refuses (full, not yours, a file where a folder should be) into a UserError that names it."""
+    try:
+        yield
     except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror}", "name another file") from None
+        hint = "is there room, and may you write there?"
+        raise UserError(f"{name}: cannot be written: {error.strerror or error}", hint) from error
 
 
 @contextlib.contextmanager

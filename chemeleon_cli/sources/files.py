@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Any
 
 from chemeleon_cli.core import cif
 from chemeleon_cli.core.limits import MAX_Z
-from chemeleon_cli.core.paths import replacing
+from chemeleon_cli.core.paths import replacing, writable
 from chemeleon_cli.errors import UserError
 from chemeleon_cli.sources.parallel import ordered_map
 from chemeleon_cli.sources.records import Record, number, read_records
-from chemeleon_cli.sources.streams import kind_of, writable
+from chemeleon_cli.sources.streams import kind_of
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure

@@ -224,16 +224,6 @@ def readable(name: str) -> Iterator[None]:
         raise UserError(f"{name}: cannot be read: {error.strerror or error}") from error
 
 
-@contextmanager
-def writable(name: str) -> Iterator[None]:
-    """Turn what a disk refuses (full, not yours, a file where a folder should be) into a UserError that names it."""
-    try:
-        yield
-    except OSError as error:
-        hint = "is there room, and may you write there?"
-        raise UserError(f"{name}: cannot be written: {error.strerror or error}", hint) from error
-
-
 def lines_of(file: BinaryIO, name: str, strict: bool = True) -> Iterator[str]:
     """The lines of a text in UTF-8, their ends kept.
 
