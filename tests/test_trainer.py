@@ -142,19 +142,23 @@ def test_a_run_is_resumed_with_its_recipe_for_longer_and_elsewhere(tmp_path: Pat
     assert again.step == 4
 
 
-def test_the_recipe_of_a_run_is_that_it_was_resumed_with(tmp_path: Path):
+def test_the_recipe_of_a_run_is_that_it_was_resumed_with(tmp_path: Path, data: Path):
+    recipe = TrainVae.model_validate({"data": {"path": "data"}, "output": str(tmp_path), "name": "run"})
     fabric = Fabric(accelerator="cpu", devices=1)
-    recipe = TrainVae.model_validate({"data": {"path": "data"}, "output": str(tmp_path)})
     folder, _ = runs.open_folder(recipe, RunOptions(), fabric)
-    vae = VAE(**SMALL)
-    meta = runs.describe(recipe, {}, [])
-    checkpoint.save(folder / "checkpoints" / "last", "vae", vae.config, vae.state_dict(), meta)
+    run, vae, table = make_run(folder, data, recipe=runs.describe(recipe, {}, [])["recipe"])
+    train(run, vae, table, stop_at=4)
+
+    def go_on(now: TrainVae) -> None:
+        runs.open_folder(now, RunOptions(resume=True), fabric)
+        runs.resume(make_run(folder, data, recipe=runs.describe(now, {}, [])["recipe"])[0], now)
+
     longer = recipe.model_copy(update={"training": TrainingSection(max_steps=20_000)})
-    runs.open_folder(longer, RunOptions(resume=True), fabric)
+    go_on(longer)
     assert load(folder / "recipe.yaml", TrainVae) == longer
     other = recipe.model_copy(update={"training": TrainingSection(learning_rate=1.0)})
     with pytest.raises(UserError, match=r"training\.learning_rate was 0\.001 when the run began and is 1\.0 now"):
-        runs.open_folder(other, RunOptions(resume=True), fabric)
+        go_on(other)
     assert load(folder / "recipe.yaml", TrainVae) == longer, "a refused recipe is not written"
 
 

@@ -140,6 +140,17 @@ def at_most(table: Table, count: int) -> Table:
     return table.select(torch.randperm(len(table), generator=torch.Generator().manual_seed(0))[:count])
 
 
+def resume(training: Run, recipe: RunRecipe) -> None:
+    """Go on from where a run stopped, and keep the recipe that it goes on with.
+
+    Raises:
+        UserError: as of `Run.resume`; the record of the run is then left as it was.
+    """
+    training.resume()
+    if training.fabric.is_global_zero:
+        _write_recipe(training.folder, recipe)
+
+
 def describe(recipe: RunRecipe, data: Mapping[str, Any], parents: list[dict[str, Any]]) -> dict[str, Any]:
     """The meta of a run's checkpoints: data, parents, recipe and version."""
     return {
@@ -169,7 +180,6 @@ def _prepare(folder: Path, recipe: RunRecipe, options: RunOptions) -> None:
     if options.resume:
         if not (folder / "run.json").is_file():
             raise UserError(f"{folder}: no run to resume", "leave out --resume to start it")
-        _go_on(folder, recipe)
         return
     if folder.exists() and any(folder.iterdir()):
         if not options.overwrite:
@@ -192,19 +202,6 @@ def _prepare(folder: Path, recipe: RunRecipe, options: RunOptions) -> None:
         "versions": {name: importlib.metadata.version(name) for name in packages},
     }
     (folder / "run.json").write_text(json.dumps(record, indent=1) + "\n")
-
-
-def _go_on(folder: Path, recipe: RunRecipe) -> None:
-    """Write the recipe that a run is resumed with; here, so that a refused one leaves the record as it was."""
-    from chemeleon_cli.core import checkpoint
-    from chemeleon_cli.core.resuming import check_recipe
-
-    last = folder / "checkpoints" / "last"
-    checkpoint.recover(last)
-    if (last / checkpoint.META).is_file():  # without one there is nothing to resume, as `Run.resume` says
-        began = checkpoint.read_meta(last).get("recipe", {})
-        check_recipe(folder, began, describe(recipe, {}, [])["recipe"])
-        _write_recipe(folder, recipe)
 
 
 def _write_recipe(folder: Path, recipe: RunRecipe) -> None:

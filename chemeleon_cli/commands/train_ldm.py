@@ -54,7 +54,7 @@ def run(recipe: TrainLdm, options: RunOptions, console: Console) -> None:
     folder, logger = runs.open_folder(recipe, options, fabric)
     training = Run(folder, "ldm", model, settings, fabric, recipe.seed, meta, "val/loss", logger=logger)
     if options.resume:
-        training.resume()
+        runs.resume(training, recipe)
     order = BatchOrder(train.num_atoms, recipe.training.batch_size, recipe.seed)
     mean_size = train.num_atoms.float().mean().item()
 

@@ -56,7 +56,7 @@ def run(recipe: TrainPredictor, options: RunOptions, console: Console) -> None:
     folder, logger = runs.open_folder(recipe, options, fabric)
     training = Run(folder, "predictor", model, settings, fabric, recipe.seed, meta, "val/loss", logger=logger)
     if options.resume:
-        training.resume()
+        runs.resume(training, recipe)
     order = BatchOrder(train.num_atoms, recipe.training.batch_size, recipe.seed)
 
     for _ in training.steps():

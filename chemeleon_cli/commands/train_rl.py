@@ -94,7 +94,7 @@ def run(recipe: TrainRl, options: RunOptions, console: Console) -> None:
     set_precision(base, training.precision)
     remembering = dataclasses.replace(tools, memory=memory)  # validations come from one seed: to be repeated is theirs
     if options.resume:
-        training.resume()
+        runs.resume(training, recipe)
     else:
         with training.ema_weights():
             metrics = validate(model, recipe, tools, sampling)

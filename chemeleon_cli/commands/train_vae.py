@@ -34,7 +34,7 @@ def run(recipe: TrainVae, options: RunOptions, console: Console) -> None:
     folder, logger = runs.open_folder(recipe, options, fabric)
     training = Run(folder, "vae", vae, settings, fabric, recipe.seed, meta, "val/loss", logger=logger)
     if options.resume:
-        training.resume()
+        runs.resume(training, recipe)
     order = BatchOrder(train.num_atoms, recipe.training.batch_size, recipe.seed)
     weights = recipe.loss.model_dump()
 
