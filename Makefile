@@ -46,10 +46,10 @@ demo-starter: have-starter $(VENV)/installed
 	$(RUN) fetch-data --source starter --out $(DEMO)/data --overwrite
 	$(RUN) train-rl recipes/bandgap.yaml --set output=$(DEMO)/runs --overwrite \
 	    --set max_minutes=$(MINUTES) --set val_samples=64
-	$(RUN) sample --model starter -n $(SAMPLES) --out $(DEMO)/before.cif
-	$(RUN) sample --model $(DEMO)/runs/bandgap -n $(SAMPLES) --out $(DEMO)/after.cif
-	$(RUN) score $(DEMO)/before.cif --reward bandgap
-	$(RUN) score $(DEMO)/after.cif --reward bandgap
+	$(RUN) sample --model starter -n $(SAMPLES) --out $(DEMO)/before.cif --overwrite
+	$(RUN) sample --model $(DEMO)/runs/bandgap -n $(SAMPLES) --out $(DEMO)/after.cif --overwrite
+	$(RUN) score $(DEMO)/before.cif --reward bandgap --overwrite
+	$(RUN) score $(DEMO)/after.cif --reward bandgap --overwrite
 	$(BIN)/python -m chemeleon_cli.starter.demo $(DEMO)/before.cif $(DEMO)/after.cif --picture $(DEMO)/gaps.png
 
 have-starter:
@@ -75,10 +75,10 @@ demo-data: $(VENV)/installed
 	    --set name=predictor --set 'targets={$(TARGET): {}}'
 	$(RUN) train-rl recipes/bandgap.yaml $(REWARD) --set output=$(DEMO)/runs --set name=rl --overwrite \
 	    --set max_steps=$(RL_STEPS) --set num_group_samples=32 --set groups_per_step=2 --set val_samples=64
-	$(RUN) sample --model $(DEMO)/runs/ldm -n 100 --out $(DEMO)/before.cif
-	$(RUN) sample --model $(DEMO)/runs/rl -n 100 --out $(DEMO)/after.cif
-	$(RUN) score $(DEMO)/before.cif --reward bandgap $(REWARD)
-	$(RUN) score $(DEMO)/after.cif --reward bandgap $(REWARD)
+	$(RUN) sample --model $(DEMO)/runs/ldm -n 100 --out $(DEMO)/before.cif --overwrite
+	$(RUN) sample --model $(DEMO)/runs/rl -n 100 --out $(DEMO)/after.cif --overwrite
+	$(RUN) score $(DEMO)/before.cif --reward bandgap $(REWARD) --overwrite
+	$(RUN) score $(DEMO)/after.cif --reward bandgap $(REWARD) --overwrite
 
 starter-check: have-starter $(VENV)/installed
 	$(RUN) train-rl recipes/bandgap.yaml --set output=$(DEMO)/check --overwrite

@@ -50,6 +50,12 @@ def _model_command(
     """The option of a command that runs a model, besides."""
 
 
+def _writing_command(
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")] = False,
+) -> None:
+    """The option of a command that writes files, besides."""
+
+
 def _training_command(
     devices: Annotated[int | None, typer.Option(help="Processes to share the work.", show_default=IN_RECIPE)] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where the run of this name stopped.")] = False,
@@ -114,7 +120,7 @@ def train_rl(recipe: Annotated[str, RECIPE], **options: Any) -> None:
     _run("train-rl", recipe, options)
 
 
-@_command(_recipe_command, _model_command)
+@_command(_recipe_command, _model_command, _writing_command)
 def sample(
     recipe: Annotated[str, RECIPE] = "sample",
     model: Annotated[str | None, typer.Option(help="The generator.", show_default=IN_RECIPE)] = None,
@@ -135,7 +141,7 @@ def sample(
     _run("sample", recipe, {**options, "conditions": condition}, values)
 
 
-@_command(_recipe_command, _model_command)
+@_command(_recipe_command, _model_command, _writing_command)
 def score(
     file: Annotated[str, typer.Argument(metavar="FILE", help="Crystals: CIF, extxyz, CSV, json.gz, folder, zip.")],
     reward: Annotated[str | None, typer.Option(help="The recipe whose reward: section is computed.")] = None,
@@ -224,6 +230,8 @@ def _run(
             return _print_recipe(checked)
         if "resume" in options:
             arguments["options"] = RunOptions(options["resume"], options["overwrite"])
+        elif "overwrite" in options:
+            arguments["overwrite"] = options["overwrite"]
         run = import_module(f"chemeleon_cli.commands.{command.replace('-', '_')}").run
         run(checked, console=_console(), **arguments)
 

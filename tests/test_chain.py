@@ -244,6 +244,27 @@ def test_sample_and_score_agree_on_every_format(work: Path, suffix: str):
     assert len(rows_of(work / "a.scores.csv")) == int(written.group(1)) > 0
 
 
+def test_what_is_there_is_kept_unless_one_says_otherwise(work: Path):
+    draw = ("sample", "--model", "runs/ldm", "-n", "2", "--set", "sampling_steps=2", "--out", "kept.cif")
+    judge = ("score", "kept.cif", "--out", "kept.csv")
+    call(*draw)
+    call(*judge)
+    for name, command in {"kept.cif": draw, "kept.csv": judge, "kept.json": judge}.items():
+        before = (work / name).read_text()
+        said = call(*command, code=2)
+        assert ("kept.csv" if command == judge else name) + ": is there already" in said
+        assert "--overwrite replaces it" in said
+        assert (work / name).read_text() == before
+    (work / "kept.csv").unlink()
+    assert "kept.json: is there already" in call(*judge, code=2)
+    assert not (work / "kept.csv").exists()
+    (work / "kept.cif").write_text("mine")
+    call(*draw, "--overwrite")
+    assert (work / "kept.cif").read_text() != "mine"
+    call(*judge, "--overwrite")
+    assert (work / "kept.csv").is_file()
+
+
 def test_finetuned_encoder_and_custom_reward(work: Path):
     data = ["--set", "data.path=data/mine", *TINY]
     call("train-predictor", "predictor_bandgap", *data, "--set", "encoder=finetune", "--set", "name=tuned")

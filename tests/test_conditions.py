@@ -514,7 +514,7 @@ def test_train_sample_and_errors_through_the_command_line(tmp_path: Path, monkey
     assert {name: c["kind"] for name, c in conditions.items()} == {
         "gap": "value", "composition": "composition", "space_group": "space_group",
     }  # fmt: skip
-    draw = ("sample", "--model", "runs/ldm", "--set", "sampling_steps=2", "--out", "out.cif")
+    draw = ("sample", "--model", "runs/ldm", "--set", "sampling_steps=2", "--out", "out.cif", "--overwrite")
     asked = ("--composition", "SrTiO3", "--space-group", "221", "--condition", "gap=3.0", "--set", "guidance=2")
     call(*draw, "-n", "6", *asked)
     for row in read_crystals("out.cif"):

@@ -63,7 +63,7 @@ def run(**changes: Any) -> tuple[str, list[dict[str, str]]]:
     """Score `made.cif`; the printed summary and the rows of the CSV."""
     recipe = Score(**{"file": "made.cif", "device": "cpu", **changes})
     console = Console(file=io.StringIO(), width=160)
-    score.run(recipe, console)
+    score.run(recipe, True, console)
     assert isinstance(console.file, io.StringIO)
     with Path(recipe.out or "made.scores.csv").open(newline="") as file:
         return console.file.getvalue(), list(csv.DictReader(file))
@@ -222,7 +222,7 @@ def test_relaxed_crystals_are_judged_too_and_the_time_said_before() -> None:
 @pytest.mark.usefixtures("measured")
 def test_a_table_may_be_parquet() -> None:
     recipe = Score(file="made.cif", device="cpu", out="s.parquet", energy_model="chgnet", hull="hull.csv.gz")
-    score.run(recipe, Console(file=io.StringIO(), width=160))
+    score.run(recipe, False, Console(file=io.StringIO(), width=160))
     table = pd.read_parquet("s.parquet")
     assert table["e_above_hull"].notna().sum() == 5
     assert table["formula"].tolist()[:2] == ["NaCl", "CsCl"]
@@ -252,7 +252,7 @@ def test_what_cannot_be_written_is_said_before_the_work(field: str, monkeypatch:
 def test_a_hull_is_written_of_any_set_and_judges_it() -> None:
     write_crystals("made.cif", [*STABLE, Structure(Lattice.cubic(4.2), ["Xe"], [[0, 0, 0]])], list("abcdefgh"))
     console = Console(file=io.StringIO(), width=200)
-    score.run(Score(file="made.cif", device="cpu", write_hull="own.csv.gz"), console)
+    score.run(Score(file="made.cif", device="cpu", write_hull="own.csv.gz"), False, console)
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert "1 without: volume" in text
     assert "1 without: no energy of Xe" in text
@@ -265,5 +265,5 @@ def test_a_hull_is_written_of_any_set_and_judges_it() -> None:
     assert float(rows[6]["e_above_hull"]) == pytest.approx(0)
     write_crystals("made.cif", [CRUSHED], ["a"])
     with pytest.raises(UserError, match="none of its 1 crystals has an energy"):
-        score.run(Score(file="made.cif", device="cpu", write_hull="none.csv.gz"), console)
+        score.run(Score(file="made.cif", device="cpu", write_hull="none.csv.gz"), False, console)
     assert not Path("none.csv.gz").exists()

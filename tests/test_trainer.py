@@ -201,13 +201,23 @@ def test_a_seed_seeds_even_if_it_is_zero(data: Path):
     assert any(not torch.equal(zero[i], one[i]) for i in range(3))
 
 
-def test_an_epoch_has_every_crystal_once(data: Path):
+@pytest.mark.parametrize(("batch_size", "batches_per_step"), [(7, 1), (7, 3), (2, 100)])
+def test_an_epoch_has_every_crystal_once(data: Path, batch_size: int, batches_per_step: int):
     table = load_split(data, "train")
     assert table is not None
-    order = BatchOrder(table.num_atoms, 7, 3)
+    order = BatchOrder(table.num_atoms, batch_size, 3, batches_per_step)
     for epoch in range(2):
-        rows = torch.cat([order[epoch * order.batches_per_epoch + i] for i in range(order.batches_per_epoch)])
-        assert sorted(rows.tolist()) == list(range(len(table)))
+        batches = [order[epoch * order.batches_per_epoch + i] for i in range(order.batches_per_epoch)]
+        assert 0 < min(map(len, batches)) <= max(map(len, batches)) <= batch_size
+        assert sorted(torch.cat(batches).tolist()) == list(range(len(table)))
+
+
+def test_batches_of_a_step_are_of_like_size():
+    num_atoms = torch.randint(1, 21, (1000,), generator=torch.Generator().manual_seed(0))
+    order = BatchOrder(num_atoms, 10, 0, 2)
+    pairs = [(num_atoms[order[2 * i]], num_atoms[order[2 * i + 1]]) for i in range(order.steps_per_epoch)]
+    assert sum(bool(one.max() == two.min()) for one, two in pairs) > 0.5 * len(pairs)
+    assert max(int(two.max() - one.min()) for one, two in pairs) <= 2
 
 
 def test_learning_rate_warms_up_and_ends_at_the_floor(tmp_path: Path, data: Path):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from chemeleon_cli.recipe.models import Sample
 
 
-def run(recipe: Sample, console: Console) -> None:
+def run(recipe: Sample, overwrite: bool, console: Console) -> None:
     """Write crystals to a file, in the order of a seeded draw of sizes; all of them, the impossible too.
 
     A crystal whose cell cannot exist at all has no place in a file format; it is counted and left out.
@@ -32,7 +32,7 @@ def run(recipe: Sample, console: Console) -> None:
     from chemeleon_cli.sources.files import write_crystals, writer_for
 
     writer_for(Path(recipe.out))  # a name that cannot be written is said before the work
-    check_writable(Path(recipe.out))
+    check_writable(Path(recipe.out), overwrite)
     device = runs.make_fabric(recipe.device).device
     loaded, _ = checkpoint.load(find_model(recipe.model, "ldm"), "ldm", device)
     model = cast("LatentDiffusion", loaded)

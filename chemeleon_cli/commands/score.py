@@ -31,7 +31,7 @@ SYMPREC = 0.1
 """Å, for space groups: generated crystals are not exactly symmetric."""
 
 
-def run(recipe: Score, console: Console) -> None:
+def run(recipe: Score, overwrite: bool, console: Console) -> None:
     """Judge the crystals of a file; print the summary, write the table and the summary as JSON."""
     from chemeleon_cli.core.candidates import Candidates
     from chemeleon_cli.core.checkpoint import json_text
@@ -42,11 +42,11 @@ def run(recipe: Score, console: Console) -> None:
         raise UserError(f"{out}: the table is a .csv or a .parquet", "name one: --out scores.csv")
     if recipe.relaxed_out:
         writer_for(Path(recipe.relaxed_out))
-    tables = [out, *([Path(recipe.relaxed_out)] if recipe.relaxed_out else [])]
+    tables = [out, out.with_suffix(".json"), *([Path(recipe.relaxed_out)] if recipe.relaxed_out else [])]
     for written in [Path(recipe.write_hull).expanduser()] if recipe.write_hull else tables:
         if written.resolve() == Path(recipe.file).resolve():
             raise UserError(f"{written}: holds the crystals to be judged; it is left alone", "write to another file")
-        check_writable(written)
+        check_writable(written, overwrite)
     rows = list(read_crystals(recipe.file))
     if not rows:
         raise UserError(

@@ -55,7 +55,7 @@ def run(recipe: TrainLdm, options: RunOptions, console: Console) -> None:
     training = Run(folder, "ldm", model, settings, fabric, recipe.seed, meta, "val/loss", logger=logger)
     if options.resume:
         runs.resume(training, recipe)
-    order = BatchOrder(train.num_atoms, recipe.training.batch_size, recipe.seed)
+    order = BatchOrder(train.num_atoms, recipe.training.batch_size, recipe.seed, training.shards_per_step)
     mean_size = train.num_atoms.float().mean().item()
 
     for _ in training.steps():

@@ -57,7 +57,7 @@ def run(recipe: TrainPredictor, options: RunOptions, console: Console) -> None:
     training = Run(folder, "predictor", model, settings, fabric, recipe.seed, meta, "val/loss", logger=logger)
     if options.resume:
         runs.resume(training, recipe)
-    order = BatchOrder(train.num_atoms, recipe.training.batch_size, recipe.seed)
+    order = BatchOrder(train.num_atoms, recipe.training.batch_size, recipe.seed, training.shards_per_step)
 
     for _ in training.steps():
         for shard in training.shards():

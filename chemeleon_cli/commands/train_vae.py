@@ -35,7 +35,7 @@ def run(recipe: TrainVae, options: RunOptions, console: Console) -> None:
     training = Run(folder, "vae", vae, settings, fabric, recipe.seed, meta, "val/loss", logger=logger)
     if options.resume:
         runs.resume(training, recipe)
-    order = BatchOrder(train.num_atoms, recipe.training.batch_size, recipe.seed)
+    order = BatchOrder(train.num_atoms, recipe.training.batch_size, recipe.seed, training.shards_per_step)
     weights = recipe.loss.model_dump()
 
     for _ in training.steps():

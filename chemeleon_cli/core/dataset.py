@@ -240,27 +240,31 @@ class BatchOrder:
     """An endless, seeded sequence of batches of like-sized crystals.
 
     Batch i depends on the seed and on i alone, so a resumed run continues where it stopped. Within
-    an epoch every crystal comes once; like sizes go together because padding is wasted work.
+    an epoch every crystal comes once; like sizes go together because padding is wasted work, in all batches
+    of a step because ranks wait for the slowest.
 
     Args:
         num_atoms: (M,) sizes.
         batch_size: crystals a batch, at most M.
         seed: of the shuffles.
+        batches_per_step: how many that follow each other are one step.
     """
 
-    def __init__(self, num_atoms: Tensor, batch_size: int, seed: int) -> None:
+    def __init__(self, num_atoms: Tensor, batch_size: int, seed: int, batches_per_step: int = 1) -> None:
         self.num_atoms = num_atoms
-        self.batch_size = batch_size
         self.seed = seed
-        self.batches_per_epoch = -(-len(num_atoms) // batch_size)
+        self.steps_per_epoch = -(-len(num_atoms) // (batch_size * batches_per_step))
+        self.batches_per_step = min(batches_per_step, len(num_atoms) // self.steps_per_epoch)
+        self.batches_per_epoch = self.steps_per_epoch * self.batches_per_step
         self._epoch = functools.lru_cache(maxsize=2)(self._shuffled)
 
     def _shuffled(self, epoch: int) -> list[Tensor]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
         order = torch.randperm(len(self.num_atoms), generator=generator)
         order = order[torch.argsort(self.num_atoms[order], stable=True)]
-        batches = order.tensor_split(self.batches_per_epoch)
-        return [batches[i] for i in torch.randperm(self.batches_per_epoch, generator=generator)]
+        steps = order.tensor_split(self.steps_per_epoch)
+        shuffled = torch.randperm(self.steps_per_epoch, generator=generator)
+        return [batch for i in shuffled for batch in steps[i].tensor_split(self.batches_per_step)]
 
     def __getitem__(self, i: int) -> Tensor:
         return self._epoch(i // self.batches_per_epoch)[i % self.batches_per_epoch]

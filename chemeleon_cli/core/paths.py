@@ -40,12 +40,18 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def check_writable(path: Path) -> None:
+def check_writable(path: Path, overwrite: bool) -> None:
     """Whether a file of this name can be written, said before the work that it is to hold; leaves nothing behind.
 
+    Args:
+        path: of the file.
+        overwrite: whether a file that is there may be replaced.
+
     Raises:
-        UserError: it cannot.
+        UserError: it cannot, or there is one that may not be replaced.
     """
+    if path.is_file() and not overwrite:
+        raise UserError(f"{path}: is there already", "--overwrite replaces it, another name keeps it")
     with writable(str(path)):
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))

@@ -180,10 +180,14 @@ class Run:
         """Minutes of training, those before a resume included."""
         return self.minutes_before + (time.monotonic() - self.started) / 60
 
+    @property
+    def shards_per_step(self) -> int:
+        """Shards of one step, those of all ranks."""
+        return self.settings.accumulate * self.fabric.world_size
+
     def shards(self) -> Iterator[int]:
         """The numbers of this rank's shards of this step; a shard is a batch, numbered over the whole run."""
-        per_step = self.settings.accumulate * self.fabric.world_size
-        first = self.step * per_step + self.fabric.global_rank * self.settings.accumulate
+        first = self.step * self.shards_per_step + self.fabric.global_rank * self.settings.accumulate
         for shard in range(first, first + self.settings.accumulate):
             torch.manual_seed(self._seed_of(shard))  # dropout has no generator of its own
             yield shard
