@@ -79,6 +79,13 @@ def test_what_the_table_does_not_hold_has_no_number() -> None:
     assert hull.e_above_hull("TiO2", math.nan)[1] == "no energy"
 
 
+def test_an_alloy_without_binaries_is_uncharted() -> None:
+    hull = make({"Fe": 0, "Al": 0, "Cu": 0, "O": 0, "FeAl": -1.0, "Cu2O": -1, "FeO": -1, "Al2O3": -2})
+    found = {f: hull.uncharted_alloy(f) for f in ("FeAl", "Fe3Al", "CuAl", "FeAlCu", "Cu", "CuAlO2", "CuFe")}
+    assert [f for f, uncharted in found.items() if uncharted] == ["CuAl", "FeAlCu", "CuFe"]
+    assert hull.gap("CuAl") is None
+
+
 def test_far_below_the_hull_is_a_hole_in_the_potential() -> None:
     hull = make({"Ti": 0, "O": 0, "TiO2": -3})
     assert hull.e_above_hull("TiO2", -3.49) == (pytest.approx(-0.49), None)

@@ -143,6 +143,24 @@ def test_crystals_that_a_guard_stops_have_no_say_in_what_others_get() -> None:
     assert among.total[[1, 3]].isnan().all()
 
 
+def test_what_one_component_has_no_number_for_takes_no_part_in_the_others() -> None:
+    diversity = {"type": "composition_diversity", "normalize_fn": "norm"}
+    judge = reward(diversity, of_predictor(normalize_fn="norm"), guards=[])
+    alone = judge(Candidates([SALT, CESIUM, IRON], tools()))
+    among = judge(Candidates([PEROVSKITE, SALT, CESIUM, IRON], tools()))  # five atoms: no prediction
+    assert among.total[0].isnan()
+    assert torch.allclose(among.total[1:], alone.total, atol=1e-6)
+    two = reward(of_predictor(normalize_fn="norm"), {**of_predictor(), "target_value": 10}, guards=[])
+    assert list(two(Candidates([SALT], tools())).raw) == ["mean_z", "mean_z_2"]
+
+
+def test_a_component_without_weight_only_watches() -> None:
+    judge = reward(of_predictor(weight=0.0), {"type": "composition_diversity"}, guards=[])
+    scores = judge(Candidates([PEROVSKITE, SALT, CESIUM, IRON], tools()))
+    assert scores.raw["mean_z"].isnan().tolist() == [True, False, False, False]
+    assert not scores.total.isnan().any()
+
+
 def test_diversity_ranks_a_large_batch_too() -> None:
     torch.manual_seed(0)
     drop = mmd_drop(0.1 * torch.randn(4000, 8), 0.1 * torch.randn(500, 8))

@@ -261,6 +261,12 @@ def test_a_hull_is_written_of_any_set_and_judges_it() -> None:
     assert (len(written), written.energy_scale) == (6, "PBE/MP2020")
     assert written.manifest.source == "made.cif by chgnet"
     assert not Path("made.scores.csv").exists()
+    kept = Path("own.json").read_text()
+    Path("own.csv.gz").unlink()
+    with pytest.raises(UserError, match=r"own.json: is there already"):
+        score.run(Score(file="made.cif", device="cpu", write_hull="own.csv.gz"), False, console)
+    assert Path("own.json").read_text() == kept
+    score.run(Score(file="made.cif", device="cpu", write_hull="own.csv.gz"), True, console)
     _, rows = run(energy_model="chgnet", hull="own.csv.gz")
     assert float(rows[6]["e_above_hull"]) == pytest.approx(0)
     write_crystals("made.cif", [CRUSHED], ["a"])

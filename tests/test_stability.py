@@ -16,6 +16,7 @@ from chemeleon_cli.core.candidates import Candidates
 from chemeleon_cli.core.grpo import group_advantage
 from chemeleon_cli.core.matching import Reference
 from chemeleon_cli.core.novelty import Memory
+from chemeleon_cli.core.relaxation import Relaxed
 from chemeleon_cli.core.rewards import (
     CreativityReward,
     EnergyReward,
@@ -76,6 +77,7 @@ def test_every_guard_has_a_name() -> None:
         "charge_imbalance": [4],
         "single_element": [3],
         "sparse_hull": [5, 9],
+        "uncharted_alloy": [],
         "potential_hole": [1],
     }
     without = Candidates(ALL, tools(hull=None)).guards
@@ -137,6 +139,37 @@ def test_of_duplicates_the_one_of_lowest_energy_is_unique() -> None:
     better = strain(SALT) < strain(swollen)
     assert Candidates([SALT, swollen], tools()).unique == [better, not better]
     assert Candidates([swollen, SALT], tools()).unique == [not better, better]
+
+
+def test_where_the_run_relaxes_creativity_is_of_the_relaxed_crystal() -> None:
+    class Healing(Levels):
+        def relax(self, structures: Any, *rest: Any, **more: Any) -> list[Relaxed]:
+            return [Relaxed(SALT.copy(), -1.9 * len(SALT), 0.01, 5, True) for _ in structures]
+
+    sheared = Structure(Lattice.from_parameters(4, 4, 4, 75, 80, 95), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.45, 0.4]])
+    assert CreativityReward().compute(Candidates([sheared], tools())).tolist() == [1]
+    healed = tools(energy_model=Healing(LEVELS), relax=Relaxation(steps=10))
+    assert CreativityReward().compute(Candidates([sheared], healed)).item() < 1
+    lost = Candidates([IRON], tools(relax=Relaxation(steps=10)))
+    assert CreativityReward().compute(lost).isnan().all()
+    assert lost.notes["creativity"] == {0: "relaxation: no structure"}
+
+
+def test_an_alloy_that_the_hull_does_not_know_can_be_guarded_against() -> None:
+    alloy = Structure(Lattice.cubic(3.0), ["Fe", "Zn"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    loaded = tools(energy_model=Levels({**LEVELS, "ZnFe": -0.2}))
+    candidates = Candidates([alloy, SALT, BLENDE], loaded)
+    assert candidates.guards["uncharted_alloy"].tolist() == [True, False, False]
+    assert candidates.e_above_hull[0] < 0
+    open_handed = ReinforceReward.model_validate(BOTH)
+    careful = ReinforceReward.model_validate({**BOTH, "guards": ["uncharted_alloy"]})
+    assert open_handed(Candidates([alloy, SALT, BLENDE], loaded)).total.isnan().tolist() == [False, False, False]
+    assert careful(candidates).total.isnan().tolist() == [True, False, False]
+    assert candidates.notes["reward"] == {0: "uncharted_alloy"}
+    diverse = {"components": [{"type": "composition_diversity"}], "guards": ["uncharted_alloy"]}
+    (where, text), *_ = ReinforceReward.model_validate(diverse).check(lambda name, kind: Path(name))
+    assert where == ("guards",)
+    assert "needs energy_model and hull" in text
 
 
 def test_the_memory_of_a_run_makes_the_second_time_a_repetition() -> None:

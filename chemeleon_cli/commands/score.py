@@ -35,6 +35,7 @@ def run(recipe: Score, overwrite: bool, console: Console) -> None:
     """Judge the crystals of a file; print the summary, write the table and the summary as JSON."""
     from chemeleon_cli.core.candidates import Candidates
     from chemeleon_cli.core.checkpoint import json_text
+    from chemeleon_cli.core.hull_file import manifest_path
     from chemeleon_cli.sources.files import read_crystals, write_crystals, writer_for
 
     out = Path(recipe.out) if recipe.out else _beside(Path(recipe.file))
@@ -43,7 +44,10 @@ def run(recipe: Score, overwrite: bool, console: Console) -> None:
     if recipe.relaxed_out:
         writer_for(Path(recipe.relaxed_out))
     tables = [out, out.with_suffix(".json"), *([Path(recipe.relaxed_out)] if recipe.relaxed_out else [])]
-    for written in [Path(recipe.write_hull).expanduser()] if recipe.write_hull else tables:
+    if recipe.write_hull:
+        hull = Path(recipe.write_hull).expanduser()
+        tables = [hull, manifest_path(hull)]
+    for written in tables:
         if written.resolve() == Path(recipe.file).resolve():
             raise UserError(f"{written}: holds the crystals to be judged; it is left alone", "write to another file")
         check_writable(written, overwrite)

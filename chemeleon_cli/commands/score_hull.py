@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from chemeleon_cli.commands.score_summary import announce
 from chemeleon_cli.errors import UserError
 
 if TYPE_CHECKING:
@@ -30,19 +31,26 @@ def write(recipe: Score, rows: list[Row], device: str, console: Console) -> None
     assert model is not None, "the recipe names one where a hull is to be written"
     drawn = Candidates([row.structure for row in rows], Tools(device=device, energy_model=model, relax=settings.relax))
     console.print(f"energies of {len(rows)} crystals by {settings.energy_model}", highlight=False)
+    relaxed = ""
+    if settings.relax:
+        announce(drawn, console)
+        short = sum(result is not None and not result.converged for result in drawn.relaxations)
+        relaxed = f", relaxed ({short} not to the end)" if short else ", relaxed"
     judged = drawn.judged
     kept = judged.energy_per_atom.isfinite().nonzero().flatten().tolist()
     if not kept:
         raise UserError(f"{recipe.file}: none of its {len(rows)} crystals has an energy by {settings.energy_model}")
     forms = [form for i in kept if (form := judged.canonical[i]) is not None]
     energies = [judged.energy_per_atom[i].item() for i in kept]
-    source = f"{Path(recipe.file).name} by {settings.energy_model}" + (", relaxed" if settings.relax else "")
+    source = f"{Path(recipe.file).name} by {settings.energy_model}{relaxed}"
     hull = Hull.from_entries(
         [s.composition for s in forms], energies, [rows[i].id for i in kept], source, model.energy_scale
     )
-    out = Path(str(recipe.write_hull))
+    out = Path(str(recipe.write_hull)).expanduser()
     hull.write(out)
     console.print(f"{len(hull)} energies, {hull.energy_scale}: {out}", highlight=False, soft_wrap=True)
+    if "not to the end" in relaxed:
+        console.print("[yellow]warning[/]: what did not relax to the end lies too high, and so does the hull there")
     reasons: dict[int, str] = {}
     for notes in (judged.notes, drawn.notes):
         for name in ("e_above_hull", "energy_per_atom", "canonical"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from chemeleon_cli.core.latent_diffusion import LatentDiffusion, Sampling
     from chemeleon_cli.core.rewards import ReinforceReward, Scores
     from chemeleon_cli.core.tools import Tools
+    from chemeleon_cli.core.trainer import Run
     from chemeleon_cli.recipe.base import RunOptions
     from chemeleon_cli.recipe.models import TrainRl
 
@@ -96,26 +98,33 @@ def run(recipe: TrainRl, options: RunOptions, console: Console) -> None:
     if options.resume:
         runs.resume(training, recipe)
     else:
-        with training.ema_weights():
-            metrics = validate(model, recipe, tools, sampling)
+        metrics = on_first_rank(training, lambda: validate(model, recipe, tools, sampling))
         runs.say(0, training, metrics, training.validated(metrics, before_training=True), console)
 
     def reward(crystals: Crystals) -> Scores:
         candidates, scores = judge(crystals, recipe.reward, remembering)
         if memory is not None:
-            memory.update(candidates.canonical, candidates.unique)
+            memory.update(candidates.judged.canonical, candidates.judged.unique)
         return scores
 
     for _ in training.steps():
         training.log(rl.train_step(training, model, base, reward, settings, sampling))
         if training.validation_is_due():
-            with training.ema_weights():
-                metrics = validate(model, recipe, tools, sampling)
+            metrics = on_first_rank(training, lambda: validate(model, recipe, tools, sampling))
             runs.say(training.step + 1, training, metrics, training.validated(metrics), console)
 
     if fabric.is_global_zero:
         best = checkpoint.read_meta(find_model(str(folder), "ldm"))
         runs.finish(folder, {"step": best["step"], **best["metrics"]}, console)
+
+
+def on_first_rank(training: Run, measure: Callable[[], dict[str, float]]) -> dict[str, float]:
+    """Metrics of the averaged weights, measured once: relaxations and comparisons use all processors as it is.
+    `Run.validated` tells the other ranks."""
+    if not training.fabric.is_global_zero:
+        return {}
+    with training.ema_weights():
+        return measure()
 
 
 def judge(crystals: Crystals, reward: ReinforceReward, tools: Tools) -> tuple[Candidates, Scores]:
@@ -135,6 +144,7 @@ def validate(model: LatentDiffusion, recipe: TrainRl, tools: Tools, sampling: Sa
     metrics = {
         "val/reward": rl.raw_reward(scores, [c.weight for c in recipe.reward.components]),
         **{f"val/reward/{name}": values.nanmean().item() for name, values in scores.raw.items()},
+        "val/scored": scores.total.isfinite().float().mean().item(),
         "val/valid": candidates.valid.float().mean().item(),
         "val/unique": len({g for g in candidates.groups if g >= 0}) / len(candidates),
     }

@@ -266,6 +266,12 @@ class Candidates:
         gaps = [form is not None and self._hull.gap(form.composition) is not None for form in self.canonical]
         return torch.tensor(gaps, dtype=torch.bool)
 
+    @functools.cached_property
+    def uncharted_alloy(self) -> Tensor:
+        """(B,) bool: possible, and an alloy two of whose elements have no compound in the hull."""
+        alone = [form is not None and self._hull.uncharted_alloy(form.composition) for form in self.canonical]
+        return torch.tensor(alone, dtype=torch.bool)
+
     @property
     def potential_hole(self) -> Tensor:
         """(B,) bool: further below a hull that is not sparse than a potential is to be believed."""
@@ -278,7 +284,7 @@ class Candidates:
         """(B,) bool of each guard by name, True where it stops a crystal; those of the hull where there is one."""
         names = ["too_close", "bad_cell", "charge_imbalance", "single_element"]
         if self.tools.hull is not None:
-            names += ["sparse_hull"] + ["potential_hole"] * (self.tools.energy_model is not None)
+            names += ["sparse_hull", "uncharted_alloy"] + ["potential_hole"] * (self.tools.energy_model is not None)
         return {name: getattr(self, name) for name in names}
 
     @property

@@ -33,7 +33,7 @@ from scipy.optimize import LinearConstraint, milp
 
 from chemeleon_cli.core.hull_file import Manifest, manifest_path, read_manifest
 from chemeleon_cli.core.paths import file_sha256, replacing, writable
-from chemeleon_cli.core.validity import neutral_binary
+from chemeleon_cli.core.validity import alloy, neutral_binary
 from chemeleon_cli.errors import UserError
 
 HOLE_BELOW = 0.5
@@ -170,6 +170,13 @@ class Hull:
         `validity.neutral_binary`): without SrO, any compound of strontium and oxygen is below a hull of metal and gas.
         """
         return self._gap(tuple(symbol for symbol, _ in _key(_amounts(composition))))
+
+    def uncharted_alloy(self, composition: Composition | str) -> bool:
+        """Whether this is an alloy two of whose elements have no compound in the table: next to the elements alone,
+        or to too few alloys, any attraction between metals looks stable."""
+        elements = tuple(symbol for symbol, _ in _key(_amounts(composition)))
+        pairs = itertools.combinations(elements, 2)
+        return alloy(elements) and any(pair not in self._lowest for pair in pairs)
 
     def e_above_hull(self, composition: Composition | str, energy_per_atom: float) -> tuple[float, str | None]:
         """How far above the hull a crystal lies; below it, negative.

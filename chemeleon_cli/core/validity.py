@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from pymatgen.core import Composition, Lattice, Structure
@@ -120,6 +120,13 @@ def balanced(
         if 0 in reached:
             return True
     return False
+
+
+def alloy(symbols: Collection[str]) -> bool:
+    """Whether these are several elements, all of them metals by SMACT's list."""
+    from smact import metals
+
+    return len(symbols) > 1 and all(symbol in metals for symbol in symbols)
 
 
 @functools.cache

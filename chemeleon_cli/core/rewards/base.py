@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -72,6 +72,10 @@ class RewardComponent(RewardSection):
     subtract_mean; clip, to [-1, 1]; none or null, as it is."""
     eps: Annotated[float, Field(gt=0)] = 1e-4
     """A spread below this counts as none: all crystals then get 0. In the component's unit."""
+
+    relative: ClassVar[bool] = False
+    """Whether a crystal's number depends on the others of the batch: it is then computed after those that do not, so
+    that a crystal which one of these has no number for is left out of it."""
 
     @property
     def name(self) -> str:

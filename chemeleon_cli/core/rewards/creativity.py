@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 class CreativityReward(RewardComponent):
     """1 for a crystal that is unique in all that the run has generated and novel against a reference set, 0 for one
-    that is neither, and for one that is only one of the two its distance from what it repeats, below 1."""
+    that is neither, and for one that is only one of the two its distance from what it repeats, below 1. It is that of
+    the relaxed crystal where the reward section says `relax`."""
 
     type: Literal["creativity"] = "creativity"
     """The kind of reward."""
@@ -39,7 +40,9 @@ class CreativityReward(RewardComponent):
         """(B,) without unit, in [0, 1]; see `novelty.creativity`."""
         import torch
 
-        values = torch.tensor(candidates.newness(self.reference_dataset).values, dtype=torch.float64)
+        judged = candidates.judged
+        values = torch.tensor(judged.newness(self.reference_dataset).values, dtype=torch.float64)
         for i in (values.isnan() & candidates.has_form).nonzero().flatten().tolist():
-            candidates.note(self.name, i, "a comparison ran out of time")
+            lost = judged.problems[i]
+            candidates.note(self.name, i, f"relaxation: {lost}" if lost else "a comparison ran out of time")
         return values

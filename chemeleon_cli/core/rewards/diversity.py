@@ -15,7 +15,7 @@ Over a batch the r_m add up to zero: they rank the crystals of one batch and say
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -34,6 +34,7 @@ class Diversity(RewardComponent):
     """A crystal's share in bringing the batch close to a reference set; without unit, and relative to its
     batch."""
 
+    relative: ClassVar[bool] = True
     eps: Annotated[float, Field(gt=0)] = 1e-8
     """A spread below this counts as none. Far below that of other components: a crystal's drop falls with the number
     of crystals, to 1e-4 for some thousands."""

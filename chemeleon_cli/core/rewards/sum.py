@@ -33,8 +33,10 @@ BUILT_IN: dict[str, type[RewardComponent]] = {
 }
 """Every `type` that a recipe may name."""
 
-Guard = Literal["charge_imbalance", "single_element"]
+Guard = Literal["charge_imbalance", "single_element", "uncharted_alloy"]
 """Facts of `Candidates` by which a possible crystal is not to be rewarded."""
+
+UNCHARTED = "uncharted_alloy"
 
 if TYPE_CHECKING:
     AnyComponent = RewardComponent
@@ -76,7 +78,8 @@ class ReinforceReward(EnergySettings):
     """A spread of sums below this counts as none: no crystal is then preferred."""
     guards: list[Guard] = ["charge_imbalance", "single_element"]
     """Crystals that are possible but easy to be paid for: compounds whose charges do not balance by SMACT's rule, and
-    crystals of one element. They are not scored, so nothing pulls towards them."""
+    crystals of one element. `uncharted_alloy`, which needs a hull, adds alloys two of whose metals have no compound in
+    it. They are not scored, so nothing pulls towards them."""
 
     def names(self) -> list[str]:
         """The components' names, made distinct by a number where two are equal."""
@@ -89,7 +92,7 @@ class ReinforceReward(EnergySettings):
 
     def needs(self) -> Needs:
         """What is to be loaded for all components."""
-        needs = Needs()
+        needs = Needs(hull=UNCHARTED in self.guards)
         for component in self.components:
             needs |= component.needs()
         return needs
@@ -102,6 +105,10 @@ class ReinforceReward(EnergySettings):
         """
         mistakes: list[tuple[tuple[str | int, ...], str]] = [((field,), text) for field, text in self.check_energies()]
         lacking = " and ".join(name for name in ("energy_model", "hull") if getattr(self, name) is None)
+        if UNCHARTED in self.guards and lacking:
+            mistakes.append(
+                (("guards",), f"found '{UNCHARTED}', which needs {lacking}; expected it beside `components`")
+            )
         for i, component in enumerate(self.components):
             found = component.check(find_model)
             if not found and lacking and component.needs().hull:
@@ -126,13 +133,20 @@ class ReinforceReward(EnergySettings):
             for i in fired.nonzero().flatten().tolist():
                 candidates.note("reward", i, guard)
             guarded |= fired
-        candidates.left_out = guarded
-        total = torch.zeros(len(candidates))
+        named = dict(zip(self.names(), self.components, strict=True))
         raw: dict[str, Tensor] = {}
-        weighted: dict[str, Tensor] = {}
-        for name, component in zip(self.names(), self.components, strict=True):
+        scored = ~(impossible | guarded)
+        for name, component in sorted(named.items(), key=lambda item: item[1].relative):
+            candidates.left_out = ~scored & ~impossible
             values = component.compute(candidates).detach().float().cpu()
             raw[name] = values.masked_fill(impossible | guarded | ~values.isfinite(), torch.nan)
-            weighted[name] = component.weight * normalise(raw[name], component.normalize_fn, component.eps)
-            total = total + weighted[name]
-        return Scores(total, impossible, raw, weighted)
+            if component.weight:  # what only watches has no say in what is scored
+                scored = scored & ~raw[name].isnan()
+        total = torch.zeros(len(candidates)).masked_fill(~scored, torch.nan)
+        weighted: dict[str, Tensor] = {}
+        for name, component in named.items():
+            comparable = raw[name].masked_fill(~scored, torch.nan)
+            weighted[name] = component.weight * normalise(comparable, component.normalize_fn, component.eps)
+            if component.weight:
+                total = total + weighted[name]
+        return Scores(total, impossible, {name: raw[name] for name in named}, weighted)
