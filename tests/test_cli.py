@@ -204,6 +204,36 @@ def test_score_names_a_missing_file(work: Path, ran: list) -> None:
     assert result.stderr == "FILE none.cif: file: found 'none.cif'; expected a file or folder of crystals\n"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("sample", "--condition", "band_gap="), "--condition band_gap=: found nothing after '='; expected a value"),
+        (("train-vae", "vae", "--set", "data.thirds=[3]"), "data.thirds.0: found 3; expected one of 0, 1, 2"),
+        (
+            ("score", "x.cif", "--set", "hull=starter"),
+            "hull: found 'starter'; expected null where energy_model is null",
+        ),
+        (("train-vae", "latin.yaml"), "latin.yaml: found text that is not UTF-8\nhint: save the file as UTF-8"),
+        (("train-vae", "x.cif"), "..."),
+    ],
+)
+def test_mistakes_are_said_in_a_line(work: Path, ran: list, arguments: tuple[str, ...], said: str) -> None:
+    (work / "x.cif").write_text("data_x " + "y" * 4000)
+    (work / "latin.yaml").write_bytes("name: caf\xe9\n".encode("latin-1"))
+    result = call(*arguments)
+    assert result.exit_code == 2
+    assert said in result.stderr
+    assert len(result.stderr) < 600
+    assert not ran
+
+
+def test_the_starter_set_is_known_by_its_name(work: Path, ran: list) -> None:
+    (work / "x.cif").touch()
+    result = call("score", "x.cif", "--reference", "starter")
+    assert result.exit_code == 0, result.stderr
+    assert ran[0]["recipe"].reference == "starter"
+
+
 def test_score_takes_options(work: Path, ran: list) -> None:
     (work / "x.cif").touch()
     result = call("score", "x.cif", "--reference", "data/mp-20", "--out", "s.csv")

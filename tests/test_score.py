@@ -249,6 +249,15 @@ def test_what_cannot_be_written_is_said_before_the_work(field: str, monkeypatch:
 
 
 @pytest.mark.usefixtures("measured")
+def test_a_file_without_a_crystal_is_no_result() -> None:
+    half = Structure(Lattice.cubic(4.2), [{"Na": 0.5}, "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    half.to("half.cif")
+    with pytest.raises(UserError, match=r"half.cif: none of its \d+ crystals can be read; the first, .*occupancy"):
+        score.run(Score(file="half.cif", device="cpu"), False, Console(file=io.StringIO()))
+    assert not Path("half.scores.csv").exists()
+
+
+@pytest.mark.usefixtures("measured")
 def test_a_hull_is_written_of_any_set_and_judges_it() -> None:
     write_crystals("made.cif", [*STABLE, Structure(Lattice.cubic(4.2), ["Xe"], [[0, 0, 0]])], list("abcdefgh"))
     console = Console(file=io.StringIO(), width=200)

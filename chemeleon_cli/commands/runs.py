@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from chemeleon_cli import __version__
 from chemeleon_cli.core.machine import processors
+from chemeleon_cli.core.paths import writable
 from chemeleon_cli.errors import UserError
 
 VALIDATION_LIMIT = 5000
@@ -58,7 +59,8 @@ def open_folder(recipe: RunRecipe, options: RunOptions, fabric: Fabric) -> tuple
     folder, problem = Path(recipe.output) / recipe.name, None
     if fabric.is_global_zero:
         try:
-            _prepare(folder, recipe, options)
+            with writable(str(folder)):
+                _prepare(folder, recipe, options)
         except UserError as error:
             problem = (error.message, error.hint)
     problem = fabric.broadcast(problem)
@@ -177,6 +179,8 @@ def finish(folder: Path, results: Mapping[str, Any], console: Console) -> None:
 
 
 def _prepare(folder: Path, recipe: RunRecipe, options: RunOptions) -> None:
+    if options.resume and options.overwrite:
+        raise UserError("--resume goes on with a run and --overwrite replaces it: name one of them")
     if options.resume:
         if not (folder / "run.json").is_file():
             raise UserError(f"{folder}: no run to resume", "leave out --resume to start it")

@@ -56,6 +56,9 @@ def run(recipe: Score, overwrite: bool, console: Console) -> None:
         raise UserError(
             f"{recipe.file}: holds no crystal", "score reads CIF, extxyz, CSV, json.gz, POSCAR, folders, zips"
         )
+    if all(row.structure is None for row in rows):
+        first = f"{rows[0].id}: {rows[0].reason}"
+        raise UserError(f"{recipe.file}: none of its {len(rows)} crystals can be read; the first, {first}")
     known = score_against.known(recipe.against) if recipe.against is not None else None
     device = str(make_fabric(recipe.device).device)
     if recipe.write_hull:

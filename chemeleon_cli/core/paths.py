@@ -13,14 +13,18 @@ from pathlib import Path
 from chemeleon_cli.errors import UserError
 
 SPLITS = ("train", "val", "test")
+STARTER = Path(__file__).parent.parent / "starter"
 ONE_TABLE = "crystals.csv.gz"
 """The table of the set that comes with the program: all splits, told apart by its column `split`."""
 
 
 def split_path(folder: str | Path, split: str) -> Path | None:
     """The table that holds a split of a data folder: `train.csv.gz` or `train.csv` (and so on); or `crystals.csv.gz`
-    with a `card.json` beside it, which holds all splits; or None."""
+    with a `card.json` beside it, which holds all splits; or None. `starter` is the folder of the package, where
+    there is none of this name here."""
     folder = Path(folder).expanduser()
+    if folder == Path(STARTER.name) and not folder.exists():
+        folder = STARTER
     paths = [folder / f"{split}{suffix}" for suffix in (".csv.gz", ".csv")]
     if (folder / "card.json").is_file():
         paths.append(folder / ONE_TABLE)

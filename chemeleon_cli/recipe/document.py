@@ -27,6 +27,8 @@ _SCALARS = {
         list("-+.0123456789"),
     ),
 }
+LONGEST = 80
+"""Characters of a value that a message shows."""
 _TAG = "tag:yaml.org,2002:"
 
 
@@ -156,7 +158,8 @@ def shown(value: Any) -> str:
         return "a section"
     if isinstance(value, list):
         return "a list"
-    return repr(value)
+    text = repr(value)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
 def read(path: Path) -> Document:
@@ -172,7 +175,9 @@ def read(path: Path) -> Document:
         line = f":{mark.line + 1}" if mark else ""
         text = ", ".join(part for part in (error.context, error.problem) if part)
         raise UserError(f"{path}{line}: not YAML: {text}", "each line is `key: value`, indented with spaces") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: found text that is not UTF-8", "save the file as UTF-8") from None
+    except (OSError, yaml.YAMLError) as error:
         raise UserError(f"{path}: cannot be read: {error}") from None
     document = Document(marks={(): Mark(str(path), 1)})
     if node is None:

@@ -76,7 +76,7 @@ def _problem(details: ErrorDetails, document: Document, model: type[BaseModel]) 
         loc = (*loc, "type")
         text = _not_one_of(context.get("tag"), [tag for member in members for tag in _tags_of(member)])
     elif kind == "literal_error":
-        text = _not_one_of(value, re.findall(r"'([^']*)'", context["expected"]))
+        text = _not_one_of(value, [a or b for a, b in re.findall(r"'([^']*)'|(\d+)", context["expected"])])
     elif kind in ("mistake", "value_error"):
         text = str(context.get("text") or context["error"])
     else:

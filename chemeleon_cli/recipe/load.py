@@ -110,6 +110,8 @@ def load(
         document.set(key, value, mark)
     for condition in conditions:
         asked, value, mark = _assignment("--condition", condition, "NAME=VALUE, such as band_gap=3.0")
+        if not condition.partition("=")[2].strip():
+            raise UserError(f"{mark}: found nothing after '='; expected a value, or null to leave it unsaid")
         document.set(("conditions", asked), value, mark)
     for key, value in (options or {}).items():
         if value is not None:
