@@ -160,8 +160,8 @@ def _newness(candidates: Candidates, reference: str | None) -> Columns:
         more: Columns = {"novel": _where(candidates.has_form.tolist(), found.novel), "creativity": found.values}
     else:
         groups, more = candidates.groups, {}
-        energies = None if candidates.tools.energy_model is None else candidates.energy_per_atom.tolist()
-        unique = _where([group >= 0 for group in groups], matching.representatives(forms, groups, energies))
+        best = matching.representatives(forms, groups, candidates.ranking)
+        unique = _where([group >= 0 for group in groups], best)
     sizes = Counter(groups)
     return {
         "group": [None if group < 0 else group for group in groups],

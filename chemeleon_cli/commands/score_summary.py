@@ -89,6 +89,7 @@ def _protocols(candidates: Candidates, columns: Mapping[str, list[Any]]) -> dict
             "source": protocol.source,
             "crystals": "relaxed" if protocol.relaxed else "as given",
             "n": len(candidates),
+            "guards": {name: _share(sum(fired), len(candidates)) for name, fired in guards.items()},
             "sun": {"e_above_hull_at_most": protocol.stable, **_figures(sun, guards)},
             "msun": msun
             and {
@@ -176,6 +177,9 @@ def _show_protocols(summary: Mapping[str, Any], console: Console) -> None:
     guards = Table(title="Guards: share of all, and of what is counted above", title_justify="left")
     guards.add_column("")
     guards.add_column("all", justify="right")
+    relaxed = next((f["guards"] for f in summary["protocols"].values() if f and f["crystals"] == "relaxed"), None)
+    if relaxed:
+        guards.add_column("all, relaxed", justify="right")
     counted = [
         (f"{name} {label}", found[key]["guards"])
         for name, found in summary["protocols"].items()
@@ -186,7 +190,9 @@ def _show_protocols(summary: Mapping[str, Any], console: Console) -> None:
     for label, _ in counted:
         guards.add_column(label, justify="right")
     for name, share in summary["guards"].items():
-        guards.add_row(name.replace("_", " "), _percent(share), *(_percent(among.get(name)) for _, among in counted))
+        of_all = [share] if relaxed is None else [share, relaxed[name]]
+        among = [figures.get(name) for _, figures in counted]
+        guards.add_row(name.replace("_", " "), *map(_percent, [*of_all, *among]))
     console.print(guards)
 
 

@@ -131,11 +131,18 @@ class Candidates:
         known = next(iter(self._newness.values()), None)
         return matching.unique_groups(self.canonical, self.tools.matching) if known is None else known.groups
 
+    @property
+    def ranking(self) -> list[float] | None:
+        """eV/atom, the lowest of which stands for its duplicates: energies; with a hull, those above it, so that a copy
+        which fell into a hole of the potential does not stand for the others; None without a potential."""
+        if self.tools.energy_model is None:
+            return None
+        return (self.energy_per_atom if self.tools.hull is None else self.e_above_hull).tolist()
+
     def newness(self, name: str | None = None) -> novelty.Creativity:
         """Whether each crystal is unique, novel, and how much it is worth as such; see `novelty.creativity`.
 
-        Of duplicates the one of lowest energy is the unique one, where there is a potential; with a hull, the lowest
-        above it, so that a copy which fell into a hole of the potential does not stand for the others.
+        Of duplicates the best by `ranking` is the unique one.
 
         Args:
             name: of the reference set, as in the tools; None is the set that the generator was trained on.
@@ -147,11 +154,8 @@ class Candidates:
             hint = "reward creativity, give a reward of your own `needs = ('novelty',)`, or score with --reference DIR"
             raise UserError("novelty needs a reference set", hint)
         if name not in self._newness:
-            energies = None
-            if self.tools.energy_model is not None:
-                energies = (self.energy_per_atom if self.tools.hull is None else self.e_above_hull).tolist()
             self._newness[name] = novelty.creativity(
-                self.canonical, self.tools.known[name], self.tools.memory, energies, self.tools.matching
+                self.canonical, self.tools.known[name], self.tools.memory, self.ranking, self.tools.matching
             )
         return self._newness[name]
 

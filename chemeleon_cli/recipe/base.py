@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import gzip
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -53,11 +53,11 @@ def find_checkpoint(find_model: FindModel, name: str, kind: str) -> Path:
         raise mistake(f"{error.message}; {error.hint}" if error.hint else error.message) from None
 
 
-def find_data(path: str) -> Path:
-    """The train table of a data folder, or the mistake of the field that names it."""
+def find_data(path: str, splits: Sequence[str] = ("train", "val")) -> Path:
+    """The train table of a data folder that has these splits, or the mistake of the field that names it."""
     folder = Path(path).expanduser()
     if folder.is_dir():
-        for split in ("train", "val"):
+        for split in splits:
             if split_path(folder, split) is None:
                 text = f"found '{path}', which has no {split}.csv(.gz); expected one made by `chemeleon fetch-data`"
                 raise mistake(text)
@@ -99,9 +99,16 @@ def _look_for_data(path: str, info: ValidationInfo) -> str:
     return path
 
 
+def _look_for_reference(path: str, info: ValidationInfo) -> str:
+    if info.context:
+        find_data(path, ["train"])
+    return path
+
+
 VaeName = Annotated[str, _checkpoint_of("vae")]
 LdmName = Annotated[str, _checkpoint_of("ldm")]
 DataFolder = Annotated[str, AfterValidator(_look_for_data)]
+ReferenceFolder = Annotated[str, AfterValidator(_look_for_reference)]
 
 
 def _is_device(device: str) -> str:

@@ -21,12 +21,12 @@ from chemeleon_cli.core.rewards.settings import CHGNET, FOUNDATION_MODELS, UNKNO
 from chemeleon_cli.recipe.base import (
     ComputeRecipe,
     Count,
-    DataFolder,
     DataSection,
     LdmName,
     NotNegative,
     Positive,
     Recipe,
+    ReferenceFolder,
     RunName,
     RunRecipe,
     SamplerSection,
@@ -279,7 +279,7 @@ class Score(ComputeRecipe):
     model: LdmName | None = None
     """The generator that diversity and novelty are about: its autoencoder and its training set. A run folder, a
     checkpoint folder or a name; null: the `model` of the recipe that `--reward` names, if any."""
-    reference: DataFolder | None = None
+    reference: ReferenceFolder | None = None
     """The data folder that novelty is measured against; null: the training set of `model`."""
     against: Annotated[str, AfterValidator(_look_for_crystals)] | None = None
     """Known crystals to be found among these (a file, or a data folder's test split): match rate and RMSE."""
