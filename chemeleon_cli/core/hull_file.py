@@ -6,11 +6,11 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from chemeleon_cli.core import paths
 from chemeleon_cli.errors import UserError
 
 STARTER = "starter"
 TABLE = "hull.csv.gz"
-_STARTER_FOLDER = Path(__file__).parent.parent / "starter"
 
 
 UNKNOWN_SCALE = "unknown"
@@ -45,7 +45,7 @@ def find_hull(name: str) -> Path:
     Raises:
         UserError: there is none.
     """
-    path = _STARTER_FOLDER if name == STARTER else Path(name).expanduser()
+    path = paths.STARTER if name == STARTER else Path(name).expanduser()
     table = path / TABLE if path.is_dir() else path
     if table.is_file():
         return table

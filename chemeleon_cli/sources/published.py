@@ -12,9 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from chemeleon_cli.core.paths import cache_folder, file_sha256, writable
+from chemeleon_cli.core.paths import STARTER, cache_folder, file_sha256, writable
 from chemeleon_cli.errors import UserError
-from chemeleon_cli.sources.models import STARTER
 from chemeleon_cli.sources.records import Record, read_splits
 
 if TYPE_CHECKING:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from chemeleon_cli.core.paths import STARTER
 from chemeleon_cli.errors import UserError
-from chemeleon_cli.sources.models import STARTER, find_model
+from chemeleon_cli.sources.models import find_model
 from chemeleon_cli.starter import pack
 
 if TYPE_CHECKING:

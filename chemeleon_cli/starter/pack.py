@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from chemeleon_cli.core import checkpoint
-from chemeleon_cli.core.paths import file_sha256, replacing
+from chemeleon_cli.core.paths import STARTER, file_sha256, replacing
 from chemeleon_cli.errors import UserError
-from chemeleon_cli.sources.models import STARTER, find_model
+from chemeleon_cli.sources.models import find_model
 
 if TYPE_CHECKING:
     from torch import Tensor
