@@ -56,11 +56,11 @@ class EnergySettings(RewardSection):
         if named is not None and self.energy_scale not in (None, named):
             text = f"found '{self.energy_scale}'; the energies of {name} are {named}: leave this out"
             mistakes.append(("energy_scale", text))
-        if self.hull is not None and name is None:
-            mistakes.append(("hull", f"found '{self.hull}'; expected null where energy_model is null"))
-        elif self.hull is not None:
+        if self.hull is not None:
             try:
                 manifest = read_manifest(find_hull(self.hull))
+                if name is None:
+                    raise UserError(f"found '{self.hull}'; expected null where energy_model is null")
                 check_scales(named or self.energy_scale or UNKNOWN_SCALE, manifest.energy_scale)
             except UserError as error:
                 mistakes.append(("hull", f"{error.message}; {error.hint}" if error.hint else error.message))
