@@ -116,6 +116,19 @@ def test_loss_terms_equal_torch_distributions(vae: VAE):
     assert terms["types"].item() == pytest.approx(-chosen.squeeze(-1)[mask].mean().item(), rel=1e-4)
 
 
+def test_latent_noise_is_a_share_of_the_spread_whatever_its_scale(vae: VAE):
+    crystals = batch()
+    terms = vae.loss(crystals, torch.Generator().manual_seed(3), latent_noise=0.5)
+    posterior, mask = vae.encoder(crystals), crystals.mask
+    std = torch.hypot(posterior.std, 0.5 * posterior.mean[mask].std(0, correction=0))
+    noise = torch.randn(posterior.mean.shape, generator=torch.Generator().manual_seed(3)) * mask.unsqueeze(-1)
+    out = vae.decoder(posterior.mean + std * noise, crystals.num_atoms)
+    expected = torch.nn.functional.cross_entropy(out.element_logits[mask], crystals.numbers[mask] - 1)
+    assert terms["types"].item() == pytest.approx(expected.item(), rel=1e-5)
+    quiet = vae.loss(crystals, torch.Generator().manual_seed(3))
+    assert terms["kl"] == quiet["kl"] and terms["types"] != quiet["types"]
+
+
 def test_cell_features_are_invertible():
     crystals = batch()
     lengths, angles = cell_from_features(cell_features(crystals))

@@ -36,21 +36,21 @@ def run(recipe: TrainVae, options: RunOptions, console: Console) -> None:
     if options.resume:
         runs.resume(training, recipe)
     order = BatchOrder(train.num_atoms, recipe.training.batch_size, recipe.seed, training.shards_per_step)
-    weights = recipe.loss.model_dump()
+    weights, latent_noise = recipe.loss.model_dump(), recipe.augment.latent_noise
 
     for _ in training.steps():
         for shard in training.shards():
             generator = training.generator(shard)
             crystals = augment(train.crystals(order[shard]), generator)
             crystals = deform(crystals, recipe.augment.strain, recipe.augment.displacement, generator).to(fabric.device)
-            terms = vae.loss(crystals, generator)
+            terms = vae.loss(crystals, generator, latent_noise)
             loss = sum((weights[name] * term for name, term in terms.items()), torch.zeros(()))
             training.backward(loss)
             training.note({"loss": loss, **terms})
         training.log({"gradient_norm": training.optimise()})
         if training.validation_is_due():
             with training.ema_weights():
-                metrics = validate(vae, val, weights, recipe.training.batch_size)
+                metrics = validate(vae, val, weights, latent_noise, recipe.training.batch_size)
             runs.say(training.step + 1, training, metrics, training.validated(metrics), console)
 
     if fabric.is_global_zero:
@@ -58,8 +58,10 @@ def run(recipe: TrainVae, options: RunOptions, console: Console) -> None:
         runs.finish(folder, reconstruct(best, val, recipe.training.batch_size, console), console)  # type: ignore[arg-type]
 
 
-def validate(vae: VAE, table: Table, weights: dict[str, float], batch_size: int) -> dict[str, float]:
-    """Mean loss terms over a table, at the crystals' canonical origin, with seeded posterior noise."""
+def validate(
+    vae: VAE, table: Table, weights: dict[str, float], latent_noise: float, batch_size: int
+) -> dict[str, float]:
+    """Mean loss terms over a table, at the crystals' canonical origin, with seeded noise."""
     import torch
 
     from chemeleon_cli.core.dataset import in_batches
@@ -68,7 +70,7 @@ def validate(vae: VAE, table: Table, weights: dict[str, float], batch_size: int)
     device = next(vae.parameters()).device
     totals: dict[str, float] = dict.fromkeys(weights, 0.0)
     for rows, crystals in in_batches(table, batch_size):
-        for name, term in vae.loss(crystals.to(device), generator).items():
+        for name, term in vae.loss(crystals.to(device), generator, latent_noise).items():
             totals[name] += term.item() * len(rows) / len(table)
     loss = sum(weights[name] * value for name, value in totals.items())
     return {"val/loss": loss, **{f"val/{name}": value for name, value in totals.items()}}

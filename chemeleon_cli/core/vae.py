@@ -162,12 +162,17 @@ class VAE(nn.Module):
         self.encoder = Encoder(hidden_dim, num_heads, encoder_layers, latent_dim, dropout)
         self.decoder = Decoder(hidden_dim, num_heads, decoder_layers, latent_dim, dropout)
 
-    def loss(self, crystals: Crystals, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+    def loss(
+        self, crystals: Crystals, generator: torch.Generator | None = None, latent_noise: float = 0.0
+    ) -> dict[str, Tensor]:
         """The terms of the evidence lower bound, unweighted, for one sample of the posterior.
 
         Args:
             crystals: a batch.
             generator: source of the posterior's noise.
+            latent_noise: std of further noise on what is decoded, as a share of each channel's spread over the
+                batch. A generator's latents are off by as much, and latents that are to be read through it spread
+                what they say over all channels.
 
         Returns:
             Scalars: `types` (cross-entropy per atom), `coords` (squared error of the sines and cosines of
@@ -176,8 +181,10 @@ class VAE(nn.Module):
         """
         posterior, mask = self.encoder(crystals), crystals.mask
         noise = torch.randn(posterior.mean.shape, generator=generator).to(posterior.mean.device)
-        out = self.decoder(posterior.mean + posterior.std * noise * mask.unsqueeze(-1), crystals.num_atoms)
         variance = posterior.std.square()
+        spread = posterior.mean[mask].var(0, correction=0)  # (D,); of a std of 0 the gradient would be NaN
+        std = (variance + latent_noise**2 * spread).sqrt()
+        out = self.decoder(posterior.mean + std * noise * mask.unsqueeze(-1), crystals.num_atoms)
         kl = 0.5 * (posterior.mean.square() + variance - 1 - variance.log()).sum(-1)
         scale = crystals.num_atoms.unsqueeze(-1) ** (1 / 3)
         waves = periodic_features(crystals.frac_coords, 1)

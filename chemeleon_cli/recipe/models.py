@@ -91,6 +91,9 @@ class VaeAugment(Section):
     """Standard deviation of the strain of the cell, at the most; 0 for none."""
     displacement: NotNegative = 0.1
     """Standard deviation of the displacement of atoms in each direction, Å, at the most; 0 for none."""
+    latent_noise: NotNegative = 0.0
+    """Standard deviation of noise on the latents that are decoded, as a share of their spread: what the decoder has to
+    bear from a generator. It takes more of them per atom (`model.latent_dim`) to say the same through noise."""
 
 
 class TrainVae(RunRecipe):
