@@ -177,13 +177,13 @@ BAD = {
     "no such reward": (
         "model: runs/ldm\nreward:\n  components:\n    - type: predicter\n",
         TrainRl,
-        "4: reward.components.0.type: found 'predicter'; expected one of creativity, energy, predictor, "
-        "structure_diversity, composition_diversity, custom; did you mean 'predictor'?",
+        "4: reward.components.0.type: found 'predicter'; expected one of charge_balance, creativity, energy, "
+        "predictor, structure_diversity, composition_diversity, custom; did you mean 'predictor'?",
     ),
     "reward without a type": (
         "model: runs/ldm\nreward:\n  components:\n    - weight: 1\n",
         TrainRl,
-        "4: reward.components.0.type: found nothing; expected one of creativity, energy, predictor, "
+        "4: reward.components.0.type: found nothing; expected one of charge_balance, creativity, energy, predictor, "
         "structure_diversity, composition_diversity, custom",
     ),
     "unknown key of a reward": (

@@ -199,6 +199,16 @@ def test_impossible_and_unscored_reach_the_advantage_as_they_should() -> None:
     assert advantage[3] == advantage[:2].min()
 
 
+def test_charge_balance_scores_what_the_guard_leaves_unscored() -> None:
+    lopsided = Structure(Lattice.cubic(3.5), ["Na", "Na", "F"], [[0, 0, 0], [0.5, 0.5, 0.5], [0.5, 0, 0]])
+    candidates = Candidates([SALT, lopsided, IRON, CRUSHED], tools())
+    assert candidates.charge_imbalance.tolist() == [False, True, False, False]
+    scores = reward({"type": "charge_balance", "weight": 2.0}, guards=[])(candidates)
+    assert scores.total[:3].tolist() == [2, 0, 2]
+    assert scores.impossible.tolist() == [False, False, False, True]
+    check_reward(BUILT_IN["charge_balance"](), [SALT, lopsided, PEROVSKITE])
+
+
 def test_a_batch_without_a_number_has_no_advantage() -> None:
     scores = reward(of_predictor(normalize_fn="std"), {"type": "structure_diversity"})(
         Candidates([None, CRUSHED], tools())

@@ -1,6 +1,7 @@
 """What a crystal can be rewarded for. Read by recipes, so nothing here imports torch before it computes."""
 
 from chemeleon_cli.core.rewards.base import Needs, RewardComponent, check_reward
+from chemeleon_cli.core.rewards.charge_balance import ChargeBalanceReward
 from chemeleon_cli.core.rewards.creativity import CreativityReward
 from chemeleon_cli.core.rewards.custom import CustomReward
 from chemeleon_cli.core.rewards.diversity import CompositionDiversity, StructureDiversity
@@ -11,6 +12,7 @@ from chemeleon_cli.core.rewards.sum import BUILT_IN, ReinforceReward, Scores
 
 __all__ = [
     "BUILT_IN",
+    "ChargeBalanceReward",
     "CompositionDiversity",
     "CreativityReward",
     "CustomReward",

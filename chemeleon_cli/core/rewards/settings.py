@@ -60,7 +60,7 @@ class EnergySettings(RewardSection):
             try:
                 manifest = read_manifest(find_hull(self.hull))
                 if name is None:
-                    raise UserError(f"found '{self.hull}'; expected null where energy_model is null")
+                    return [*mistakes, ("hull", f"found '{self.hull}'; expected null where energy_model is null")]
                 check_scales(named or self.energy_scale or UNKNOWN_SCALE, manifest.energy_scale)
             except UserError as error:
                 mistakes.append(("hull", f"{error.message}; {error.hint}" if error.hint else error.message))

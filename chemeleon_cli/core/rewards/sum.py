@@ -10,6 +10,7 @@ from pydantic import Field
 
 from chemeleon_cli.core.normalise import NormalizeFn, normalise
 from chemeleon_cli.core.rewards.base import FindModel, Needs, RewardComponent
+from chemeleon_cli.core.rewards.charge_balance import ChargeBalanceReward
 from chemeleon_cli.core.rewards.creativity import CreativityReward
 from chemeleon_cli.core.rewards.custom import CustomReward
 from chemeleon_cli.core.rewards.diversity import CompositionDiversity, StructureDiversity
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from chemeleon_cli.core.tools import Tools
 
 BUILT_IN: dict[str, type[RewardComponent]] = {
+    "charge_balance": ChargeBalanceReward,
     "creativity": CreativityReward,
     "energy": EnergyReward,
     "predictor": PredictorReward,
