@@ -214,7 +214,7 @@ def test_score_names_a_missing_file(work: Path, ran: list) -> None:
             "hull: found 'starter'; expected null where energy_model is null",
         ),
         (("train-vae", "latin.yaml"), "latin.yaml: found text that is not UTF-8\nhint: save the file as UTF-8"),
-        (("train-vae", "x.cif"), "..."),
+        (("train-vae", "x.cif"), "yyy...; expected lines of `key: value`"),
     ],
 )
 def test_mistakes_are_said_in_a_line(work: Path, ran: list, arguments: tuple[str, ...], said: str) -> None:

@@ -1,6 +1,7 @@
 """The RL step: what is drawn, what is learned from it, and what the first update sees."""
 
 import copy
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from chemeleon_cli.core.trainer import Settings as TrainSettings
 
 SMALL = {"hidden_dim": 32, "num_heads": 4, "encoder_layers": 1, "decoder_layers": 1, "latent_dim": 4}
 SAMPLING = Sampling("ddim", 8, 1.0)
+ONES = torch.ones(2)
 
 
 @dataclass(frozen=True)
@@ -144,6 +146,12 @@ def test_raw_reward_counts_impossible_as_the_worst_and_leaves_out_unscored():
     impossible = torch.tensor([False, False, True, False])
     verdict = Verdict(torch.zeros(4), impossible, {"a": torch.tensor([1.0, 3.0, nan, nan]), "b": torch.ones(4)})
     assert rl.raw_reward(verdict, [1.0, 2.0]) == pytest.approx((1 + 3 + 1) / 3 + 2 * 1.0)
+
+
+def test_what_only_watches_does_not_take_the_raw_reward_away():
+    verdict = Verdict(torch.zeros(2), torch.zeros(2, dtype=torch.bool), {"a": torch.full((2,), torch.nan), "b": ONES})
+    assert rl.raw_reward(verdict, [0.0, 2.0]) == 2
+    assert math.isnan(rl.raw_reward(verdict, [1.0, 2.0]))
 
 
 def test_groups_are_the_same_however_many_ranks_draw_them(tmp_path: Path, model: LatentDiffusion):

@@ -31,7 +31,7 @@ def write(recipe: Score, rows: list[Row], device: str, console: Console) -> None
     assert model is not None, "the recipe names one where a hull is to be written"
     drawn = Candidates([row.structure for row in rows], Tools(device=device, energy_model=model, relax=settings.relax))
     console.print(f"energies of {len(rows)} crystals by {settings.energy_model}", highlight=False)
-    relaxed = ""
+    relaxed, short = "", 0
     if settings.relax:
         announce(drawn, console)
         short = sum(result is not None and not result.converged for result in drawn.relaxations)
@@ -49,8 +49,9 @@ def write(recipe: Score, rows: list[Row], device: str, console: Console) -> None
     out = Path(str(recipe.write_hull)).expanduser()
     hull.write(out)
     console.print(f"{len(hull)} energies, {hull.energy_scale}: {out}", highlight=False, soft_wrap=True)
-    if "not to the end" in relaxed:
-        console.print("[yellow]warning[/]: what did not relax to the end lies too high, and so does the hull there")
+    if short:
+        text = "what did not relax to the end lies too high, and so does the hull there"
+        console.print(f"[yellow]warning[/]: {text}", highlight=False, soft_wrap=True)
     reasons: dict[int, str] = {}
     for notes in (judged.notes, drawn.notes):
         for name in ("e_above_hull", "energy_per_atom", "canonical"):

@@ -14,6 +14,7 @@ from chemeleon_cli.errors import UserError
 
 SPLITS = ("train", "val", "test")
 STARTER = Path(__file__).parent.parent / "starter"
+"""The data and models that come with the program."""
 ONE_TABLE = "crystals.csv.gz"
 """The table of the set that comes with the program: all splits, told apart by its column `split`."""
 

@@ -248,10 +248,12 @@ def raw_reward(scores: Scores, weights: Sequence[float]) -> float:
     """Weighted sum of the components' raw means, comparable between steps where normalised totals are not.
 
     A crystal that is impossible counts in each component as the worst one scored; one that is only
-    unscored does not count.
+    unscored does not count, nor does a component of weight 0.
     """
     total = 0.0
     for weight, values in zip(weights, scores.raw.values(), strict=True):
+        if not weight:  # it only watches, and may have nothing scored
+            continue
         scored = values[values.isfinite()]
         if len(scored):
             lost = int(scores.impossible.sum())

@@ -85,11 +85,11 @@ def smact_valid(composition: Composition) -> bool:
 
 @functools.lru_cache(maxsize=200_000)
 def _smact_valid(formula: tuple[tuple[str, int], ...]) -> bool:
-    from smact import Element, metals
+    from smact import Element
     from smact.screening import ICSD24FilterConfig, smact_validity
 
     symbols = [symbol for symbol, _ in formula]
-    if len(symbols) == 1 or all(symbol in metals for symbol in symbols):
+    if len(symbols) == 1 or alloy(symbols):
         return True
     states = [_states().get(symbol, []) for symbol in symbols]
     if math.prod(map(len, states)) <= ENUMERATED:

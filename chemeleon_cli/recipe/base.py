@@ -93,22 +93,19 @@ def _checkpoint_of(kind: str) -> AfterValidator:
     return AfterValidator(look)
 
 
-def _look_for_data(path: str, info: ValidationInfo) -> str:
-    if info.context:
-        find_data(path)
-    return path
+def _data_with(*splits: str) -> AfterValidator:
+    def look(path: str, info: ValidationInfo) -> str:
+        if info.context:
+            find_data(path, splits)
+        return path
 
-
-def _look_for_reference(path: str, info: ValidationInfo) -> str:
-    if info.context:
-        find_data(path, ["train"])
-    return path
+    return AfterValidator(look)
 
 
 VaeName = Annotated[str, _checkpoint_of("vae")]
 LdmName = Annotated[str, _checkpoint_of("ldm")]
-DataFolder = Annotated[str, AfterValidator(_look_for_data)]
-ReferenceFolder = Annotated[str, AfterValidator(_look_for_reference)]
+DataFolder = Annotated[str, _data_with("train", "val")]
+ReferenceFolder = Annotated[str, _data_with("train")]
 
 
 def _is_device(device: str) -> str:
