@@ -207,6 +207,8 @@ def test_charge_balance_scores_what_the_guard_leaves_unscored() -> None:
     assert scores.total[:3].tolist() == [2, 0, 2]
     assert scores.impossible.tolist() == [False, False, False, True]
     check_reward(BUILT_IN["charge_balance"](), [SALT, lopsided, PEROVSKITE])
+    found = reward({"type": "charge_balance"}, guards=["charge_imbalance"]).check(lambda name, kind: Path())
+    assert [path for path, _ in found] == [("guards",)]
 
 
 def test_a_batch_without_a_number_has_no_advantage() -> None:

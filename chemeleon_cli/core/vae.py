@@ -171,8 +171,7 @@ class VAE(nn.Module):
             crystals: a batch.
             generator: source of the posterior's noise.
             latent_noise: std of further noise on what is decoded, as a share of each channel's spread over the
-                batch. A generator's latents are off by as much, and latents that are to be read through it spread
-                what they say over all channels.
+                batch: practice for a generator's latents, which are never exact.
 
         Returns:
             Scalars: `types` (cross-entropy per atom), `coords` (squared error of the sines and cosines of

@@ -111,6 +111,9 @@ class ReinforceReward(EnergySettings):
             mistakes.append(
                 (("guards",), f"found '{UNCHARTED}', which needs {lacking}; expected it beside `components`")
             )
+        if "charge_imbalance" in self.guards and any(isinstance(c, ChargeBalanceReward) for c in self.components):
+            text = "found charge_imbalance; expected none beside charge_balance, which is 1 for all that it lets pass"
+            mistakes.append((("guards",), text))
         for i, component in enumerate(self.components):
             found = component.check(find_model)
             if not found and lacking and component.needs().hull:
