@@ -268,6 +268,15 @@ def test_recipes_are_listed_shown_and_explained(work: Path) -> None:
     assert call("recipes", "draw", "x").exit_code == 2
 
 
+def test_a_shipped_reward_is_shown_to_be_copied_beside_its_recipe(work: Path) -> None:
+    (work / "mine.yaml").write_text(call("recipes", "show", "atomic_density").stdout)
+    missing = call("train-rl", "mine.yaml", "--dry-run")
+    assert missing.exit_code == 2
+    assert "atomic_density.py" in missing.stderr
+    (work / "atomic_density.py").write_text(call("recipes", "show", "atomic_density.py").stdout)
+    assert call("train-rl", "mine.yaml", "--dry-run").exit_code == 0
+
+
 def test_a_recipe_in_the_working_folder_goes_first(work: Path, ran: list) -> None:
     (work / "recipes").mkdir()
     (work / "recipes" / "vae.yaml").write_text("data: {path: data/mp-20}\nseed: 5\n")

@@ -271,10 +271,17 @@ def _target(recipe: FetchData, source: Path, overwrite: bool) -> Path:
 
 @contextlib.contextmanager
 def _beside(folder: Path) -> Iterator[Path]:
-    """A temporary folder next to one that is to be made, by a name that no other process takes or has left behind."""
+    """A temporary folder next to one that is to be made, by a name that no other process takes or has left behind.
+    Folders that had to be made for it go again if nothing stays in them."""
+    made = [parent for parent in folder.parents if not parent.exists()]
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as name:
-        yield Path(name)
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as name:
+            yield Path(name)
+    finally:
+        for parent in made:
+            with contextlib.suppress(OSError):  # something is in it
+                parent.rmdir()
 
 
 def _put_in_place(making: Path, folder: Path, old: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from chemeleon_cli.errors import UserError, did_you_mean
-from chemeleon_cli.recipe.load import find, shipped, shipped_name
+from chemeleon_cli.recipe.load import find, shipped, shipped_folder, shipped_name
 from chemeleon_cli.recipe.models import RECIPES
 from chemeleon_cli.recipe.schema import schema
 
@@ -26,7 +26,9 @@ def run(action: str | None, name: str | None, console: Console) -> None:
                 console.out(f"{shipped_name(path):<20} {title}", highlight=False)
             console.out("\nchemeleon recipes show NAME > mine.yaml makes one your own", highlight=False)
         case "show", str():
-            console.out(find(name).read_text(encoding="utf-8"), end="", highlight=False)
+            beside = {path.name: path for path in shipped_folder().glob("*.py")}  # classes of rewards
+            path = beside[name] if name in beside else find(name)
+            console.out(path.read_text(encoding="utf-8"), end="", highlight=False)
         case "schema", str():
             if name not in RECIPES:
                 known = list(RECIPES)
