@@ -489,6 +489,13 @@ def test_a_custom_class_is_bound_before_anything_runs(old: str, new: str, expect
     assert expected in errors(CUSTOM.replace(old, new), TrainRl)[0]
 
 
+def test_a_home_folder_is_one_wherever_a_file_is_named(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(work))
+    (work / "mine.cif").write_text("data_x")
+    recipe = load("score", RECIPES["score"], settings=["file=~/mine.cif", "out=~/s.csv"])
+    assert (recipe.file, recipe.out) == (f"{work}/mine.cif", f"{work}/s.csv")
+
+
 def test_the_reward_of_another_recipe_brings_its_model(work: Path) -> None:
     (work / "recipes").mkdir()
     (work / "recipes" / "mine.yaml").write_text(RL)

@@ -207,8 +207,23 @@ def test_charge_balance_scores_what_the_guard_leaves_unscored() -> None:
     assert scores.total[:3].tolist() == [2, 0, 2]
     assert scores.impossible.tolist() == [False, False, False, True]
     check_reward(BUILT_IN["charge_balance"](), [SALT, lopsided, PEROVSKITE])
-    found = reward({"type": "charge_balance"}, guards=["charge_imbalance"]).check(lambda name, kind: Path())
-    assert [path for path, _ in found] == [("guards",)]
+
+
+@pytest.mark.parametrize(
+    ("weight", "guards", "said"),
+    [
+        (1.0, {"guards": ["charge_imbalance"]}, "found charge_imbalance, which"),
+        (1.0, {}, "found charge_imbalance (by default), which"),
+        (1.0, {"guards": ["single_element"]}, None),
+        (0.0, {}, None),  # it only watches
+    ],
+)
+def test_a_guard_that_makes_charge_balance_the_same_for_all_is_a_mistake(
+    weight: float, guards: dict[str, Any], said: str | None
+) -> None:
+    found = reward({"type": "charge_balance", "weight": weight}, **guards).check(lambda name, kind: Path())
+    assert [path for path, _ in found] == ([("guards",)] if said else [])
+    assert all(said and text.startswith(said) and "`guards: [single_element]`" in text for _, text in found)
 
 
 def test_a_batch_without_a_number_has_no_advantage() -> None:

@@ -146,6 +146,7 @@ def test_raw_reward_counts_impossible_as_the_worst_and_leaves_out_unscored():
     impossible = torch.tensor([False, False, True, False])
     verdict = Verdict(torch.zeros(4), impossible, {"a": torch.tensor([1.0, 3.0, nan, nan]), "b": torch.ones(4)})
     assert rl.raw_reward(verdict, [1.0, 2.0]) == pytest.approx((1 + 3 + 1) / 3 + 2 * 1.0)
+    assert rl.raw_reward(verdict, [-1.0, 2.0]) == pytest.approx(-(1 + 3 + 3) / 3 + 2 * 1.0)
 
 
 def test_what_only_watches_does_not_take_the_raw_reward_away():

@@ -283,8 +283,9 @@ def test_the_check_measures_all_that_is_promised(made: Path, elsewhere: Path) ->
     assert all({"gap_predictor", "gap_judge"} <= found["asked"][gap].keys() for gap in ("0", "1.5", "3", "5"))
     for picture in ("distributions.png", "steering.png"):
         assert Path("out", picture).read_bytes().startswith(b"\x89PNG")
-    card = json.loads((made / "starter/predictor/card.json").read_text())
-    assert card["measured"]["predictor"]["band_gap"]["mae"] == found["predictor"]["band_gap"]["mae"]
+    cards = {name: json.loads((made / "starter" / name / "card.json").read_text()) for name in ("ldm", "predictor")}
+    assert cards["ldm"]["steered_by"]["steps"] == found["steered_by"]["steps"] <= 1
+    assert cards["predictor"]["measured"]["predictor"]["band_gap"]["mae"] == found["predictor"]["band_gap"]["mae"]
     found["steering"] = found["asked"] = None
     checks = [c for name in pack.KINDS for c in check.reproduced(_card(made, name), check.measured_of(name, found))]
     assert len(checks) > 60 and all(c.passed for c in checks)
@@ -298,14 +299,15 @@ def _card(made: Path, name: str) -> dict[str, Any]:
 
 
 def perfect() -> dict[str, Any]:
-    steered = {"valid": 0.96, "unique": 0.9, "window_predictor": 0.31, "window_judge": 0.2}
+    before = {"window_predictor": 0.1, "window_judge": 0.05, "smact_valid": 0.8}
+    steered = {"valid": 0.96, "unique": 0.9, "window_predictor": 0.31, "window_judge": 0.2, "smact_valid": 0.76}
     return {
         "vae": {"match_rate": 0.995},
         "ldm": {"valid": 0.99, "unique": 0.995, "smact_valid": 0.86, "smact_valid_data": 0.9},
         "shared_thirds": 0,
         "megabytes": 40.0,
         "asked": {gap: {"gap_judge": value} for gap, value in (("0", 0.3), ("1.5", 1.4), ("3", 2.2), ("5", 2.5))},
-        "steering": {"before": {"window_predictor": 0.1, "window_judge": 0.05}, "after": steered},
+        "steering": {"before": before, "after": steered},
     }
 
 
@@ -326,6 +328,7 @@ def perfect() -> dict[str, Any]:
         (("steering", "after", "window_judge"), 0.149),
         (("steering", "after", "valid"), 0.94),
         (("steering", "after", "unique"), 0.79),
+        (("steering", "after", "smact_valid"), 0.74),
     ],
 )
 def test_every_floor_can_fail(path: tuple[str, ...], value: float) -> None:

@@ -45,7 +45,7 @@ def run(recipe: Score, overwrite: bool, console: Console) -> None:
         writer_for(Path(recipe.relaxed_out))
     tables = [out, out.with_suffix(".json"), *([Path(recipe.relaxed_out)] if recipe.relaxed_out else [])]
     if recipe.write_hull:
-        hull = Path(recipe.write_hull).expanduser()
+        hull = Path(recipe.write_hull)
         tables = [hull, manifest_path(hull)]
     for written in tables:
         if written.resolve() == Path(recipe.file).resolve():

@@ -58,7 +58,7 @@ def known(against: str) -> Known:
     from chemeleon_cli.core.dataset import load_split
     from chemeleon_cli.sources.files import read_crystals
 
-    if Path(against).expanduser().is_dir():
+    if Path(against).is_dir():
         table = load_split(against, "test") or load_split(against, "val")
         if table is None:
             raise UserError(f"{against}: no test and no val split", "name a file of crystals or a data folder")

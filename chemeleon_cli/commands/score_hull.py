@@ -34,7 +34,7 @@ def write(recipe: Score, rows: list[Row], device: str, console: Console) -> None
     relaxed, short = "", 0
     if settings.relax:
         announce(drawn, console)
-        short = sum(result is not None and not result.converged for result in drawn.relaxations)
+        short = sum(r is not None and r.structure is not None and not r.converged for r in drawn.relaxations)
         relaxed = f", relaxed ({short} not to the end)" if short else ", relaxed"
     judged = drawn.judged
     kept = judged.energy_per_atom.isfinite().nonzero().flatten().tolist()
@@ -46,7 +46,7 @@ def write(recipe: Score, rows: list[Row], device: str, console: Console) -> None
     hull = Hull.from_entries(
         [s.composition for s in forms], energies, [rows[i].id for i in kept], source, model.energy_scale
     )
-    out = Path(str(recipe.write_hull)).expanduser()
+    out = Path(str(recipe.write_hull))
     hull.write(out)
     console.print(f"{len(hull)} energies, {hull.energy_scale}: {out}", highlight=False, soft_wrap=True)
     if short:

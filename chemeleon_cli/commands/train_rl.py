@@ -147,6 +147,7 @@ def validate(model: LatentDiffusion, recipe: TrainRl, tools: Tools, sampling: Sa
         "val/scored": scores.total.isfinite().float().mean().item(),
         "val/valid": candidates.valid.float().mean().item(),
         "val/unique": len({g for g in candidates.groups if g >= 0}) / len(candidates),
+        **{f"val/{name}": fired.float().mean().item() for name, fired in candidates.guards.items()},
     }
     if tools.energy_model is not None and tools.hull is not None:
         metrics |= stability(candidates)
@@ -159,18 +160,16 @@ def validate(model: LatentDiffusion, recipe: TrainRl, tools: Tools, sampling: Sa
 
 
 def stability(candidates: Candidates) -> dict[str, float]:
-    """The share of crystals that each guard stops and, where novelty is known, that are metastable, unique and novel
-    as Chemeleon2 counts them."""
+    """Where novelty is known: the share of crystals that are metastable, unique and novel as Chemeleon2 counts them."""
     from chemeleon_cli.core.protocols import PROTOCOLS, rates
 
-    metrics = {f"val/{name}": fired.float().mean().item() for name, fired in candidates.guards.items()}
     known = candidates.tools.known
-    if known:
-        found = candidates.newness(None if None in known else min(map(str, known)))
-        _, metastable = rates(PROTOCOLS[0], found.unique, found.novel, candidates.e_above_hull.tolist())
-        assert metastable is not None, "Chemeleon2 defines it"
-        metrics["val/msun"] = metastable.share
-    return metrics
+    if not known:
+        return {}
+    found = candidates.newness(None if None in known else min(map(str, known)))
+    _, metastable = rates(PROTOCOLS[0], found.unique, found.novel, candidates.e_above_hull.tolist())
+    assert metastable is not None, "Chemeleon2 defines it"
+    return {"val/msun": metastable.share}
 
 
 def draw(model: LatentDiffusion, recipe: TrainRl, sampling: Sampling) -> Crystals:

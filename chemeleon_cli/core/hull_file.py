@@ -6,10 +6,9 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from chemeleon_cli.core import paths
+from chemeleon_cli.core.paths import data_folder
 from chemeleon_cli.errors import UserError
 
-STARTER = "starter"
 TABLE = "hull.csv.gz"
 
 
@@ -45,13 +44,11 @@ def find_hull(name: str) -> Path:
     Raises:
         UserError: there is none.
     """
-    path = paths.STARTER if name == STARTER else Path(name).expanduser()
+    path = data_folder(name)
     table = path / TABLE if path.is_dir() else path
     if table.is_file():
         return table
     hint = "name a hull.csv.gz, or compute one: chemeleon score SET --write-hull hull.csv.gz"
-    if name == STARTER:
-        raise UserError("there is no starter hull in this installation", hint)
     if path.is_dir():
         raise UserError(f"{name} has no {TABLE}; fetch-data writes one where its recipe asks for `entries`", hint)
     raise UserError(f"no hull '{name}': no such file or folder", hint)

@@ -19,13 +19,16 @@ ONE_TABLE = "crystals.csv.gz"
 """The table of the set that comes with the program: all splits, told apart by its column `split`."""
 
 
+def data_folder(name: str | Path) -> Path:
+    """The folder of this name. `starter` is that of the package, where there is none of this name here."""
+    folder = Path(name).expanduser()
+    return STARTER if folder == Path(STARTER.name) and not folder.exists() else folder
+
+
 def split_path(folder: str | Path, split: str) -> Path | None:
     """The table that holds a split of a data folder: `train.csv.gz` or `train.csv` (and so on); or `crystals.csv.gz`
-    with a `card.json` beside it, which holds all splits; or None. `starter` is the folder of the package, where
-    there is none of this name here."""
-    folder = Path(folder).expanduser()
-    if folder == Path(STARTER.name) and not folder.exists():
-        folder = STARTER
+    with a `card.json` beside it, which holds all splits; or None."""
+    folder = data_folder(folder)
     paths = [folder / f"{split}{suffix}" for suffix in (".csv.gz", ".csv")]
     if (folder / "card.json").is_file():
         paths.append(folder / ONE_TABLE)

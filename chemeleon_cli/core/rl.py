@@ -247,17 +247,17 @@ def score_everywhere(run: Run, crystals: Mapping[int, Crystals], settings: Setti
 def raw_reward(scores: Scores, weights: Sequence[float]) -> float:
     """Weighted sum of the components' raw means, comparable between steps where normalised totals are not.
 
-    A crystal that is impossible counts in each component as the worst one scored; one that is only
-    unscored does not count, nor does a component of weight 0.
+    A crystal that is impossible counts in each component as the worst one scored, which is the largest where the
+    weight is negative; one that is only unscored does not count, nor does a component of weight 0.
     """
     total = 0.0
     for weight, values in zip(weights, scores.raw.values(), strict=True):
         if not weight:  # it only watches, and may have nothing scored
             continue
-        scored = values[values.isfinite()]
+        scored = weight * values[values.isfinite()]
         if len(scored):
             lost = int(scores.impossible.sum())
-            total += weight * ((scored.sum() + lost * scored.min()) / (len(scored) + lost)).item()
+            total += ((scored.sum() + lost * scored.min()) / (len(scored) + lost)).item()
         else:
             total += float("nan")
     return total

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -53,7 +54,7 @@ def find_checkpoint(find_model: FindModel, name: str, kind: str) -> Path:
         raise mistake(f"{error.message}; {error.hint}" if error.hint else error.message) from None
 
 
-def find_data(path: str, splits: Sequence[str] = ("train", "val")) -> Path:
+def find_data(path: str, splits: Sequence[str]) -> Path:
     """The train table of a data folder that has these splits, or the mistake of the field that names it."""
     folder = Path(path).expanduser()
     if folder.is_dir():
@@ -76,7 +77,7 @@ def find_columns(path: str, names: Iterable[str]) -> None:
     Raises:
         PydanticCustomError: there is no such column.
     """
-    table = find_data(path)
+    table = find_data(path, ("train",))
     with gzip.open(table, "rt") if table.suffix == ".gz" else table.open() as lines:
         columns = next(csv.reader(lines), [])
     for name in names:
@@ -121,6 +122,7 @@ def _is_folder_name(name: str) -> str:
 
 
 RunName = Annotated[str, AfterValidator(_is_folder_name)]
+UserPath = Annotated[str, AfterValidator(os.path.expanduser)]
 
 
 class Section(RewardSection):
@@ -168,7 +170,7 @@ class RunRecipe(ComputeRecipe):
 
     name: RunName = "run"
     """The name of the run and of its folder."""
-    output: str = "runs"
+    output: UserPath = "runs"
     """The folder of runs: this one is written to `<output>/<name>`."""
     devices: Count = 1
     """How many processes share the work: GPUs, or groups of cores on a CPU."""

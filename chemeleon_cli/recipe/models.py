@@ -32,6 +32,7 @@ from chemeleon_cli.recipe.base import (
     SamplerSection,
     Section,
     TrainingSection,
+    UserPath,
     VaeName,
     find_columns,
     mistake,
@@ -92,8 +93,9 @@ class VaeAugment(Section):
     displacement: NotNegative = 0.1
     """Standard deviation of the displacement of atoms in each direction, Å, at the most; 0 for none."""
     latent_noise: NotNegative = 0.0
-    """Standard deviation of noise on the latents that are decoded, as a share of their spread: what the decoder has to
-    bear from a generator. It takes more of them per atom (`model.latent_dim`) to say the same through noise."""
+    """Standard deviation of noise on the latents that are decoded, as a share of each one's spread over the batch: what
+    the decoder has to bear from a generator. Raise `model.latent_dim` with it: through noise, the same number of
+    latents says less of a crystal."""
 
 
 class TrainVae(RunRecipe):
@@ -250,7 +252,7 @@ class TrainPredictor(RunRecipe):
 
 
 def _look_for_crystals(file: str, info: ValidationInfo) -> str:
-    if info.context and not Path(file).expanduser().exists():
+    if info.context and not Path(file).exists():
         raise mistake(f"found '{file}'; expected a file or folder of crystals")
     return file
 
@@ -263,7 +265,7 @@ class Sample(ComputeRecipe, SamplerSection, Asked):
     """The generator: a run folder, a checkpoint folder or a name."""
     num_samples: Count = 100
     """Crystals to draw; with `like`, for each of its crystals."""
-    out: str = "generated.cif"
+    out: UserPath = "generated.cif"
     """The file to write; its suffix says how: .cif (a data block per crystal), .extxyz, .csv or .json.gz."""
     batch_size: Count = 256
     """Crystals drawn at a time."""
@@ -275,7 +277,7 @@ class Score(ComputeRecipe):
     """Judge crystals: a row for each and a summary."""
 
     command: ClassVar[str] = "score"
-    file: Annotated[str, AfterValidator(_look_for_crystals)]
+    file: Annotated[UserPath, AfterValidator(_look_for_crystals)]
     """The crystals: CIF, extxyz, CSV, json.gz or POSCAR, a folder or a zip of them."""
     reward: Reward | None = None
     """Rewards to compute for each crystal; null for none. `--reward NAME` takes the section of another recipe."""
@@ -284,7 +286,7 @@ class Score(ComputeRecipe):
     checkpoint folder or a name; null: the `model` of the recipe that `--reward` names, if any."""
     reference: ReferenceFolder | None = None
     """The data folder that novelty is measured against; null: the training set of `model`."""
-    against: Annotated[str, AfterValidator(_look_for_crystals)] | None = None
+    against: Annotated[UserPath, AfterValidator(_look_for_crystals)] | None = None
     """Known crystals to be found among these (a file, or a data folder's test split): match rate and RMSE."""
     energy_model: str | None = None
     """The potential: `chgnet`, a MACE foundation model such as `medium-mpa-0`, or a MACE model file. Null: the
@@ -296,12 +298,12 @@ class Score(ComputeRecipe):
     any."""
     relax: Relaxation | None = None
     """Relax the crystals too (steps, fmax), which takes long; null: as the reward does."""
-    out: str | None = None
+    out: UserPath | None = None
     """The table to write, .csv or .parquet, with the summary as .json beside it; null: a CSV beside the file that is
     scored."""
-    relaxed_out: str | None = None
+    relaxed_out: UserPath | None = None
     """A file for the relaxed crystals, in the format of its suffix: .cif, .extxyz, .csv or .json.gz; null for none."""
-    write_hull: str | None = None
+    write_hull: UserPath | None = None
     """A hull to write instead of judging, say `hull.csv.gz`: the energies of these crystals by the potential (null:
     `chgnet`), relaxed where `relax` is set."""
 

@@ -100,7 +100,9 @@ def measure(
     found["shared_thirds"] = len(seen[0] & seen[1])
     if "steered" in models:
         say(f"{steered_samples} crystals before and after steering")
-        steered = cast("LatentDiffusion", checkpoint.load(models["steered"], "ldm")[0])
+        loaded, meta = checkpoint.load(models["steered"], "ldm")
+        steered = cast("LatentDiffusion", loaded)
+        found["steered_by"] = {"recipe": meta["recipe"], "steps": meta["step"]}
         drawn = [figures.draw(model, steered_samples, SEED + 1, 50) for model in (ldm, steered)]
         found["steering"] = figures.steering(drawn[0], drawn[1], predictors, train)
         gaps = [figures.gaps(structures, predictors) for structures in drawn]
@@ -140,7 +142,11 @@ def floors(found: Mapping[str, Any]) -> list[Check]:
             base = before[f"window_{name}"]
             low = max(3 * base, base + 0.1)
             checks.append(Check(f"steered: share in the window by the {name}", after[f"window_{name}"], low))
-        checks += [Check("steered: valid", after["valid"], 0.95), Check("steered: unique", after["unique"], 0.8)]
+        checks += [
+            Check("steered: valid", after["valid"], 0.95),
+            Check("steered: unique", after["unique"], 0.8),
+            Check("steered: SMACT-valid, against before", after["smact_valid"], before["smact_valid"] - 0.05),
+        ]
     return checks
 
 
@@ -239,7 +245,7 @@ def main(
     for name in pack.KINDS:
         card = pack.read_card(models[name])
         if card and write_cards:
-            judged = {key: found[key] for key in OF_JUDGES if name == "ldm" and key in found}
+            judged = {key: found[key] for key in (*OF_JUDGES, "steered_by") if name == "ldm" and key in found}
             pack.write_card(models[name], card | {"measured": measured_of(name, found)} | judged)
         elif card and card["measured"]:
             checks += reproduced(card["measured"], measured_of(name, found))

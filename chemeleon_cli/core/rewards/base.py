@@ -66,7 +66,8 @@ class RewardComponent(RewardSection):
     """
 
     weight: float = 1.0
-    """What the normalised number is multiplied by in the sum."""
+    """What the normalised number is multiplied by in the sum. 0: it is only reported, and leaves no crystal
+    unscored."""
     normalize_fn: NormalizeFn = None
     """Over all scored crystals of the step: norm, to [0, 1]; std, to mean 0 and standard deviation 1;
     subtract_mean; clip, to [-1, 1]; none or null, as it is."""
@@ -79,8 +80,8 @@ class RewardComponent(RewardSection):
 
     @property
     def name(self) -> str:
-        """What its metric and its column are called."""
-        raise NotImplementedError
+        """What its metric and its column are called: its `type`, unless a subclass says more."""
+        return self.type  # type: ignore[attr-defined]
 
     def needs(self) -> Needs:
         """What is to be loaded for it."""

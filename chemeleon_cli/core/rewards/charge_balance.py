@@ -20,11 +20,6 @@ class ChargeBalanceReward(RewardComponent):
     type: Literal["charge_balance"] = "charge_balance"
     """The kind of reward."""
 
-    @property
-    def name(self) -> str:
-        """Its type."""
-        return self.type
-
     def compute(self, candidates: Candidates) -> Tensor:
         """(B,) without unit, 0 or 1; see `validity.smact_valid`."""
         import torch

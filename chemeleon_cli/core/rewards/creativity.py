@@ -23,11 +23,6 @@ class CreativityReward(RewardComponent):
     """A data folder, whose train split is what novelty is against; null: the set that the generator was trained
     on."""
 
-    @property
-    def name(self) -> str:
-        """Its type."""
-        return self.type
-
     def needs(self) -> Needs:
         """The reference set's crystals, and the run's memory."""
         return Needs(known=frozenset([self.reference_dataset]))

@@ -68,11 +68,6 @@ class StructureDiversity(Diversity):
     type: Literal["structure_diversity"] = "structure_diversity"
     """The kind of reward."""
 
-    @property
-    def name(self) -> str:
-        """Its type."""
-        return self.type
-
     def compute(self, candidates: Candidates) -> Tensor:
         """(B,) without unit."""
         reference = candidates.tools.references[self.reference_dataset].structure_features
@@ -84,11 +79,6 @@ class CompositionDiversity(Diversity):
 
     type: Literal["composition_diversity"] = "composition_diversity"
     """The kind of reward."""
-
-    @property
-    def name(self) -> str:
-        """Its type."""
-        return self.type
 
     def compute(self, candidates: Candidates) -> Tensor:
         """(B,) without unit."""

@@ -27,11 +27,6 @@ class EnergyReward(RewardComponent):
     clip_max: float | None = 1.0
     """Energies above the hull that are higher, eV/atom, count as this. Null: no limit."""
 
-    @property
-    def name(self) -> str:
-        """Its type."""
-        return self.type
-
     def needs(self) -> Needs:
         """A potential and a hull."""
         return Needs(hull=True)

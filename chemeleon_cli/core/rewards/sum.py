@@ -111,9 +111,11 @@ class ReinforceReward(EnergySettings):
             mistakes.append(
                 (("guards",), f"found '{UNCHARTED}', which needs {lacking}; expected it beside `components`")
             )
-        if "charge_imbalance" in self.guards and any(isinstance(c, ChargeBalanceReward) for c in self.components):
-            text = "found charge_imbalance; expected none beside charge_balance, which is 1 for all that it lets pass"
-            mistakes.append((("guards",), text))
+        balance = any(isinstance(c, ChargeBalanceReward) and c.weight for c in self.components)
+        if balance and "charge_imbalance" in self.guards:
+            default = "" if "guards" in self.model_fields_set else " (by default)"
+            text = f"found charge_imbalance{default}, which leaves unscored what charge_balance gives 0"
+            mistakes.append((("guards",), f"{text}; expected it left out, as in `guards: [single_element]`"))
         for i, component in enumerate(self.components):
             found = component.check(find_model)
             if not found and lacking and component.needs().hull:
@@ -139,7 +141,7 @@ class ReinforceReward(EnergySettings):
                 candidates.note("reward", i, guard)
             guarded |= fired
         named = dict(zip(self.names(), self.components, strict=True))
-        raw: dict[str, Tensor] = {}
+        raw = dict.fromkeys(named, torch.zeros(0))  # in the recipe's order, whatever is computed first
         scored = ~(impossible | guarded)
         for name, component in sorted(named.items(), key=lambda item: item[1].relative):
             candidates.left_out = ~scored & ~impossible
@@ -154,4 +156,4 @@ class ReinforceReward(EnergySettings):
             weighted[name] = component.weight * normalise(comparable, component.normalize_fn, component.eps)
             if component.weight:
                 total = total + weighted[name]
-        return Scores(total, impossible, {name: raw[name] for name in named}, weighted)
+        return Scores(total, impossible, raw, weighted)
