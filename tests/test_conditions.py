@@ -34,8 +34,8 @@ from chemeleon_cli.core.conditions import (
 from chemeleon_cli.core.dataset import Table, load_split
 from chemeleon_cli.core.denoiser import Denoiser
 from chemeleon_cli.core.latent_diffusion import LatentDiffusion, Sampling, sample_many
+from chemeleon_cli.core.latents import elements_kept, learn
 from chemeleon_cli.core.latents import encode as encode_table
-from chemeleon_cli.core.latents import learn
 from chemeleon_cli.core.limits import MAX_Z
 from chemeleon_cli.core.vae import VAE
 from chemeleon_cli.errors import UserError
@@ -482,6 +482,38 @@ def test_an_element_that_the_model_does_not_know_is_said_before_the_drawing(
         draw_like([salt, fluoride])
 
 
+@pytest.mark.parametrize("conditions", [None, SETTINGS])
+def test_a_generator_goes_on_as_it_was(conditions: dict[str, Any] | None):
+    source = make(None)
+    source.latent_std.fill_(2.0)
+    other = source.going_on(conditions, {"4": 1})
+    x, t, n = torch.randn(2, 5, 4, generator=seeded()), torch.tensor([3, 60]), torch.tensor([5, 5])
+    assert torch.equal(other.denoiser(x, t, n), source.denoiser(x, t, n))  # nothing is said, so nothing is added
+    assert torch.equal(other.decode(x, n).lattice, source.decode(x, n).lattice)
+    assert set(other.draw_sizes(20, seeded()).tolist()) == {4}
+    assert other.conditions == (conditions or {})
+
+
+def test_what_a_generator_could_be_asked_for_is_learned_anew():
+    source = make(SETTINGS)
+    other = source.going_on({"gap": {"kind": "value", "mean": 3.0, "std": 1.0}}, SIZES)
+    assert other.conditions["gap"]["mean"] == 3.0 and list(other.conditions) == ["gap"]
+    weights, before = other.denoiser.state_dict(), source.denoiser.state_dict()
+    assert all(torch.equal(weights[k], before[k]) for k in weights if not k.startswith("conditions."))
+
+
+def test_the_share_of_atoms_that_keep_their_element_is_counted(tmp_path: Path):
+    write_dataset(tmp_path, [*known_structures(), *known_structures()], {}, (0.5, 0.5))
+    table = load_split(tmp_path, "train")
+    assert table is not None
+    vae = make(None).vae
+    vae.decoder.element_head.bias.data[7] = 1e6  # all is oxygen
+    rows = torch.arange(len(table))
+    oxygen = sum(s.composition["O"] for s in table.structures()) / sum(len(s) for s in table.structures())
+    assert 0 < oxygen < 1
+    assert elements_kept(vae, encode_table(vae, table, 4), rows) == pytest.approx(oxygen)
+
+
 # --- the command line -------------------------------------------------------------------------------------------------
 
 
@@ -508,12 +540,23 @@ def test_train_sample_and_errors_through_the_command_line(tmp_path: Path, monkey
         "conditions:\n  gap: {dropout: 0.1}\n  composition:\n  space_group: space_group\n"
         "training: {max_steps: 4, val_every: 2, batch_size: 8}\n"
     )
-    call("train-ldm", "ldm.yaml")
+    assert "of these atoms their element back" in call("train-ldm", "ldm.yaml")  # the autoencoder has learned nothing
     meta = json.loads((tmp_path / "runs/ldm/checkpoints/best/meta.json").read_text())
     conditions = meta["config"]["denoiser"]["conditions"]
     assert {name: c["kind"] for name, c in conditions.items()} == {
         "gap": "value", "composition": "composition", "space_group": "space_group",
     }  # fmt: skip
+    (tmp_path / "more.yaml").write_text(
+        "name: more\ndata: {path: data}\nstart: runs/ldm\nsampling: {sampling_steps: 2}\n"
+        "training: {max_steps: 2, val_every: 1, batch_size: 8, learning_rate: 1e-9}\n"
+    )
+    call("train-ldm", "more.yaml")
+    more = json.loads((tmp_path / "runs/more/checkpoints/best/meta.json").read_text())
+    assert [parent["kind"] for parent in more["parents"]] == ["ldm"]
+    assert "conditions" not in more["config"]["denoiser"] and more["config"]["denoiser"]["hidden_dim"] == 32
+    old, new = (checkpoint.load(tmp_path / f"runs/{name}/checkpoints/best", "ldm")[0] for name in ("ldm", "more"))
+    weights = new.state_dict()
+    assert all(torch.allclose(weights[k], v, atol=1e-6) for k, v in old.state_dict().items() if "conditions" not in k)
     draw = ("sample", "--model", "runs/ldm", "--set", "sampling_steps=2", "--out", "out.cif", "--overwrite")
     asked = ("--composition", "SrTiO3", "--space-group", "221", "--condition", "gap=3.0", "--set", "guidance=2")
     call(*draw, "-n", "6", *asked)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from chemeleon_cli.errors import UserError
 from chemeleon_cli.recipe import document as documents
 from chemeleon_cli.recipe.load import dump, find, load, shipped, shipped_name
-from chemeleon_cli.recipe.models import RECIPES, Score, TrainPredictor, TrainRl, TrainVae
+from chemeleon_cli.recipe.models import RECIPES, Score, TrainLdm, TrainPredictor, TrainRl, TrainVae
 from chemeleon_cli.recipe.schema import schema
 from chemeleon_cli.sources.models import find_model
 
@@ -60,6 +60,21 @@ BAD = {
         VAE + "batch_size: 3\n",
         TrainVae,
         "2: batch_size: found an unknown key; did you mean 'training.batch_size'?",
+    ),
+    "no autoencoder": (
+        VAE,
+        TrainLdm,
+        "1: vae: found null; expected an autoencoder, or null beside a generator to `start` from",
+    ),
+    "an autoencoder beside one that is there": (
+        VAE + "start: runs/ldm\nmodel: {hidden_dim: 64}\nvae: runs/vae\n",
+        TrainLdm,
+        "4: vae: expected none beside start: runs/ldm, which brings its own",
+    ),
+    "a size beside one that is there": (
+        VAE + "start: runs/ldm\nmodel: {hidden_dim: 64}\n",
+        TrainLdm,
+        "3: model: expected none beside start: runs/ldm, which brings its own",
     ),
     "key twice": (
         VAE + "seed: 1\nseed: 2\n",
@@ -357,6 +372,7 @@ def test_all_that_is_promised_is_shipped() -> None:
         "vae",
         "ldm",
         "ldm_conditional",
+        "finetune",
         "csp",
         "predictor_bandgap",
         "bandgap",

@@ -256,6 +256,15 @@ def test_packed_models_work_anywhere(elsewhere: Path) -> None:
     assert table["predicted_band_gap"].notna().all() and table["reward_composition_diversity"].notna().all()
 
 
+def test_a_generator_goes_on_with_crystals_of_ones_own(made: Path, elsewhere: Path) -> None:
+    shutil.copytree(made / "data" / "starter", "data/mine")
+    call("train-ldm", "finetune", *LDM[2:])
+    meta = json.loads(Path("runs/finetune/checkpoints/best/meta.json").read_text())
+    assert [parent["kind"] for parent in meta["parents"]] == ["ldm"]
+    call("sample", "--model", "runs/finetune", "-n", "2", "--set", "sampling_steps=2")
+    assert Path("generated.cif").is_file()
+
+
 # Measuring
 
 

@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, cast
 
 from chemeleon_cli.commands import runs
+from chemeleon_cli.errors import UserError
 from chemeleon_cli.sources.models import find_model
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rich.console import Console
 
     from chemeleon_cli.core.dataset import Table
@@ -19,6 +22,8 @@ if TYPE_CHECKING:
 
 FINAL_SAMPLES = 1000
 REPORT_SAMPLES = 5000
+ELEMENT_SAMPLES, ELEMENTS_KEPT = 1000, 0.95
+"""How many crystals are looked at before training, and the share of atoms that have to keep their element."""
 
 
 def run(recipe: TrainLdm, options: RunOptions, console: Console) -> None:
@@ -35,22 +40,33 @@ def run(recipe: TrainLdm, options: RunOptions, console: Console) -> None:
 
     fabric = runs.launch(recipe, console)
     train, val = runs.load_data(recipe.data.path, recipe.data.max_atoms, console, recipe.data.thirds)
-    vae_folder = find_model(recipe.vae, "vae")
-    vae, vae_meta = checkpoint.load(vae_folder, "vae", fabric.device)
-    vae = cast(VAE, vae)
+    kind, name = ("vae", recipe.vae) if recipe.start is None else ("ldm", recipe.start)
+    source = find_model(str(name), kind)
+    parent, parent_meta = checkpoint.load(source, kind, fabric.device)
     torch.manual_seed(recipe.seed)
     summary = train.summary()
-    denoiser = {"latent_dim": vae.config["latent_dim"], **recipe.model.model_dump()}
-    if recipe.conditions:
-        denoiser["conditions"] = learn(train, {name: c.kind for name, c in recipe.conditions.items()})
+    asked = {name: c.kind for name, c in recipe.conditions.items()}
+    conditions = learn(train, asked) if asked else None
     rates = {name: c.dropout for name, c in recipe.conditions.items()}
-    model = LatentDiffusion(vae.config, denoiser, recipe.diffusion.model_dump(), summary["sizes"])
-    model.vae.load_state_dict(vae.state_dict())
-    latents = encode(vae, train, recipe.training.batch_size, model.conditions)
-    val_latents = encode(vae, val, recipe.training.batch_size, model.conditions)
-    model.set_latent_statistics(latents.means)
+    if recipe.start is None:
+        vae = cast(VAE, parent)
+        denoiser = {"latent_dim": vae.config["latent_dim"], **recipe.model.model_dump(), "conditions": conditions}
+        model = LatentDiffusion(vae.config, denoiser, recipe.diffusion.model_dump(), summary["sizes"])
+        model.vae.load_state_dict(vae.state_dict())
+    else:
+        if parent.config.get("layout") is not None:
+            raise UserError(
+                f"start: {recipe.start} is a published Chemeleon2 model, which train-ldm cannot go on with",
+                "train-rl can; or train a generator from nothing, with `vae`",
+            )
+        model = cast(LatentDiffusion, parent).going_on(conditions, summary["sizes"])
+    latents = encode(model.vae, train, recipe.training.batch_size, model.conditions)
+    val_latents = encode(model.vae, val, recipe.training.batch_size, model.conditions)
+    look_at_elements(model, latents, source, console)
+    if recipe.start is None:
+        model.set_latent_statistics(latents.means)
     settings = Settings(**recipe.training.model_dump(exclude={"batch_size"}))
-    meta = runs.describe(recipe, summary, [checkpoint.parent(vae_folder, vae_meta)])
+    meta = runs.describe(recipe, summary, [checkpoint.parent(source, parent_meta)])
     folder, logger = runs.open_folder(recipe, options, fabric)
     training = Run(folder, "ldm", model, settings, fabric, recipe.seed, meta, "val/loss", logger=logger)
     if options.resume:
@@ -76,6 +92,20 @@ def run(recipe: TrainLdm, options: RunOptions, console: Console) -> None:
     if fabric.is_global_zero:
         best, _ = checkpoint.load(find_model(str(folder), "ldm"), "ldm", fabric.device)
         runs.finish(folder, judge(cast(LatentDiffusion, best), recipe, train, val, console), console)
+
+
+def look_at_elements(model: LatentDiffusion, latents: Latents, source: Path, console: Console) -> None:
+    """Warn of an autoencoder that does not know the crystals: what it makes of them cannot be decoded."""
+    import torch
+
+    from chemeleon_cli.core.latents import elements_kept
+
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randperm(len(latents.table), generator=generator)[:ELEMENT_SAMPLES]
+    kept = elements_kept(model.vae, latents, rows)
+    if kept < ELEMENTS_KEPT:
+        text = f"the autoencoder of {source} gives only {kept:.0%} of these atoms their element back"
+        console.print(f"[yellow]warning[/]: {text}; train one on these crystals (train-vae)", highlight=False)
 
 
 def validate(model: LatentDiffusion, latents: Latents, rates: Mapping[str, float], batch_size: int) -> float:

@@ -99,6 +99,20 @@ class LatentDiffusion(nn.Module):
         self.latent_mean: Tensor
         self.latent_std: Tensor
 
+    def going_on(self, conditions: Settings | None, sizes: Mapping[str, int]) -> LatentDiffusion:
+        """A generator with these weights, to be trained on other crystals.
+
+        Args:
+            conditions: what it is to learn to be asked for, anew whatever this one has learned; None: nothing.
+            sizes: of the other crystals.
+        """
+        denoiser = {**self.denoiser.config, "conditions": conditions}
+        other = LatentDiffusion(self.vae.config, denoiser, self.config["diffusion"], sizes)
+        kept = {k: v for k, v in self.state_dict().items() if not k.startswith("denoiser.conditions.")}
+        lacking, _ = other.load_state_dict(kept, strict=False)
+        assert all(name.startswith("denoiser.conditions.") for name in lacking), lacking
+        return other.to(self.device)
+
     @property
     def device(self) -> torch.device:
         """Where the model is."""

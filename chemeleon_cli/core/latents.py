@@ -63,6 +63,17 @@ def encode(vae: VAE, table: Table, batch_size: int, conditions: Settings | None 
     return Latents(means, table, {name: _label(table, name, s) for name, s in (conditions or {}).items()})
 
 
+@torch.no_grad()
+def elements_kept(vae: VAE, latents: Latents, rows: Tensor) -> float:
+    """The share of atoms of the chosen crystals that the decoder gives their element: near 1, unless the autoencoder
+    was trained on other elements."""
+    device = next(vae.parameters()).device
+    x, num_atoms = latents.batch(rows)
+    found = vae.decoder(x.to(device), num_atoms.to(device)).to_crystals().numbers.cpu()
+    atoms, mask = latents.table.atoms_of(rows)
+    return (found == latents.table.numbers[atoms])[mask].double().mean().item()
+
+
 def learn(table: Table, kinds: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     """What a model trained on a table can be asked for.
 

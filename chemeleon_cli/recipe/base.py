@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, ValidationInfo
 from pydantic_core import PydanticCustomError
 
 from chemeleon_cli.core.paths import split_path
@@ -44,6 +44,12 @@ class RunOptions:
 def mistake(text: str) -> PydanticCustomError:
     """An error of one field whose text is shown as it is, after `file:line: key:`."""
     return PydanticCustomError("mistake", "{text}", {"text": text})
+
+
+def several(section: str, mistakes: Iterable[tuple[str, str]]) -> ValidationError:
+    """One error of the (field, text) of every mistake in a section."""
+    lines: Any = [{"type": mistake(text), "loc": (field,), "input": None} for field, text in mistakes]
+    return ValidationError.from_exception_data(section, lines)
 
 
 def find_checkpoint(find_model: FindModel, name: str, kind: str) -> Path:

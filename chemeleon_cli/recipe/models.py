@@ -10,7 +10,6 @@ from pydantic import (
     BeforeValidator,
     Field,
     Strict,
-    ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
@@ -36,6 +35,7 @@ from chemeleon_cli.recipe.base import (
     VaeName,
     find_columns,
     mistake,
+    several,
 )
 from chemeleon_cli.recipe.conditions import Asked, ConditionSection, fill_in_kinds
 from chemeleon_cli.recipe.data import FetchData
@@ -146,8 +146,11 @@ class TrainLdm(RunRecipe):
     """The name of the run and of its folder."""
     data: DataSection
     """The crystals to learn from."""
-    vae: VaeName
-    """The autoencoder: a run folder, a checkpoint folder or a name."""
+    vae: VaeName | None = None
+    """The autoencoder: a run folder, a checkpoint folder or a name; null where `start` is given, which holds one."""
+    start: LdmName | None = None
+    """A generator to go on from instead of from nothing, say `starter` for crystals of your own: its autoencoder,
+    `model` and `diffusion` are kept, `conditions` are learned anew. Null: none."""
     model: LdmModel = LdmModel()
     """The size of the model."""
     diffusion: DiffusionSection = DiffusionSection()
@@ -176,6 +179,19 @@ class TrainLdm(RunRecipe):
 
     training: TrainingSection = TrainingSection()
     """How long and how fast."""
+
+    @model_validator(mode="after")
+    def _begins_once(self) -> TrainLdm:
+        own = {"vae": None, "model": LdmModel(), "diffusion": DiffusionSection()}
+        if self.start is None:
+            text = "found null; expected an autoencoder, or null beside a generator to `start` from"
+            mistakes = [("vae", text)] if self.vae is None else []
+        else:
+            text = f"expected none beside start: {self.start}, which brings its own"
+            mistakes = [(name, text) for name, default in own.items() if getattr(self, name) != default]
+        if mistakes:
+            raise several("train-ldm", mistakes)
+        return self
 
 
 class TargetSection(Section):
@@ -338,8 +354,7 @@ class Score(ComputeRecipe):
                 text = f"expected which energies {potential} was fitted to, as a hull is of a known scale"
                 mistakes.append(("energy_scale", f"found {shown(settings.energy_scale)}; {text}"))
         if mistakes:
-            lines = [{"type": mistake(text), "loc": (field,), "input": None} for field, text in mistakes]
-            raise ValidationError.from_exception_data("score", lines)  # type: ignore[arg-type]
+            raise several("score", mistakes)
         return self
 
 
