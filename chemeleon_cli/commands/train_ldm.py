@@ -54,7 +54,7 @@ def run(recipe: TrainLdm, options: RunOptions, console: Console) -> None:
         model = LatentDiffusion(vae.config, denoiser, recipe.diffusion.model_dump(), summary["sizes"])
         model.vae.load_state_dict(vae.state_dict())
     else:
-        if parent.config.get("layout") is not None:
+        if parent_meta["config"].get("layout") is not None:
             raise UserError(
                 f"start: {recipe.start} is a published Chemeleon2 model, which train-ldm cannot go on with",
                 "train-rl can; or train a generator from nothing, with `vae`",
