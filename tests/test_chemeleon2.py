@@ -271,6 +271,12 @@ def test_chains_are_spaced_as_published(made: Path):
     assert error.value.hint == "take one of 56, 59, 63"
 
 
+def test_train_ldm_does_not_go_on_from_a_published_generator(made: Path):
+    ours: LatentDiffusion = load(convert.read(made / "ldm.ckpt", convert.read(made / "vae.ckpt")))
+    with pytest.raises(UserError, match="train-ldm cannot go on with a published Chemeleon2 model"):
+        ours.going_on({}, {"4": 1})
+
+
 def test_a_ddpm_step_draws_with_the_learned_std_within_its_bounds(made: Path):
     ours: LatentDiffusion = load(convert.read(made / "ldm.ckpt", convert.read(made / "vae.ckpt")))
     sampling, sizes = Sampling("ddpm", 20), torch.full((64,), 6)

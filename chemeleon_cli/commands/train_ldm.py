@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, cast
 
 from chemeleon_cli.commands import runs
-from chemeleon_cli.errors import UserError
 from chemeleon_cli.sources.models import find_model
 
 if TYPE_CHECKING:
@@ -40,33 +39,28 @@ def run(recipe: TrainLdm, options: RunOptions, console: Console) -> None:
 
     fabric = runs.launch(recipe, console)
     train, val = runs.load_data(recipe.data.path, recipe.data.max_atoms, console, recipe.data.thirds)
-    kind, name = ("vae", recipe.vae) if recipe.start is None else ("ldm", recipe.start)
-    source = find_model(str(name), kind)
-    parent, parent_meta = checkpoint.load(source, kind, fabric.device)
     torch.manual_seed(recipe.seed)
     summary = train.summary()
-    asked = {name: c.kind for name, c in recipe.conditions.items()}
-    conditions = learn(train, asked) if asked else None
+    conditions = learn(train, {name: c.kind for name, c in recipe.conditions.items()})
     rates = {name: c.dropout for name, c in recipe.conditions.items()}
     if recipe.start is None:
-        vae = cast(VAE, parent)
+        source = find_model(str(recipe.vae), "vae")
+        loaded, parent = checkpoint.load(source, "vae", fabric.device)
+        vae = cast(VAE, loaded)
         denoiser = {"latent_dim": vae.config["latent_dim"], **recipe.model.model_dump(), "conditions": conditions}
         model = LatentDiffusion(vae.config, denoiser, recipe.diffusion.model_dump(), summary["sizes"])
         model.vae.load_state_dict(vae.state_dict())
     else:
-        if parent_meta["config"].get("layout") is not None:
-            raise UserError(
-                f"start: {recipe.start} is a published Chemeleon2 model, which train-ldm cannot go on with",
-                "train-rl can; or train a generator from nothing, with `vae`",
-            )
-        model = cast(LatentDiffusion, parent).going_on(conditions, summary["sizes"])
+        source = find_model(recipe.start, "ldm")
+        loaded, parent = checkpoint.load(source, "ldm", fabric.device)
+        model = cast(LatentDiffusion, loaded).going_on(conditions, summary["sizes"])
     latents = encode(model.vae, train, recipe.training.batch_size, model.conditions)
     val_latents = encode(model.vae, val, recipe.training.batch_size, model.conditions)
     look_at_elements(model, latents, source, console)
-    if recipe.start is None:
+    if recipe.start is None:  # weights that are there were learned with their own
         model.set_latent_statistics(latents.means)
     settings = Settings(**recipe.training.model_dump(exclude={"batch_size"}))
-    meta = runs.describe(recipe, summary, [checkpoint.parent(source, parent_meta)])
+    meta = runs.describe(recipe, summary, [checkpoint.parent(source, parent)])
     folder, logger = runs.open_folder(recipe, options, fabric)
     training = Run(folder, "ldm", model, settings, fabric, recipe.seed, meta, "val/loss", logger=logger)
     if options.resume:

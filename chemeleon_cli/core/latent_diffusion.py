@@ -99,11 +99,11 @@ class LatentDiffusion(nn.Module):
         self.latent_mean: Tensor
         self.latent_std: Tensor
 
-    def going_on(self, conditions: Settings | None, sizes: Mapping[str, int]) -> LatentDiffusion:
+    def going_on(self, conditions: Settings, sizes: Mapping[str, int]) -> LatentDiffusion:
         """A generator with these weights, to be trained on other crystals.
 
         Args:
-            conditions: what it is to learn to be asked for, anew whatever this one has learned; None: nothing.
+            conditions: what it is to learn to be asked for, anew whatever this one has learned.
             sizes: of the other crystals.
         """
         denoiser = {**self.denoiser.config, "conditions": conditions}

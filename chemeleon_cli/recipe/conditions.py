@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
-from chemeleon_cli.recipe.base import Count, NotNegative, Section, mistake
+from chemeleon_cli.recipe.base import Count, NotNegative, Section, UserPath, mistake
 
 OF_CRYSTALS = ("composition", "chemical_system", "space_group")
 """Kinds that need no column of the data; such a condition is named as its kind."""
@@ -56,7 +56,7 @@ Wish = Annotated[Any, AfterValidator(_is_plain)]
 
 
 def _is_crystals(file: str | None, info: ValidationInfo) -> str | None:
-    if file is not None and info.context and not Path(file).expanduser().is_file():
+    if file is not None and info.context and not Path(file).is_file():
         raise mistake(f"found '{file}'; expected a file of crystals")
     return file
 
@@ -68,7 +68,7 @@ class Asked(Section):
     """What is asked for, by the names of the conditions that the model was trained for: `band_gap: 3.0`,
     `composition: SrTiO3`, `chemical_system: Li-Fe-P-O`, `space_group: 225`. A composition is what the crystals have;
     all else is what they tend to."""
-    like: Annotated[str | None, AfterValidator(_is_crystals)] = None
+    like: Annotated[UserPath | None, AfterValidator(_is_crystals)] = None
     """A file of crystals whose compositions and numbers of atoms are asked for, one after the other; null: none."""
     z: Count | None = None
     """Formula units of the composition in a cell; null: drawn from the sizes of the training set that fit."""

@@ -71,6 +71,17 @@ class LatentDiffusion(latent_diffusion.LatentDiffusion):
                 out[name] = {"kind": e["kind"], "known": list(range(1, min(e["width"], elements)))}
         return out
 
+    def going_on(self, conditions: Settings, sizes: Mapping[str, int]) -> latent_diffusion.LatentDiffusion:
+        """Not for this layout.
+
+        Raises:
+            UserError: always.
+        """
+        raise UserError(
+            "train-ldm cannot go on with a published Chemeleon2 model",
+            "train-rl can; or train a generator from nothing, with `vae` instead of `start`",
+        )
+
     def say(self, wanted: Sequence[Wanted], num_atoms: Tensor) -> Said:
         """As in ours; published conditions are said all together or not at all."""
         said = super().say(wanted, num_atoms)
