@@ -1,7 +1,7 @@
 # make test          the checks of every change, in a few minutes
 # make long          the slow tests
 # make demo          steer the generator that comes with the program towards a band gap of 3.0 eV
-# make demo DATA=..  the whole chain on crystals of your own (a table or folder), in about ten minutes
+# make demo DATA=..  the whole chain on crystals of your own (a table or folder)
 # make starter-check what the models that come with the program are worth: the figures of their cards, and steering
 # make starter-models  train and pack these models again: hours
 # make clean         remove what these made; `make clean-venv` the environment too

@@ -28,5 +28,10 @@ def did_you_mean(word: str, words: Iterable[str], before: str = "; ") -> str:
         words: what could have been meant.
         before: what the text starts with.
     """
-    close = get_close_matches(word, list(words), n=1, cutoff=0.6)
-    return f"{before}did you mean '{close[0]}'?" if close else ""
+    close = closest(word, words)
+    return "" if close is None else f"{before}did you mean '{close}'?"
+
+
+def closest(word: str, words: Iterable[str]) -> str | None:
+    """The one of `words` that was probably meant by `word`, if any."""
+    return next(iter(get_close_matches(word, list(words), n=1, cutoff=0.6)), None)

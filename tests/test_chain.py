@@ -1,10 +1,13 @@
 """The whole chain of commands through the real command line, on a model of a few thousand weights."""
 
 import csv
+import importlib.machinery
 import itertools
 import json
 import re
 import shutil
+import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +92,9 @@ def test_every_run_leaves_its_records(chain: Path):
         meta = json.loads((run / "checkpoints" / "best" / "meta.json").read_text())
         assert meta["kind"] == kind
         assert meta["data"]["count"] > 0
+        record = json.loads((run / "run.json").read_text())
+        assert (record["data"]["sha256"], record["parents"]) == (meta["data"]["sha256"], meta["parents"])
+        assert record["device"] == "cpu"
         assert {"recipe.yaml", "run.json", "metrics.csv", "results.json", "checkpoints"} <= {
             p.name for p in run.iterdir()
         }
@@ -219,6 +225,14 @@ def test_a_second_run_does_not_overwrite_the_first(work: Path):
     assert (work / "runs/vae/metrics.csv").read_text() != before
 
 
+def test_a_run_does_not_replace_what_it_is_made_of(work: Path):
+    before = sorted(work.rglob("*"))
+    again = ["--set", "model=runs/bandgap", "--overwrite"]
+    said = call("train-rl", "bandgap", *STEER, *SHORT_RL, *again, code=2)
+    assert "runs/bandgap: holds runs/bandgap/checkpoints/best" in said.replace("\n", " ")
+    assert sorted(work.rglob("*")) == before
+
+
 def test_the_resolved_recipe_of_a_run_runs_again(work: Path):
     from safetensors.torch import load_file
 
@@ -272,6 +286,27 @@ def test_finetuned_encoder_and_custom_reward(work: Path):
     call("train-rl", "multi_objective", "--set", "model=runs/ldm", *SHORT_RL,
          *itertools.chain(*(["--set", f"reward.components.{i}.predictor=runs/tuned"] for i in (0, 1))))  # fmt: skip
     assert (work / "runs/atomic_density/checkpoints/last/meta.json").is_file()
+
+
+def test_metrics_go_to_wandb_too(work: Path, monkeypatch: pytest.MonkeyPatch):
+    """With a stand-in for the package, which takes what it would be given."""
+    begun: list[dict[str, Any]] = []
+    rows: list[tuple[int, dict[str, float]]] = []
+    stand_in = types.ModuleType("wandb")
+    stand_in.__spec__ = importlib.machinery.ModuleSpec("wandb", None)
+    sink = types.SimpleNamespace(log=lambda metrics, step: rows.append((step, dict(metrics))))
+    stand_in.init = lambda **options: begun.append(options) or sink  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "wandb", stand_in)
+    name = ["--set", "name=logged", "--set", "logger={type: wandb, project: crystals, mode: offline}"]
+    call("train-vae", "vae", "--set", "data.path=data/mine", *TINY, *VAE, *name)
+    call("train-vae", "runs/logged/recipe.yaml", "--resume", "--set", "training.max_steps=18")
+    first, again = begun
+    assert (first["project"], first["name"], first["mode"]) == ("crystals", "logged", "offline")
+    assert first["config"]["seed"] == 42
+    assert (again["id"], again["resume"]) == (first["id"], "allow"), "a resumed run goes on there"
+    assert [step for step, row in rows if "val/loss" in row] == [6, 12, 18]
+    kept = {row["step"]: row["val/loss"] for row in rows_of(work / "runs/logged/metrics.csv") if row["val/loss"]}
+    assert {str(step): str(row["val/loss"]) for step, row in rows if "val/loss" in row} == kept
 
 
 def test_two_devices_train_the_same_model_as_one(work: Path):

@@ -161,6 +161,7 @@ def test_a_bare_key_fetches_from_the_materials_project(work: Path, ran: list) ->
 
 
 def test_a_source_needs_no_recipe(work: Path, ran: list) -> None:
+    (work / "my.csv").touch()
     result = CliRunner().invoke(app, ["fetch-data", "--source", "my.csv", "--seed", "1"], env={"MP_API_KEY": "secret"})
     assert result.exit_code == 0, result.stderr
     recipe = ran[0]["recipe"]
@@ -168,9 +169,19 @@ def test_a_source_needs_no_recipe(work: Path, ran: list) -> None:
 
 
 def test_a_source_by_set_needs_no_recipe_either(work: Path, ran: list) -> None:
+    (work / "my.csv").touch()
     result = CliRunner().invoke(app, ["fetch-data", "--set", "source=my.csv"], env={"MP_API_KEY": "secret"})
     assert result.exit_code == 0, result.stderr
     assert (ran[0]["recipe"].source, ran[0]["recipe"].query) == ("my.csv", {})
+
+
+def test_a_dry_run_looks_for_the_source_and_its_labels(work: Path, ran: list) -> None:
+    result = call("fetch-data", "--source", "mp-2O", "--set", "labels_file=gone.csv", "--dry-run")
+    assert result.exit_code == 2
+    labels, source = sorted(result.stderr.splitlines(), key=lambda line: "source:" in line)
+    assert "labels_file: found 'gone.csv'; expected a CSV or Parquet file" in labels
+    assert "source: found 'mp-2O'; expected a file or folder, or one of" in source
+    assert source.endswith("did you mean 'mp-20'?")
 
 
 def test_without_a_source_the_key_may_be_in_pymatgens_settings(work: Path, ran: list) -> None:

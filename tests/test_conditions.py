@@ -333,6 +333,28 @@ def test_conditions_are_read_from_a_table(table: Table):
     ]
 
 
+def test_what_the_train_split_does_not_have_is_not_said(table: Table):
+    some = table.select(torch.arange(5))
+    settings = learn(some, {name: KINDS[name] for name in ("composition", "chemical_system", "space_group")})
+    labels = encode_table(VAE(**SMALL).eval(), table, 4, settings).labels
+    elements = set(some.numbers.tolist())
+    known = torch.tensor([set(s.atomic_numbers) <= elements for s in table.structures()])
+    assert known[:5].all() and not known.all()
+    for name in ("composition", "chemical_system"):
+        assert torch.equal(labels[name].any(1), known)
+    assert set(labels["space_group"].tolist()) - {0} == set(settings["space_group"]["known"])
+    assert torch.equal(labels["space_group"] == 0, ~torch.isin(table.space_groups, some.space_groups))
+
+
+def test_a_name_that_looks_like_nothing_is_a_name(table: Table):
+    text = gzip.decompress(table.path.read_bytes()).decode().replace("m-3,", "NA,").replace("m-4,", "nan,")
+    table.path.write_bytes(gzip.compress(text.encode()))
+    named = load_split(table.path.parent, "train")
+    assert named is not None
+    assert {"NA", "nan"} <= set(named.ids)
+    assert learn(named, {"phase": "category"})["phase"]["known"] == ["blende", "rock"]
+
+
 def test_a_table_without_the_labels_is_an_error(table: Table):
     for name, kind in {"none": "value", "nothing": "category"}.items():
         with pytest.raises(UserError, match=name):

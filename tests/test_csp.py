@@ -101,3 +101,6 @@ def test_candidates_find_their_references():
     assert (how, ordered) == ("order", [[references[0]], [None], [references[2]]])
     by_formula, how = pair(["a", "b", "c"], shuffled, names, references)
     assert (how, [len(c) for c in by_formula]) == ("formula", [2, 0, 1])
+    # a reference may be named as a candidate of another would be: one reading for all
+    likewise, how = pair(["a-0", "a-1", "a-2", "a-2-0", "a-2-1", "a-2-2"], [None] * 6, ["a", "a-2"], references[:2])
+    assert (how, [len(c) for c in likewise]) == ("id", [3, 3])

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pymatgen.core import Lattice, Structure
@@ -169,6 +170,25 @@ def test_predictors_take_the_statistics_that_the_manifest_has_for_train(table: P
         known = manifest_of(folder)["labels"][name]["splits"]["train"]
         assert float(model.mean[k]) == pytest.approx(known["mean"], rel=1e-6)
         assert float(model.std[k]) == pytest.approx(known["std"], rel=1e-6)
+
+
+def test_a_cache_is_for_all_and_can_be_done_without(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from chemeleon_cli.core.dataset import load_split
+    from chemeleon_cli.core.tools import load_references
+    from chemeleon_cli.core.vae import VAE
+
+    folder = fetch(table)
+    encoder = VAE(hidden_dim=8, num_heads=1, encoder_layers=1, decoder_layers=1, latent_dim=2).encoder
+    first = load_split(folder, "train"), load_references(encoder, folder)
+    kept = list(Path(os.environ["CHEMELEON_CACHE"]).rglob("*.safetensors"))
+    (table.parent / "plain").touch()
+    assert [path.stat().st_mode for path in kept] == [(table.parent / "plain").stat().st_mode] * 2
+    monkeypatch.setenv("CHEMELEON_CACHE", str(table.parent / "plain"))  # nothing can be written below a file
+    with pytest.warns(UserWarning, match="not kept for the next time"):
+        again = load_split(folder, "train"), load_references(encoder, folder)
+    assert first[0] is not None and again[0] is not None
+    assert torch.equal(first[0].frac_coords, again[0].frac_coords)
+    assert torch.equal(first[1].structure_features, again[1].structure_features)
 
 
 def test_rejected_rows_are_listed_with_reason_and_detail(table: Path) -> None:

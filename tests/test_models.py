@@ -1,21 +1,27 @@
 """Autoencoder, denoiser, generator and predictor: what must hold whatever their weights."""
 
+import json
 from pathlib import Path
+from typing import cast
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from pymatgen.core import Lattice, Structure
 from samples import known_structures, random_structures, write_dataset
 from test_crystals import shifted
 
+from chemeleon_cli.core import checkpoint
 from chemeleon_cli.core.crystals import Crystals, canonical
-from chemeleon_cli.core.dataset import augment, deform, load_split
+from chemeleon_cli.core.dataset import augment, deform, load_split, parse_canonical
 from chemeleon_cli.core.latent_diffusion import LatentDiffusion, Sampling, sample_many
 from chemeleon_cli.core.latents import encode
 from chemeleon_cli.core.limits import MAX_Z
+from chemeleon_cli.core.paths import STARTER
 from chemeleon_cli.core.predictor import Predictor
 from chemeleon_cli.core.vae import VAE, Decoded, cell_features, cell_from_features
+from chemeleon_cli.sources.models import find_model
 
 SMALL = {"hidden_dim": 32, "num_heads": 4, "encoder_layers": 2, "decoder_layers": 2, "latent_dim": 4}
 SIZES = {"2": 3, "5": 1, "8": 2}
@@ -182,7 +188,7 @@ def test_deforming_strains_cells_and_moves_atoms_by_what_is_said():
 def test_moved_copies_are_predicted_alike(predictor: Predictor):
     """Canonical form and averaged origins leave little: bounded here by a fifth of the predictions' spread.
 
-    For a trained predictor the bound is a fifth of its error; this holds for any weights.
+    This holds for any weights.
     """
     originals = random_structures(16, seed=7, max_atoms=12)
     copies = [shifted(s, seed) for seed, s in enumerate(originals)]
@@ -190,6 +196,24 @@ def test_moved_copies_are_predicted_alike(predictor: Predictor):
         copy.make_supercell([2, 1, 1])
     a, b = (predictor.predict(Crystals.from_structures([canonical(s) for s in group])) for group in (originals, copies))
     assert ((a - b).abs().mean(0) < a.std(0) / 5).all()
+
+
+def test_moved_copies_are_predicted_alike_by_a_trained_model():
+    """By a fifth of its error on test, as its card has it."""
+    folder = find_model("starter", "predictor")
+    predictor = cast("Predictor", checkpoint.load(folder, "predictor")[0])
+    frame = pd.read_csv(STARTER / "crystals.csv.gz")
+    cifs = frame[frame["split"] == "test"]["cif"].iloc[::12]
+    originals = [s for cif in cifs if isinstance(s := parse_canonical(cif), Structure)]
+    assert len(originals) == len(cifs) > 20
+    copies = [shifted(s, seed) for seed, s in enumerate(originals)]
+    for copy in copies[::4]:
+        copy.make_supercell([2, 1, 1])
+    moved = [canonical(s) for s in copies]
+    a, b = (predictor.predict(Crystals.from_structures(group)) for group in (originals, moved))
+    measured = json.loads((folder / "card.json").read_text())["measured"]["predictor"]
+    error = torch.tensor([measured[target]["mae"] for target in predictor.targets])
+    assert ((a - b).abs().mean(0) < error / 5).all(), (a - b).abs().mean(0) / error
 
 
 def test_prediction_is_the_mean_over_the_origins(predictor: Predictor):

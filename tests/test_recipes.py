@@ -322,6 +322,19 @@ def test_files_are_looked_for_beside_other_mistakes(work: Path) -> None:
     assert lines[2] == "5: kl_weight: found 'x'; expected a number"
 
 
+def test_what_sections_need_is_said_beside_misspelt_keys_and_wrong_values_in_them(work: Path) -> None:
+    lines = errors("data: {path: data/mp-20}\ntraining:\n  batch_siz: 3\n", TrainLdm)
+    assert len(lines) == 2
+    assert "vae" in lines[0] and "start" in lines[0]
+    assert "training.batch_siz: found an unknown key; did you mean 'batch_size'?" in lines[1]
+    text = RL.replace("runs/gap", "runs/gone")
+    plain = [line.partition(": ")[2] for line in errors(text, TrainRl)]
+    assert len(plain) == 1 and "runs/gone" in plain[0]
+    for mistake in ("  wieght: 1\n", "  eps: -1\n"):  # in the reward section itself
+        lines = errors(text.replace("reward:\n", "reward:\n" + mistake), TrainRl)
+        assert len(lines) == 2 and plain[0] in "".join(lines)
+
+
 def test_not_yaml_names_the_line(work: Path) -> None:
     assert errors("seed: 1\n name: x\n", TrainVae)[0].startswith("2: not YAML: ")
 

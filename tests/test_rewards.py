@@ -99,7 +99,9 @@ def test_predictor_reward_is_minus_the_squared_distance() -> None:
     assert predictor().compute(candidates)[:2].tolist() == [14, 36]
 
 
-def test_mmd_drop_equals_computing_both_distances() -> None:
+@pytest.mark.parametrize("block", [4096, 4])
+def test_mmd_drop_equals_computing_both_distances(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("chemeleon_cli.core.rewards.diversity.BLOCK", block)
     torch.manual_seed(1)
     x, y = torch.randn(7, 3).double(), torch.randn(11, 3).double()
 

@@ -205,6 +205,33 @@ def test_definitions_side_by_side_with_guards_and_origin() -> None:
 
 
 @pytest.mark.usefixtures("measured")
+def test_energies_say_by_what_and_against_what_where_nothing_is_novel() -> None:
+    text, _ = run(energy_model="chgnet", hull="hull.csv.gz")
+    assert "energies by levels (PBE/MP2020); hull hull.csv.gz (PBE/MP2020): a test" in text
+    assert "S.U.N. is not computed" in text
+
+
+@pytest.mark.usefixtures("place")
+def test_what_is_printed_is_in_the_summary() -> None:
+    text, _ = run(model="ldm", reward=reward())
+    summary = json.loads(Path("made.scores.json").read_text())
+    gap = summary["reward"]["band_gap"]
+    assert f"{gap['raw_mean']:.4g}" in text and gap["window"] == pytest.approx([2.7, 3.3])
+    assert f"{100 * gap['in_window_of_valid']:.1f} %" in text
+    assert {"mean", "median"} == summary["measured"]["predicted_band_gap"].keys()
+    assert summary["impossible"] == {"volume": 1}
+    assert 0 <= summary["novel_of_valid"] <= 1 and 0 <= summary["smact_valid_of_valid"] <= 1
+    for reasons in summary["unscored"].values():
+        assert all(reason in text for reason in list(reasons)[:3])
+
+
+@pytest.mark.usefixtures("measured")
+def test_two_outputs_are_two_files() -> None:
+    with pytest.raises(UserError, match="one file for two outputs"):
+        run(out="a.csv", relaxed_out="a.json", energy_model="chgnet", relax={"steps": 1, "fmax": 0.1})
+
+
+@pytest.mark.usefixtures("measured")
 def test_relaxed_crystals_are_judged_too_and_the_time_said_before() -> None:
     relax = {"steps": 20, "fmax": 0.05}
     text, rows = run(model="ldm", energy_model="chgnet", hull="hull.csv.gz", relax=relax, relaxed_out="r.cif")

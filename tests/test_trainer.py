@@ -145,12 +145,13 @@ def test_a_run_is_resumed_with_its_recipe_for_longer_and_elsewhere(tmp_path: Pat
 def test_the_recipe_of_a_run_is_that_it_was_resumed_with(tmp_path: Path, data: Path):
     recipe = TrainVae.model_validate({"data": {"path": "data"}, "output": str(tmp_path), "name": "run"})
     fabric = Fabric(accelerator="cpu", devices=1)
-    folder, _ = runs.open_folder(recipe, RunOptions(), fabric)
-    run, vae, table = make_run(folder, data, recipe=runs.describe(recipe, {}, [])["recipe"])
+    meta = runs.describe(recipe, {}, [])
+    folder, _ = runs.open_folder(recipe, RunOptions(), fabric, meta)
+    run, vae, table = make_run(folder, data, recipe=meta["recipe"])
     train(run, vae, table, stop_at=4)
 
     def go_on(now: TrainVae) -> None:
-        runs.open_folder(now, RunOptions(resume=True), fabric)
+        runs.open_folder(now, RunOptions(resume=True), fabric, meta)
         runs.resume(make_run(folder, data, recipe=runs.describe(now, {}, [])["recipe"])[0], now)
 
     longer = recipe.model_copy(update={"training": TrainingSection(max_steps=20_000)})
@@ -275,6 +276,19 @@ def test_metrics_file_grows_columns(tmp_path: Path):
             {"step": "1", "loss": "0.5", "val/loss": ""},
             {"step": "2", "loss": "1.0", "val/loss": "2.0"},
         ]
+
+
+def test_a_row_that_was_cut_off_is_forgotten(tmp_path: Path):
+    path = tmp_path / "metrics.csv"
+    path.write_text("step,loss\n1,0.5\n2,0.2")  # of 2,0.25
+    MetricsFile(path).drop_after(9)
+    assert path.read_text().split() == ["step,loss", "1,0.5"]
+
+
+def test_the_number_of_devices_stays_where_each_takes_a_batch():
+    check_recipe(Path(), {"command": "train-rl", "devices": 1}, {"command": "train-rl", "devices": 2})
+    with pytest.raises(UserError, match="devices was 1 when the run began and is 2 now"):
+        check_recipe(Path(), {"command": "train-ldm", "devices": 1}, {"command": "train-ldm", "devices": 2})
 
 
 def test_checkpoint_round_trip_and_its_errors(tmp_path: Path):

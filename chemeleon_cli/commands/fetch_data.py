@@ -258,8 +258,9 @@ def _target(recipe: FetchData, source: Path, overwrite: bool) -> Path:
         folder = folder.resolve()  # what the link leads to is replaced, the link stays
     if blocked := [str(parent) for parent in folder.parents if parent.exists() and not parent.is_dir()]:
         raise UserError(f"out: {blocked[0]} is no folder", "name a folder, or one to be made")
-    if source.exists() and folder.resolve() in (source.resolve(), *source.resolve().parents):
-        raise UserError(f"{folder}: is where the source is", "take another `name` or `out`")
+    for what, path in (("source", source), ("labels_file", recipe.labels_file and path_of(recipe.labels_file))):
+        if path and path.exists() and folder.resolve() in (path.resolve(), *path.resolve().parents):
+            raise UserError(f"{folder}: is where the {what} is", "take another `name` or `out`")
     if folder.is_dir() and not any(folder.iterdir()):
         return folder
     if folder.exists() and not overwrite:

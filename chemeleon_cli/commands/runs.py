@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import importlib.metadata
 import importlib.util
@@ -9,7 +10,7 @@ import json
 import platform
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,8 @@ from chemeleon_cli.errors import UserError
 
 VALIDATION_LIMIT = 5000
 """Crystals."""
+NAMED = 10
+"""Skipped rows that are named."""
 RANKS_WAIT = datetime.timedelta(days=1)
 """For the one that scores, which may take an hour for a step where crystals are relaxed."""
 
@@ -48,19 +51,28 @@ def launch(recipe: RunRecipe, console: Console) -> Fabric:
     return fabric
 
 
-def open_folder(recipe: RunRecipe, options: RunOptions, fabric: Fabric) -> tuple[Path, Logger | None]:
+def open_folder(
+    recipe: RunRecipe, options: RunOptions, fabric: Fabric, meta: Mapping[str, Any]
+) -> tuple[Path, Logger | None]:
     """The run folder with its records, and the logger if the recipe asks for one.
 
     Called when all that the run needs is loaded, so that a mistake leaves no folder behind.
 
+    Args:
+        recipe: of the run.
+        options: whether it resumes, or replaces what is there.
+        fabric: launched.
+        meta: of the run's checkpoints, see `describe`.
+
     Raises:
-        UserError: on every rank, if the folder holds a run already or, to resume, none.
+        UserError: on every rank, if the folder holds a run already or, to resume, none; or if it holds something that
+            the run is made of.
     """
     folder, problem = Path(recipe.output) / recipe.name, None
     if fabric.is_global_zero:
         try:
             with writable(str(folder)):
-                _prepare(folder, recipe, options)
+                _prepare(folder, recipe, options, str(fabric.device), meta)
         except UserError as error:
             problem = (error.message, error.hint)
     problem = fabric.broadcast(problem)
@@ -119,10 +131,7 @@ def load_data(
             raise UserError(f"{path}: no {split}.csv(.gz)", "chemeleon fetch-data makes the splits")
         tables.append(table)
         console.print(f"{split}: {len(table)} crystals from {table.path}", highlight=False)
-        if table.rejected:
-            name, reason = table.rejected[0]
-            text = f"  [yellow]{len(table.rejected)} rows skipped[/], the first {name}: {reason}"
-            console.print(text, highlight=False)
+        say_skipped(table.rejected, console)
     train, val = tables
     if thirds is not None:
         train = of_thirds(train, thirds)
@@ -131,6 +140,16 @@ def load_data(
         console.print(f"validation on {VALIDATION_LIMIT} of these", highlight=False)
         val = at_most(val, VALIDATION_LIMIT)
     return train, val
+
+
+def say_skipped(rejected: Sequence[tuple[str, str]], console: Console) -> None:
+    """Count the rows of a table that are not used, and name the first of them with their reasons."""
+    if rejected:
+        console.print(f"  [yellow]{len(rejected)} rows skipped[/]:", highlight=False)
+    for name, reason in rejected[:NAMED]:
+        console.print(f"    {name}: {reason}", highlight=False, markup=False, soft_wrap=True)
+    if len(rejected) > NAMED:
+        console.print(f"    and {len(rejected) - NAMED} more", highlight=False)
 
 
 def at_most(table: Table, count: int) -> Table:
@@ -178,7 +197,7 @@ def finish(folder: Path, results: Mapping[str, Any], console: Console) -> None:
     console.print(f"checkpoints, metrics.csv and results.json are in {folder}", highlight=False)
 
 
-def _prepare(folder: Path, recipe: RunRecipe, options: RunOptions) -> None:
+def _prepare(folder: Path, recipe: RunRecipe, options: RunOptions, device: str, meta: Mapping[str, Any]) -> None:
     if options.resume and options.overwrite:
         raise UserError("--resume goes on with a run and --overwrite replaces it: name one of them")
     if options.resume:
@@ -191,6 +210,10 @@ def _prepare(folder: Path, recipe: RunRecipe, options: RunOptions) -> None:
             raise UserError(f"{folder}: holds a run already", hint)
         if not (folder / "run.json").is_file():
             raise UserError(f"{folder}: is not empty and not a run; it is left alone", "take another --set name=NAME")
+        for used in _texts([meta["recipe"], meta["parents"], meta["data"].get("path")]):
+            if folder.resolve() in Path(used).expanduser().resolve().parents:
+                hint = "take another --set name=NAME"
+                raise UserError(f"{folder}: holds {used}, which this run is made of; it is left alone", hint)
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     _write_recipe(folder, recipe)
@@ -199,13 +222,28 @@ def _prepare(folder: Path, recipe: RunRecipe, options: RunOptions) -> None:
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": recipe.command,
         "seed": recipe.seed,
-        "device": recipe.device,
+        "device": device,
         "devices": recipe.devices,
         "python": platform.python_version(),
         "chemeleon": __version__,
         "versions": {name: importlib.metadata.version(name) for name in packages},
+        "data": {key: meta["data"].get(key) for key in ("path", "count", "sha256")},
+        "parents": meta["parents"],
     }
     (folder / "run.json").write_text(json.dumps(record, indent=1) + "\n")
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All texts in a nested value that can be names of files."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            yield from _texts(item)
+    elif isinstance(value, str):
+        with contextlib.suppress(OSError, RuntimeError, ValueError):  # too long, a home of nobody, a null in it
+            Path(value).expanduser().resolve()
+            yield value
 
 
 def _write_recipe(folder: Path, recipe: RunRecipe) -> None:

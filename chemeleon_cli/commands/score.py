@@ -47,6 +47,9 @@ def run(recipe: Score, overwrite: bool, console: Console) -> None:
     if recipe.write_hull:
         hull = Path(recipe.write_hull)
         tables = [hull, manifest_path(hull)]
+    if len({written.resolve() for written in tables}) < len(tables):
+        names = ", ".join(str(written) for written in tables)
+        raise UserError(f"{names}: one file for two outputs", "give relaxed_out or --out another name")
     for written in tables:
         if written.resolve() == Path(recipe.file).resolve():
             raise UserError(f"{written}: holds the crystals to be judged; it is left alone", "write to another file")
@@ -59,7 +62,7 @@ def run(recipe: Score, overwrite: bool, console: Console) -> None:
     if all(row.structure is None for row in rows):
         first = f"{rows[0].id}: {rows[0].reason}"
         raise UserError(f"{recipe.file}: none of its {len(rows)} crystals can be read; the first, {first}")
-    known = score_against.known(recipe.against) if recipe.against is not None else None
+    known = score_against.known(recipe.against, console) if recipe.against is not None else None
     device = str(make_fabric(recipe.device).device)
     if recipe.write_hull:
         return score_hull.write(recipe, rows, device, console)
@@ -71,8 +74,8 @@ def run(recipe: Score, overwrite: bool, console: Console) -> None:
     columns = _columns(rows, candidates, recipe.reference)
     if scores:
         columns |= {f"reward_{name}": values.tolist() for name, values in scores.raw.items()}
-    summary = score_summary.figures(recipe, candidates, columns)
-    score_summary.show(recipe, candidates, columns, scores, summary, console)
+    summary = score_summary.figures(recipe, candidates, columns, scores)
+    score_summary.show(recipe, candidates, summary, console)
     if known is not None:
         summary["structure_prediction"] = score_against.figures(str(recipe.against), known, rows, console)
     _write(out, columns)

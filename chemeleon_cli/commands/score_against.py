@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from chemeleon_cli.commands.runs import say_skipped
 from chemeleon_cli.errors import UserError
 
 if TYPE_CHECKING:
@@ -49,8 +50,9 @@ def figures(against: str, known: Known, rows: list[Row], console: Console) -> di
     }
 
 
-def known(against: str) -> Known:
-    """Ids and crystals of a file, or of a data folder's test split (val where it has none).
+def known(against: str, console: Console) -> Known:
+    """Ids and crystals of a file, or of a data folder's test split (val where it has none); those that cannot be read
+    are named and left out.
 
     Raises:
         UserError: there are none.
@@ -62,8 +64,15 @@ def known(against: str) -> Known:
         table = load_split(against, "test") or load_split(against, "val")
         if table is None:
             raise UserError(f"{against}: no test and no val split", "name a file of crystals or a data folder")
+        say_skipped(table.rejected, console)
         return table.ids, table.structures()
-    kept = [(row.id, row.structure) for row in read_crystals(against) if row.structure is not None]
+    kept, rejected = [], []
+    for row in read_crystals(against):
+        if row.structure is None:
+            rejected.append((row.id, str(row.reason)))
+        else:
+            kept.append((row.id, row.structure))
+    say_skipped(rejected, console)
     if not kept:
         raise UserError(f"{against}: holds no crystal", "name a file of crystals or a data folder")
     return [name for name, _ in kept], [structure for _, structure in kept]

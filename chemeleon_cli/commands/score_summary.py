@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib.metadata
+import itertools
 import math
+import statistics
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from chemeleon_cli.core.candidates import Candidates
     from chemeleon_cli.core.protocols import Rate
     from chemeleon_cli.core.rewards import ReinforceReward, Scores
+    from chemeleon_cli.core.tools import Tools
     from chemeleon_cli.recipe.models import Score
 
 PACKAGES = ("torch", "pymatgen", "smact", "spglib", "scipy", "chgnet", "mace-torch", "chemeleon-cli")
@@ -48,7 +51,9 @@ def announce(candidates: Candidates, console: Console) -> None:
     )
 
 
-def figures(recipe: Score, candidates: Candidates, columns: Mapping[str, list[Any]]) -> dict[str, Any]:
+def figures(
+    recipe: Score, candidates: Candidates, columns: Mapping[str, list[Any]], scores: Scores | None
+) -> dict[str, Any]:
     """Everything that is printed and what it depends on, as plain values."""
     tools, valid = candidates.tools, columns["valid"]
     reference = tools.known.get(recipe.reference)
@@ -59,7 +64,7 @@ def figures(recipe: Score, candidates: Candidates, columns: Mapping[str, list[An
         "n": len(candidates),
         "valid": _share(sum(valid), len(valid)),
         "unique_of_valid": _share(len(set(formed)), len(formed)),
-        "novel_of_valid": _share(columns["novel"].count(True), len(formed)) if reference else None,
+        "novel_of_valid": _share(columns["novel"].count(True), int(candidates.has_form.sum())) if reference else None,
         "guards": {name: _share(sum(columns[name]), len(valid)) for name in candidates.guards},
         "reference": reference and {"name": reference.name, "sha256": reference.sha256},
         "energy_model": model and {"name": model.name, "energy_scale": model.energy_scale},
@@ -67,6 +72,16 @@ def figures(recipe: Score, candidates: Candidates, columns: Mapping[str, list[An
         "relax": tools.relax and tools.relax.model_dump(),
         "matching": asdict(tools.matching),
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "smact_valid_of_valid": _share(columns["smact_valid"].count(True), sum(valid)),
+        "impossible": _counts(text.split(":")[0] for text in columns["problem"] if text),
+        "measured": {
+            name: _mean_and_median(values)
+            for name, values in columns.items()
+            if name.startswith("predicted_") or name in MEASURED
+        },
+        "relaxation_converged": columns["relaxation_converged"].count(True) if tools.relax else None,
+        "reward": recipe.reward and scores and _rewards(recipe.reward, candidates, scores),
+        "unscored": _reasons(candidates),
     }
     if model and hull and reference:
         summary["protocols"] = _protocols(candidates, columns)
@@ -110,18 +125,11 @@ def _figures(rate: Rate, guards: Mapping[str, Sequence[bool]]) -> dict[str, Any]
     return {"share": rate.share, "interval_95": [rate.low, rate.high], "count": count, "guards": among}
 
 
-def show(
-    recipe: Score,
-    candidates: Candidates,
-    columns: Mapping[str, list[Any]],
-    scores: Scores | None,
-    summary: Mapping[str, Any],
-    console: Console,
-) -> None:
+def show(recipe: Score, candidates: Candidates, summary: Mapping[str, Any], console: Console) -> None:
     """Print the tables."""
     from rich.table import Table
 
-    table = Table(title=f"{recipe.file}: {len(candidates)} crystals", title_justify="left")
+    table = Table(title=f"{recipe.file}: {summary['n']} crystals", title_justify="left")
     table.add_column("")
     table.add_column("", justify="right")
     table.add_column("of")
@@ -129,41 +137,41 @@ def show(
     table.add_row("unique", _percent(summary["unique_of_valid"]), "valid")
     if summary["reference"]:
         table.add_row(f"novel (against {summary['reference']['name']})", _percent(summary["novel_of_valid"]), "valid")
-    balanced = _share(columns["smact_valid"].count(True), sum(columns["valid"]))
-    table.add_row("charges balance (SMACT)", _percent(balanced), "valid")
-    for reason, count in Counter(text.split(":")[0] for text in columns["problem"] if text).most_common():
+    table.add_row("charges balance (SMACT)", _percent(summary["smact_valid_of_valid"]), "valid")
+    for reason, count in summary["impossible"].items():
         table.add_row(f"impossible: {reason}", str(count), "all")
-    for column, values in columns.items():
-        if column.startswith("predicted_") or column in MEASURED:
-            known = sorted(value for value in values if not math.isnan(value))
-            table.add_row(f"{column}: mean, median", _mean_and_median(known), "valid")
-    if columns.get("relaxation_converged"):
-        table.add_row("relaxed: converged", str(columns["relaxation_converged"].count(True)), "valid")
-    if recipe.reward and scores:
-        _reward_rows(table.add_row, recipe.reward, candidates, scores)
-    for fact, reasons in _reasons(candidates).items():
-        for reason, count in reasons.most_common(3):
+    for column, found in summary["measured"].items():
+        text = f"{found['mean']:.4g}, {found['median']:.4g}" if found else "none"
+        table.add_row(f"{column}: mean, median", text, "valid")
+    if summary["relaxation_converged"]:
+        table.add_row("relaxed: converged", str(summary["relaxation_converged"]), "valid")
+    for name, found in (summary["reward"] or {}).items():
+        _reward_rows(table.add_row, name, found)
+    for fact, reasons in summary["unscored"].items():
+        for reason, count in itertools.islice(reasons.items(), MOST_REASONS):
             table.add_row(f"unscored, {fact}: {reason}", str(count), "valid")
     console.print(table)
     if summary.get("protocols"):
-        _show_protocols(summary, console)
-    elif candidates.tools.energy_model and candidates.tools.hull:
+        return _show_protocols(summary, candidates.tools, console)
+    if candidates.tools.energies:
+        console.print(candidates.tools.energies, highlight=False, soft_wrap=True)
+    if summary["energy_model"] and summary["hull"]:
         console.print("S.U.N. is not computed: novelty is not measured", highlight=False)
 
 
 MEASURED = ("e_above_hull", "relaxed_e_above_hull")
 """Columns of energies whose mean is printed, eV/atom."""
+MOST_REASONS = 3
+"""How many of the reasons for which crystals have no number are printed, of each fact."""
 
 
-def _show_protocols(summary: Mapping[str, Any], console: Console) -> None:
+def _show_protocols(summary: Mapping[str, Any], tools: Tools, console: Console) -> None:
     from rich.table import Table
 
-    model, hull, reference = summary["energy_model"], summary["hull"], summary["reference"]
+    reference = summary["reference"]
     title = (
         f"Stable, unique, novel: share of all {summary['n']} [95 % bootstrap interval]\n"
-        f"energies by {model['name']} ({model['energy_scale']}); hull {hull['name']}: {hull['source']}, "
-        f"{hull['count']} energies, {hull['sha256'][:12]}; novel against {reference['name']}, "
-        f"{(reference['sha256'] or '')[:12]}"
+        f"{tools.energies}; novel against {reference['name']}, {(reference['sha256'] or '')[:12]}"
     )
     table = Table(title=title, title_justify="left")
     for header in ("as defined by", "crystals", "S.U.N.", "", "M.S.U.N.", ""):
@@ -205,31 +213,48 @@ def _cells(figure: Mapping[str, Any] | None) -> tuple[str, str]:
     return where, f"{_percent(figure['share'])} [{low:.1f}, {high:.1f}]"
 
 
-def _reasons(candidates: Candidates) -> dict[str, Counter[str]]:
+def _reasons(candidates: Candidates) -> dict[str, dict[str, int]]:
     """Why crystals have no number, by fact or component; what a component only passes on is said once."""
     notes = dict(candidates.notes)
     if notes.get("e_above_hull") and notes.get("energy") == notes["e_above_hull"]:
         del notes["energy"]
-    return {fact: Counter(reasons.values()) for fact, reasons in notes.items()}
+    return {fact: _counts(reasons.values()) for fact, reasons in notes.items() if reasons}
 
 
-def _reward_rows(add: Any, reward: ReinforceReward, candidates: Candidates, scores: Scores) -> None:
+def _counts(texts: Iterable[str]) -> dict[str, int]:
+    """How often each is there, the most frequent first."""
+    return dict(Counter(texts).most_common())
+
+
+def _rewards(reward: ReinforceReward, candidates: Candidates, scores: Scores) -> dict[str, dict[str, Any]]:
+    """Each component's mean in its own unit and how many it has no number for; of a predicted target, how close."""
     from chemeleon_cli.core.rewards import PredictorReward
 
-    means = scores.raw_means()
+    means, found = scores.raw_means(), {}
     for name, component in zip(reward.names(), reward.components, strict=True):
-        raw = scores.raw[name]
-        add(f"reward {name}: raw mean", f"{means[name]:.4g}", "scored")
+        missing = int((scores.raw[name].isnan() & ~scores.impossible).sum())
+        found[name] = {"raw_mean": means[name], "unscored": missing}
         if isinstance(component, PredictorReward) and component.target_value is not None:
             wanted, far = component.target_value, 0.1 * abs(component.target_value)
             off = (candidates.predict(component.predictor)[component.target_name] - wanted).abs()
-            by = f"{component.target_name} by {Path(component.predictor).name}"
-            add(f"{by}: mean distance from {wanted:.4g}", f"{off.nanmean():.4g}", "valid")
-            share = _share(int((off <= far).sum()), int(candidates.valid.sum()))
-            add(f"{by} in {wanted - far:.4g} to {wanted + far:.4g}", _percent(share), "valid")
-        missing = int((raw.isnan() & ~scores.impossible).sum())
-        if missing:
-            add(f"reward {name}: unscored", str(missing), "valid")
+            found[name] |= {
+                "target": f"{component.target_name} by {Path(component.predictor).name}",
+                "target_value": wanted,
+                "mean_distance": off.nanmean().item(),
+                "window": [wanted - far, wanted + far],
+                "in_window_of_valid": _share(int((off <= far).sum()), int(candidates.valid.sum())),
+            }
+    return found
+
+
+def _reward_rows(add: Any, name: str, found: Mapping[str, Any]) -> None:
+    add(f"reward {name}: raw mean", f"{found['raw_mean']:.4g}", "scored")
+    if "target" in found:
+        by, (low, high) = found["target"], found["window"]
+        add(f"{by}: mean distance from {found['target_value']:.4g}", f"{found['mean_distance']:.4g}", "valid")
+        add(f"{by} in {low:.4g} to {high:.4g}", _percent(found["in_window_of_valid"]), "valid")
+    if found["unscored"]:
+        add(f"reward {name}: unscored", str(found["unscored"]), "valid")
 
 
 def _share(part: int, whole: int) -> float | None:
@@ -241,8 +266,7 @@ def _percent(share: float | None) -> str:
     return "none" if share is None or math.isnan(share) else f"{100 * share:.1f} %"
 
 
-def _mean_and_median(values: list[float]) -> str:
-    if not values:
-        return "none"
-    middle = (values[(len(values) - 1) // 2] + values[len(values) // 2]) / 2
-    return f"{sum(values) / len(values):.4g}, {middle:.4g}"
+def _mean_and_median(values: Iterable[float]) -> dict[str, float] | None:
+    """Of those that are known; None where none is."""
+    known = sorted(value for value in values if not math.isnan(value))
+    return {"mean": statistics.fmean(known), "median": statistics.median(known)} if known else None

@@ -61,7 +61,7 @@ def run(recipe: TrainLdm, options: RunOptions, console: Console) -> None:
         model.set_latent_statistics(latents.means)
     settings = Settings(**recipe.training.model_dump(exclude={"batch_size"}))
     meta = runs.describe(recipe, summary, [checkpoint.parent(source, parent)])
-    folder, logger = runs.open_folder(recipe, options, fabric)
+    folder, logger = runs.open_folder(recipe, options, fabric, meta)
     training = Run(folder, "ldm", model, settings, fabric, recipe.seed, meta, "val/loss", logger=logger)
     if options.resume:
         runs.resume(training, recipe)

@@ -33,6 +33,9 @@ def run(recipe: TrainPredictor, options: RunOptions, console: Console) -> None:
     fabric = runs.launch(recipe, console)
     train, val = runs.load_data(recipe.data.path, recipe.data.max_atoms, console, recipe.data.thirds)
     test = load_split(recipe.data.path, "test", recipe.data.max_atoms)
+    if test is not None:
+        console.print(f"test: {len(test)} crystals from {test.path}", highlight=False)
+        runs.say_skipped(test.rejected, console)
     train, val = (with_labels(table, list(recipe.targets)) for table in (train, val))
     vae_folder = find_model(recipe.vae, "vae")
     vae, vae_meta = checkpoint.load(vae_folder, "vae")
@@ -53,7 +56,7 @@ def run(recipe: TrainPredictor, options: RunOptions, console: Console) -> None:
     weights = torch.tensor([t.loss_weight for t in recipe.targets.values()], device=fabric.device)
     settings = Settings(**recipe.training.model_dump(exclude={"batch_size"}))
     meta = runs.describe(recipe, train.summary(), [checkpoint.parent(vae_folder, vae_meta)])
-    folder, logger = runs.open_folder(recipe, options, fabric)
+    folder, logger = runs.open_folder(recipe, options, fabric, meta)
     training = Run(folder, "predictor", model, settings, fabric, recipe.seed, meta, "val/loss", logger=logger)
     if options.resume:
         runs.resume(training, recipe)

@@ -65,6 +65,8 @@ def run(recipe: TrainRl, options: RunOptions, console: Console) -> None:
     base = copy.deepcopy(model).requires_grad_(False)
     device = str(fabric.device)
     tools = build_tools(recipe.reward, find_model, base.vae, model_meta["data"]["path"], device)
+    if tools.energies:
+        console.print(tools.energies, highlight=False, soft_wrap=True)
     memory = Memory() if recipe.reward.needs().known else None
     sampling = Sampling(recipe.sampler, recipe.sampling_steps, recipe.eta)
     if recipe.sampler == "ddpm" and model.config.get("layout") is not None:
@@ -79,7 +81,7 @@ def run(recipe: TrainRl, options: RunOptions, console: Console) -> None:
         **recipe.model_dump(include=set(SETTINGS)), normalize_fn=recipe.reward.normalize_fn, eps=recipe.reward.eps
     )
     meta = runs.describe(recipe, model_meta["data"], [checkpoint.parent(source, model_meta)])
-    folder, logger = runs.open_folder(recipe, options, fabric)
+    folder, logger = runs.open_folder(recipe, options, fabric, meta)
     training = Run(
         folder,
         "ldm",

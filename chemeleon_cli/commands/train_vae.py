@@ -31,7 +31,7 @@ def run(recipe: TrainVae, options: RunOptions, console: Console) -> None:
     vae = VAE(**recipe.model.model_dump())
     settings = Settings(**recipe.training.model_dump(exclude={"batch_size"}))
     meta = runs.describe(recipe, train.summary(), [])
-    folder, logger = runs.open_folder(recipe, options, fabric)
+    folder, logger = runs.open_folder(recipe, options, fabric, meta)
     training = Run(folder, "vae", vae, settings, fabric, recipe.seed, meta, "val/loss", logger=logger)
     if options.resume:
         runs.resume(training, recipe)

@@ -105,17 +105,17 @@ def pair(
 
     Returns:
         The candidates of each reference, and how they were told: "id" where every generated crystal is named as a
-        reference, or so with "-" and a number after it, as `sample` with `like` does; "order" where there is one for
-        each with its formula; else "formula", where crystals of one formula share their candidates.
+        reference, or every one so with "-" and a number after it, as `sample` with `like` does; "order" where there is
+        one for each with its formula; else "formula", where crystals of one formula share their candidates.
     """
     place = {name: i for i, name in enumerate(reference_ids)}
-    named = [place.get(name, place.get(re.sub(r"-\d+$", "", name))) for name in ids]
-    out: list[list[Structure | None]] = [[] for _ in references]
-    if len(place) == len(reference_ids) and None not in named:
-        for structure, i in zip(structures, named, strict=True):
-            assert i is not None
-            out[i].append(structure)
-        return out, "id"
+    # one reading for all, as with references mp-1 and mp-1-2, mp-1-2 can be a candidate of either
+    for names in (ids, [re.sub(r"-\d+$", "", name) for name in ids]):
+        if len(place) == len(reference_ids) and all(name in place for name in names):
+            out: list[list[Structure | None]] = [[] for _ in references]
+            for structure, name in zip(structures, names, strict=True):
+                out[place[name]].append(structure)
+            return out, "id"
     wanted = [reference.composition.reduced_formula for reference in references]
     formulas = [None if s is None else s.composition.reduced_formula for s in structures]
     if len(formulas) == len(wanted) and all(a in (None, b) for a, b in zip(formulas, wanted, strict=True)):

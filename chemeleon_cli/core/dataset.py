@@ -6,6 +6,7 @@ processes and kept in a cache, keyed by the content of the file.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -20,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import spglib
 import torch
 from pymatgen.core import Composition, Element, Structure
 from safetensors import SafetensorError, safe_open
@@ -32,7 +34,9 @@ from chemeleon_cli.core.machine import processors
 from chemeleon_cli.core.paths import ONE_TABLE, cache_folder, file_sha256, replacing, split_path
 from chemeleon_cli.errors import UserError
 
-CACHE_VERSION = "3"
+SYMPREC = 0.1
+"""Å, for space groups: relaxed crystals are not exactly symmetric."""
+CACHE_VERSION = "4"
 ID_COLUMN, CIF_COLUMN, SPLIT_COLUMN = "material_id", "cif", "split"
 
 
@@ -116,6 +120,19 @@ class Table:
         return [
             _reduced_formula(tuple(numbers[s : s + n])) for s, n in zip(starts, self.num_atoms.tolist(), strict=True)
         ]
+
+    @functools.cached_property
+    def space_groups(self) -> Tensor:
+        """(M,) numbers of the space groups, 0 where spglib finds none."""
+        found = []
+        atoms = self.num_atoms.tolist()
+        for lattice, frac, numbers in zip(
+            self.lattice.double().numpy(), self.frac_coords.split(atoms), self.numbers.split(atoms), strict=True
+        ):
+            cell: Any = (lattice, frac.double().numpy(), numbers.numpy())
+            dataset = spglib.get_symmetry_dataset(cell, symprec=SYMPREC)
+            found.append(0 if dataset is None else int(dataset.number))
+        return torch.tensor(found)
 
     def summary(self) -> dict[str, Any]:
         """What a checkpoint remembers of the set it was trained on: counts, sizes, label statistics, hash."""
@@ -299,6 +316,8 @@ def _parse(path: Path, digest: str, split: str | None) -> Table:
     """The crystals of a table or, where its column `split` says which is where, of one split."""
     try:
         frame = pd.read_csv(path, dtype={ID_COLUMN: str, CIF_COLUMN: str})
+        if ID_COLUMN in frame and frame[ID_COLUMN].isna().any():  # NA is a name
+            frame[ID_COLUMN] = pd.read_csv(path, usecols=[ID_COLUMN], dtype=str, keep_default_na=False)[ID_COLUMN]
     except (OSError, EOFError, ValueError) as error:
         raise UserError(
             f"{path}: not a readable CSV table: {error}", "is the file whole? download or write it again"
@@ -341,11 +360,20 @@ def _parse(path: Path, digest: str, split: str | None) -> Table:
     )
 
 
+@contextlib.contextmanager
+def keeping(cached: Path) -> Iterator[None]:
+    """Warn of a cache that cannot be written, and go on: what it is to hold is there, and is made again next time."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        warnings.warn(f"{cached}: not kept for the next time: {error}", stacklevel=2)
+
+
 def _write_cache(cached: Path, table: Table) -> None:
     tensors = {"numbers": table.numbers, "frac_coords": table.frac_coords, "lattice": table.lattice}
     tensors |= {"num_atoms": table.num_atoms, **{f"property.{k}": v for k, v in table.properties.items()}}
     text = {"ids": json.dumps(table.ids), "rejected": json.dumps(table.rejected)}
-    with replacing(cached) as temporary:
+    with keeping(cached), replacing(cached) as temporary:
         save_file(tensors, temporary, metadata=text)
 
 
@@ -356,7 +384,7 @@ def _read_cache(cached: Path, path: Path, digest: str) -> Table | None:
         with safe_open(cached, framework="pt") as file:
             text = file.metadata()
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    except SafetensorError:  # broken; it is made again
+    except (OSError, SafetensorError):  # broken, or not ours to read; it is made again
         return None
     labels = {k.removeprefix("property."): v for k, v in tensors.items() if k.startswith("property.")}
     rejected = [(name, reason) for name, reason in json.loads(text["rejected"])]

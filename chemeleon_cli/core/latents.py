@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
-import spglib
 import torch
 from torch import Tensor
 
@@ -19,9 +18,6 @@ from chemeleon_cli.core.dataset import ID_COLUMN, Table, in_batches
 from chemeleon_cli.core.limits import MAX_Z
 from chemeleon_cli.core.vae import VAE
 from chemeleon_cli.errors import UserError
-
-SYMPREC = 0.1
-"""Å, for space groups: relaxed crystals are not exactly symmetric."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +96,7 @@ def learn(table: Table, kinds: Mapping[str, str]) -> dict[str, dict[str, Any]]:
         if kind == "category":
             known: list[Any] = sorted(set(_texts(table, name)) - {""})
         elif kind == "space_group":
-            known = sorted(set(_space_groups(table).tolist()) - {0})
+            known = sorted(set(table.space_groups.tolist()) - {0})
         else:
             known = table.numbers.unique().tolist()
         if not known:
@@ -116,9 +112,11 @@ def _label(table: Table, name: str, s: Mapping[str, Any]) -> Tensor:
     if s["kind"] == "category":
         place = {text: number for number, text in enumerate(s["known"], start=1)}
         return torch.tensor([place.get(text, 0) for text in _texts(table, name)])
+    known = torch.tensor(s["known"])
     if s["kind"] == "space_group":
-        return _space_groups(table)
+        return table.space_groups.where(torch.isin(table.space_groups, known), 0)
     numbers = table.crystals().numbers
+    numbers = numbers * torch.isin(numbers, torch.cat([known, known.new_zeros(1)])).all(1, keepdim=True)
     if s["kind"] == "composition":
         return numbers
     out = torch.zeros(len(table), MAX_Z + 1, dtype=torch.bool).scatter_(1, numbers, True)
@@ -138,13 +136,3 @@ def _texts(table: Table, name: str) -> list[str]:
     if len(texts) < len(frame):
         raise UserError(f"{table.path}: {ID_COLUMN} names some crystals twice, so '{name}' cannot be told apart")
     return [texts[i] for i in table.ids]
-
-
-def _space_groups(table: Table) -> Tensor:
-    """(M,) numbers of the space groups, 0 where spglib finds none."""
-    found = []
-    for s in table.structures():
-        cell: Any = (s.lattice.matrix, s.frac_coords, s.atomic_numbers)
-        dataset = spglib.get_symmetry_dataset(cell, symprec=SYMPREC)
-        found.append(0 if dataset is None else int(dataset.number))
-    return torch.tensor(found)

@@ -37,7 +37,8 @@ class MetricsFile:
         if not self.path.is_file():
             return []
         with self.path.open(newline="") as file:
-            return list(csv.DictReader(file))
+            whole = (line for line in file if line.endswith("\n"))  # the last may have been cut off as it was written
+            return list(csv.DictReader(whole))
 
     def _rewrite(self, rows: list[dict[str, str]]) -> None:
         with replacing(self.path) as temporary, temporary.open("w", newline="") as file:

@@ -15,15 +15,14 @@ MAY_CHANGE = (
     "name",
     "output",
     "device",
-    "devices",
     "logger",
     "max_steps",
     "max_minutes",
     "patience",
     "val_every",
-    "val_samples",
 )
-"""Settings, of a recipe or of its `training:` section, that a resumed run may have otherwise than it began."""
+"""Settings, of a recipe or of its `training:` section, that a resumed run may have otherwise than it began. With
+train-rl `devices` too: its groups are the same on any number of them, where other commands take a batch on each."""
 
 
 def check_recipe(folder: Path, began: Mapping[str, Any], now: Mapping[str, Any]) -> None:
@@ -54,7 +53,8 @@ _ABSENT: dict[str, Any] = {}
 
 def _lasting(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """What a recipe says besides the settings that may change."""
-    kept = {key: value for key, value in recipe.items() if key not in MAY_CHANGE}
+    may_change = (*MAY_CHANGE, "devices") if recipe.get("command") == "train-rl" else MAY_CHANGE
+    kept = {key: value for key, value in recipe.items() if key not in may_change}
     if "training" in kept:
         kept["training"] = {key: value for key, value in kept["training"].items() if key not in MAY_CHANGE}
     return kept

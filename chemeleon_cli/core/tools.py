@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from chemeleon_cli.core import checkpoint
 from chemeleon_cli.core.comparison import DEFAULT, MatchSettings
 from chemeleon_cli.core.crystals import Crystals
-from chemeleon_cli.core.dataset import in_batches, load_split
+from chemeleon_cli.core.dataset import in_batches, keeping, load_split
 from chemeleon_cli.core.energy import EnergyModel, load_energy_model
 from chemeleon_cli.core.hull import Hull
 from chemeleon_cli.core.hull_file import check_scales, find_hull
@@ -84,6 +85,17 @@ class Tools:
     hull: Hull | None = None
     relax: Relaxation | None = None
     reward_relaxed: bool = True
+
+    @property
+    def energies(self) -> str | None:
+        """By what and against what energies are, in words; None without a potential."""
+        if self.energy_model is None:
+            return None
+        by, hull = f"energies by {self.energy_model.name} ({self.energy_model.energy_scale})", self.hull
+        if hull is None:
+            return by
+        m = hull.manifest
+        return f"{by}; hull {hull.name} ({m.energy_scale}): {m.source}, {m.count} energies, {m.sha256[:12]}"
 
 
 def build_tools(
@@ -208,16 +220,20 @@ def load_references(
         raise _no_split(folder)
     key = hashlib.sha256("|".join((REFERENCE_VERSION, fingerprint(encoder), file_sha256(path), str(limit))).encode())
     stored = cache_folder() / "references" / f"{key.hexdigest()[:32]}.safetensors"
-    if not stored.is_file():
+    try:
+        tensors = load_file(stored) if stored.is_file() else None
+    except (OSError, SafetensorError):  # broken, or not ours to read
+        tensors = None
+    if tensors is None:
         table = load_split(folder, "train")
         assert table is not None, "split_path found it"
         if len(table) > limit:
             table = table.select(torch.randperm(len(table), generator=torch.Generator().manual_seed(0))[:limit])
         made = reference_features(encoder, (batch for _, batch in in_batches(table, BATCH)), str(folder))
-        with replacing(stored) as temporary:
-            save_file({"structure": made.structure_features, "composition": made.composition_features}, temporary)
-    tensors = load_file(stored, device)
-    return References(str(folder), tensors["structure"], tensors["composition"])
+        tensors = {"structure": made.structure_features, "composition": made.composition_features}
+        with keeping(stored), replacing(stored) as temporary:
+            save_file(tensors, temporary)
+    return References(str(folder), tensors["structure"].to(device), tensors["composition"].to(device))
 
 
 def reference_features(encoder: Encoder, batches: Iterable[Crystals], name: str) -> References:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, Strict, ValidationInfo, field_validator
 
+from chemeleon_cli.errors import did_you_mean
 from chemeleon_cli.recipe.base import Count, Recipe, Section, Share, mistake
 from chemeleon_cli.recipe.document import shown
 from chemeleon_cli.recipe.errors import API_KEY, names_a_key
 
 MATERIALS_PROJECT = "materials-project"
+PUBLISHED = ("starter", "mp-20", "perov-5", "carbon-24", "alex-mp-20")
+"""Sets that `source` can name: those that `sources.published` knows."""
 
 
 class SplitSection(Section):
@@ -59,6 +63,22 @@ class FetchData(Recipe):
     entries: Literal["uncorrected", "mp2020"] | None = None
     """Materials Project only: also bring the energies of all that is made of these elements, for energies above the
     hull: `uncorrected` to go with MACE, `mp2020` (with the corrections of that name) to go with CHGNet."""
+
+    @field_validator("source")
+    @classmethod
+    def _is_there(cls, source: str, info: ValidationInfo) -> str:
+        names = (MATERIALS_PROJECT, *PUBLISHED)
+        if info.context and source not in names and not os.path.exists(os.path.expanduser(source)):
+            meant = did_you_mean(source, names)
+            raise mistake(f"found '{source}'; expected a file or folder, or one of {', '.join(names)}{meant}")
+        return source
+
+    @field_validator("labels_file")
+    @classmethod
+    def _is_a_file(cls, file: str | None, info: ValidationInfo) -> str | None:
+        if info.context and file is not None and not os.path.isfile(os.path.expanduser(file)):
+            raise mistake(f"found '{file}'; expected a CSV or Parquet file")
+        return file
 
     @field_validator("labels", "query", "fields", "entries")
     @classmethod

@@ -5,6 +5,7 @@ Every line reads `file:line: dotted.key: found ...; expected ...; did you mean '
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Iterator
 from types import UnionType
@@ -13,7 +14,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from chemeleon_cli.errors import did_you_mean
+from chemeleon_cli.errors import closest, did_you_mean
 from chemeleon_cli.recipe.document import Document, Loc, Problem, shown
 
 _EXPECTED = {
@@ -44,6 +45,25 @@ API_KEY = (
 def problems(error: ValidationError, document: Document, model: type[BaseModel]) -> list[Problem]:
     """Everything pydantic found, each with the place where it was written."""
     return [_problem(details, document, model) for details in error.errors(include_url=False)]
+
+
+def mended(error: ValidationError, data: dict[str, Any], model: type[BaseModel]) -> dict[str, Any]:
+    """A copy of a recipe in which a misspelt key has the name that was probably meant, and a value that cannot be is
+    left to its default. Where sections are checked as a whole (what needs what, whether files are there), pydantic
+    does so only once each of their values can be: with this copy, such mistakes are found beside the others."""
+    data = copy.deepcopy(data)
+    for details in error.errors(include_url=False, include_context=False, include_input=False):
+        (*path, key), holders, _ = _resolve(details["loc"], model) if details["loc"] else (("",), [], [])
+        section: Any = data
+        for step in path:
+            held = isinstance(section, dict) or (isinstance(section, list) and isinstance(step, int))
+            section = section[step] if held else None
+        if isinstance(section, dict) and key in section:
+            value = section.pop(key)
+            meant = closest(str(key), [name for holder in holders for name in fields_of(holder)])
+            if details["type"] == "extra_forbidden" and meant is not None:
+                section.setdefault(meant, value)
+    return data
 
 
 def names_a_key(text: str) -> bool:

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
     from chemeleon_cli.core.candidates import Candidates
 
-BLOCK = 8192
-"""Reference crystals compared at a time."""
+BLOCK = 4096
+"""Crystals that are compared with as many at a time: a kernel of 128 MB."""
 
 
 class Diversity(RewardComponent):
@@ -102,12 +102,19 @@ def mmd_drop(x: Tensor, y: Tensor) -> Tensor:
     """
     x, y = x.double(), y.double()
     n, width = x.shape
-    kernel = (x @ x.T / width + 1) ** 3  # (n, n)
-    within = kernel.sum(1) - kernel.diagonal()  # (n,) s_m
-    across = x.new_zeros(n)  # (n,) t_m
-    for block in y.split(BLOCK):
-        across += ((x @ block.T / width + 1) ** 3).sum(1) / len(y)
+    within = _kernel_sums(x, x) - (x.square().sum(1) / width + 1) ** 3  # (n,) s_m
+    across = _kernel_sums(x, y) / len(y)  # (n,) t_m
     all_within, all_across = within.sum(), across.sum()
     whole = all_within / (n * (n - 1)) - 2 * all_across / n
     without = (all_within - 2 * within) / ((n - 1) * (n - 2)) - 2 * (all_across - across) / (n - 1)
     return without - whole
+
+
+def _kernel_sums(x: Tensor, y: Tensor) -> Tensor:
+    """(n,) sum of k(x_i, y_j) over the rows of y, in blocks, as n x R numbers need not fit the memory."""
+    width = x.shape[1]
+    sums = x.new_zeros(len(x))
+    for some, total in zip(x.split(BLOCK), sums.split(BLOCK), strict=True):
+        for others in y.split(BLOCK):
+            total += ((some @ others.T / width + 1) ** 3).sum(1)
+    return sums
