@@ -258,7 +258,8 @@ def _target(recipe: FetchData, source: Path, overwrite: bool) -> Path:
         folder = folder.resolve()  # what the link leads to is replaced, the link stays
     if blocked := [str(parent) for parent in folder.parents if parent.exists() and not parent.is_dir()]:
         raise UserError(f"out: {blocked[0]} is no folder", "name a folder, or one to be made")
-    for what, path in (("source", source), ("labels_file", recipe.labels_file and path_of(recipe.labels_file))):
+    labels = path_of(recipe.labels_file) if recipe.labels_file else None
+    for what, path in (("source", source), ("labels_file", labels)):
         if path and path.exists() and folder.resolve() in (path.resolve(), *path.resolve().parents):
             raise UserError(f"{folder}: is where the {what} is", "take another `name` or `out`")
     if folder.is_dir() and not any(folder.iterdir()):

@@ -316,7 +316,7 @@ def _parse(path: Path, digest: str, split: str | None) -> Table:
     """The crystals of a table or, where its column `split` says which is where, of one split."""
     try:
         frame = pd.read_csv(path, dtype={ID_COLUMN: str, CIF_COLUMN: str})
-        if ID_COLUMN in frame and frame[ID_COLUMN].isna().any():  # NA is a name
+        if ID_COLUMN in frame and bool(frame[ID_COLUMN].isna().to_numpy().any()):  # NA is a name
             frame[ID_COLUMN] = pd.read_csv(path, usecols=[ID_COLUMN], dtype=str, keep_default_na=False)[ID_COLUMN]
     except (OSError, EOFError, ValueError) as error:
         raise UserError(

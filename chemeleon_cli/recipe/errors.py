@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -53,17 +53,26 @@ def mended(error: ValidationError, data: dict[str, Any], model: type[BaseModel])
     does so only once each of their values can be: with this copy, such mistakes are found beside the others."""
     data = copy.deepcopy(data)
     for details in error.errors(include_url=False, include_context=False, include_input=False):
-        (*path, key), holders, _ = _resolve(details["loc"], model) if details["loc"] else (("",), [], [])
-        section: Any = data
-        for step in path:
-            held = isinstance(section, dict) or (isinstance(section, list) and isinstance(step, int))
-            section = section[step] if held else None
+        if not details["loc"]:  # of the whole
+            continue
+        (*path, key), holders, _ = _resolve(details["loc"], model)
+        section = _inside(data, path)
         if isinstance(section, dict) and key in section:
             value = section.pop(key)
             meant = closest(str(key), [name for holder in holders for name in fields_of(holder)])
             if details["type"] == "extra_forbidden" and meant is not None:
                 section.setdefault(meant, value)
     return data
+
+
+def _inside(value: Any, path: Sequence[str | int]) -> Any:
+    """What is at a path of keys in nested values; None where there is nothing."""
+    for step in path:
+        if isinstance(value, list) and isinstance(step, int):
+            value = value[step]
+        else:
+            value = value.get(step) if isinstance(value, dict) else None
+    return value
 
 
 def names_a_key(text: str) -> bool:
