@@ -19,7 +19,7 @@ from chemeleon_cli.core.candidates import Candidates
 from chemeleon_cli.core.hull import Hull
 from chemeleon_cli.core.latent_diffusion import LatentDiffusion
 from chemeleon_cli.core.predictor import Predictor
-from chemeleon_cli.core.rewards import ReinforceReward
+from chemeleon_cli.core.rewards import Matching, ReinforceReward
 from chemeleon_cli.core.tools import build_tools
 from chemeleon_cli.errors import UserError
 from chemeleon_cli.recipe.models import Score
@@ -104,6 +104,21 @@ def test_novelty_names_its_reference() -> None:
     text, rows = run(model="ldm", reference="other", out="elsewhere/s.csv")
     assert [row["novel"] for row in rows] == ["False", "True", "False", "", "True"]
     assert "novel (against other)" in text
+
+
+@pytest.mark.usefixtures("place")
+def test_when_two_are_the_same_can_be_said() -> None:
+    long = Structure(Lattice.tetragonal(4.1, 4.5), ["Cs", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    write_crystals("made.cif", [CESIUM, long], ["cubic", "long"])
+    _, rows = run(reference="data")
+    assert [row["group_size"] for row in rows] == ["2", "2"]
+    assert [row["novel"] for row in rows] == ["False", "False"]
+    _, rows = run(reference="data", matching={"ltol": 0.01})
+    assert [row["group_size"] for row in rows] == ["1", "1"]
+    assert [row["novel"] for row in rows] == ["False", "True"]
+    assert json.loads(Path("made.scores.json").read_text())["matching"]["ltol"] == 0.01
+    _, rows = run(model="ldm", reward=reward().model_copy(update={"matching": Matching(ltol=0.01)}))
+    assert [row["novel"] for row in rows] == ["False", "True"], "as the reward has it"
 
 
 @pytest.mark.usefixtures("place")

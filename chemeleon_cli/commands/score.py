@@ -27,9 +27,6 @@ if TYPE_CHECKING:
 
 Columns = dict[str, list[Any]]
 
-SYMPREC = 0.1
-"""Å, for space groups: generated crystals are not exactly symmetric."""
-
 
 def run(recipe: Score, overwrite: bool, console: Console) -> None:
     """Judge the crystals of a file; print the summary, write the table and the summary as JSON."""
@@ -176,6 +173,8 @@ def _newness(candidates: Candidates, reference: str | None) -> Columns:
 
 def _spacegroup(structure: Structure) -> str | None:
     import spglib
+
+    from chemeleon_cli.core.dataset import SYMPREC
 
     cell = (structure.lattice.matrix, structure.frac_coords, structure.atomic_numbers)
     return spglib.get_spacegroup(cell, symprec=SYMPREC)  # type: ignore[arg-type]

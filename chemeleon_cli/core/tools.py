@@ -115,7 +115,7 @@ def build_tools(
             bf16 rewards crystals as `score` does.
         training_data: folder of the set that the generator was trained on.
         device: for all models.
-        energies: the potential and the hull; None takes those of the reward.
+        energies: potential, hull and matcher; None takes those of the reward.
 
     Raises:
         UserError: a checkpoint, a reference set, a potential or a hull is missing or does not fit, or there is no
@@ -127,9 +127,9 @@ def build_tools(
         set_precision(encoder, "float32")
     settings = energies or reward
     energy_model, hull = load_energies(settings, device) if settings else (None, None)
-    shared = Tools(
-        encoder, device=device, energy_model=energy_model, hull=hull, relax=settings.relax if settings else None
-    )
+    shared = Tools(encoder, device=device, energy_model=energy_model, hull=hull)
+    if settings:
+        shared = replace(shared, relax=settings.relax, matching=MatchSettings(**settings.matching.model_dump()))
     if reward is None:
         return shared
     needs = reward.needs()

@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from chemeleon_cli.core.rewards import EnergySettings, Relaxation
+from chemeleon_cli.core.rewards import EnergySettings, Matching, Relaxation
 from chemeleon_cli.core.rewards.settings import CHGNET, FOUNDATION_MODELS, UNKNOWN_SCALE
 from chemeleon_cli.recipe.base import (
     ComputeRecipe,
@@ -314,6 +314,9 @@ class Score(ComputeRecipe):
     any."""
     relax: Relaxation | None = None
     """Relax the crystals too (steps, fmax), which takes long; null: as the reward does."""
+    matching: Matching | None = None
+    """When two crystals are the same (ltol, stol, angle_tol), for unique and novel; null: as the reward has it, which
+    is pymatgen's default."""
     out: UserPath | None = None
     """The table to write, .csv or .parquet, with the summary as .json beside it; null: a CSV beside the file that is
     scored."""
@@ -331,6 +334,7 @@ class Score(ComputeRecipe):
             energy_scale=self.energy_scale if self.energy_model else self.energy_scale or other.energy_scale,
             hull=None if self.write_hull else self.hull or other.hull,
             relax=self.relax or other.relax,
+            matching=self.matching or other.matching,
         )
 
     @model_validator(mode="after")

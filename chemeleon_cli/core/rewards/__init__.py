@@ -7,7 +7,7 @@ from chemeleon_cli.core.rewards.custom import CustomReward
 from chemeleon_cli.core.rewards.diversity import CompositionDiversity, StructureDiversity
 from chemeleon_cli.core.rewards.energy import EnergyReward
 from chemeleon_cli.core.rewards.predictor import PredictorReward
-from chemeleon_cli.core.rewards.settings import EnergySettings, Relaxation
+from chemeleon_cli.core.rewards.settings import EnergySettings, Matching, Relaxation
 from chemeleon_cli.core.rewards.sum import BUILT_IN, ReinforceReward, Scores
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "CustomReward",
     "EnergyReward",
     "EnergySettings",
+    "Matching",
     "Needs",
     "PredictorReward",
     "ReinforceReward",

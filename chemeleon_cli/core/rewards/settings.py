@@ -1,4 +1,4 @@
-"""Which potential and which hull energies are measured with: one choice for all rewards of a run, and for `score`."""
+"""What crystals are measured with: one choice of potential, hull and matcher for all rewards of a run and `score`."""
 
 from __future__ import annotations
 
@@ -25,8 +25,21 @@ class Relaxation(RewardSection):
     """The largest force, eV/Å, of a crystal that counts as relaxed."""
 
 
+class Matching(RewardSection):
+    """When two crystals are the same: the tolerances of pymatgen's StructureMatcher, by default its own."""
+
+    ltol: Annotated[float, Field(gt=0)] = 0.2
+    """Of cell lengths, relative."""
+    stol: Annotated[float, Field(gt=0)] = 0.3
+    """Of sites, in units of the cube root of the volume per atom."""
+    angle_tol: Annotated[float, Field(gt=0)] = 5.0
+    """Of cell angles, degrees."""
+    time_limit: Annotated[float, Field(gt=0)] = 10.0
+    """Of one comparison, seconds; after it whether the two are the same is unknown."""
+
+
 class EnergySettings(RewardSection):
-    """The potential, the hull, and whether crystals are relaxed."""
+    """The potential, the hull, whether crystals are relaxed, and when two are the same."""
 
     energy_model: str | None = None
     """The potential: `chgnet` (in the package), a MACE foundation model such as `medium-mpa-0` (downloaded on first
@@ -38,6 +51,8 @@ class EnergySettings(RewardSection):
     hull. Its energies must be of the potential's scale."""
     relax: Relaxation | None = None
     """Relax each crystal before its energy is taken (steps, fmax); null: energies of crystals as they are drawn."""
+    matching: Matching = Matching()
+    """When two crystals are the same, for unique and novel."""
 
     def check_energies(self) -> list[tuple[str, str]]:
         """Look at what the fields name, without torch and without loading.
