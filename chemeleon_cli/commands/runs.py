@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import importlib.metadata
 import importlib.util
 import json
+import os
 import platform
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chemeleon_cli import __version__
 from chemeleon_cli.core.machine import processors
-from chemeleon_cli.core.paths import writable
+from chemeleon_cli.core.paths import texts_in, writable
 from chemeleon_cli.errors import UserError
 
 VALIDATION_LIMIT = 5000
@@ -210,8 +210,8 @@ def _prepare(folder: Path, recipe: RunRecipe, options: RunOptions, device: str, 
             raise UserError(f"{folder}: holds a run already", hint)
         if not (folder / "run.json").is_file():
             raise UserError(f"{folder}: is not empty and not a run; it is left alone", "take another --set name=NAME")
-        for used in _texts([meta["recipe"], meta["parents"], meta["data"].get("path")]):
-            if folder.resolve() in Path(used).expanduser().resolve().parents:
+        for used in texts_in([meta["recipe"], meta["parents"], meta["data"].get("path")]):
+            if os.path.realpath(os.path.expanduser(used)).startswith(f"{folder.resolve()}{os.sep}"):
                 hint = "take another --set name=NAME"
                 raise UserError(f"{folder}: holds {used}, which this run is made of; it is left alone", hint)
         shutil.rmtree(folder)
@@ -231,19 +231,6 @@ def _prepare(folder: Path, recipe: RunRecipe, options: RunOptions, device: str, 
         "parents": meta["parents"],
     }
     (folder / "run.json").write_text(json.dumps(record, indent=1) + "\n")
-
-
-def _texts(value: Any) -> Iterator[str]:
-    """All texts in a nested value that can be names of files."""
-    if isinstance(value, Mapping):
-        value = list(value.values())
-    if isinstance(value, list):
-        for item in value:
-            yield from _texts(item)
-    elif isinstance(value, str):
-        with contextlib.suppress(OSError, RuntimeError, ValueError):  # too long, a home of nobody, a null in it
-            Path(value).expanduser().resolve()
-            yield value
 
 
 def _write_recipe(folder: Path, recipe: RunRecipe) -> None:

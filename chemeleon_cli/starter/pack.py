@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from chemeleon_cli.core import checkpoint
-from chemeleon_cli.core.paths import STARTER, file_sha256, replacing
+from chemeleon_cli.core.paths import STARTER, file_sha256, replacing, texts_in
 from chemeleon_cli.errors import UserError
 from chemeleon_cli.sources.models import find_model
 
@@ -62,8 +62,9 @@ def pack(run: str, name: str, out: Path = STARTER) -> Path:
     source = find_model(run, KINDS[name])
     meta = checkpoint.read_meta(source)
     stages = [*map(_parent, meta["parents"]), meta]
-    for path in _absolute([stage["recipe"] for stage in stages]):
-        raise UserError(f"{source}: its recipe names {path}, a path of this machine", "train with relative paths")
+    for text in texts_in([stage["recipe"] for stage in stages]):
+        if os.path.isabs(text) or text.startswith("~"):
+            raise UserError(f"{source}: its recipe names {text}, a path of this machine", "train with relative paths")
     weights = in_half(load_file(source / checkpoint.WEIGHTS), source)
     kept = {k: meta[k] for k in ("recipe", "chemeleon", "ema", "step", "minutes", "metrics") if k in meta}
     parents = [{"kind": p["kind"], "sha256": p["sha256"]} for p in meta["parents"]]
@@ -147,17 +148,6 @@ def _stage(meta: Mapping[str, Any]) -> dict[str, Any]:
         "hours": round(meta["minutes"] / 60, 2),
         "validation": meta.get("metrics"),
     }
-
-
-def _absolute(value: Any) -> Iterator[str]:
-    """Strings that are absolute paths."""
-    if isinstance(value, Mapping):
-        value = list(value.values())
-    if isinstance(value, list):
-        for item in value:
-            yield from _absolute(item)
-    elif isinstance(value, str) and (os.path.isabs(value) or value.startswith("~")):
-        yield value
 
 
 def main(
