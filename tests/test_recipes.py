@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from chemeleon_cli.errors import UserError
 from chemeleon_cli.recipe import document as documents
 from chemeleon_cli.recipe.load import dump, find, load, shipped, shipped_name
-from chemeleon_cli.recipe.models import RECIPES, Score, TrainLdm, TrainPredictor, TrainRl, TrainVae
+from chemeleon_cli.recipe.models import RECIPES, Sample, Score, TrainLdm, TrainPredictor, TrainRl, TrainVae
 from chemeleon_cli.recipe.schema import schema
 from chemeleon_cli.sources.models import find_model
 
@@ -322,17 +322,28 @@ def test_files_are_looked_for_beside_other_mistakes(work: Path) -> None:
     assert lines[2] == "5: kl_weight: found 'x'; expected a number"
 
 
-def test_what_sections_need_is_said_beside_misspelt_keys_and_wrong_values_in_them(work: Path) -> None:
+def test_what_sections_need_is_said_beside_misspelt_keys(work: Path) -> None:
     lines = errors("data: {path: data/mp-20}\ntraining:\n  batch_siz: 3\n", TrainLdm)
     assert len(lines) == 2
     assert "vae" in lines[0] and "start" in lines[0]
-    assert "training.batch_siz: found an unknown key; did you mean 'batch_size'?" in lines[1]
+    assert lines[1] == "3: training.batch_siz: found an unknown key; did you mean 'batch_size'?"
+    lines = errors(VAE + "training:\n  batch_siz: x\n", TrainVae)
+    assert lines[1] == "3: training.batch_size: found 'x'; expected a whole number"
     text = RL.replace("runs/gap", "runs/gone")
     plain = [line.partition(": ")[2] for line in errors(text, TrainRl)]
     assert len(plain) == 1 and "runs/gone" in plain[0]
-    for mistake in ("  wieght: 1\n", "  eps: -1\n"):  # in the reward section itself
-        lines = errors(text.replace("reward:\n", "reward:\n" + mistake), TrainRl)
-        assert len(lines) == 2 and plain[0] in "".join(lines)
+    misspelt = errors(text.replace("reward:\n", "reward:\n  guard: []\n"), TrainRl)
+    assert len(misspelt) == 2 and plain[0] in "".join(misspelt)
+
+
+def test_what_follows_from_a_mistake_is_not_another(work: Path) -> None:
+    for text, model in (
+        (VAE + "model: {hidden_dim: '48', num_heads: 6}\n", TrainVae),
+        (RL + "groups_per_step: '8'\nnum_inner_batch: 7\n", TrainRl),
+        (RL + "mode: offline\n", TrainRl),
+    ):
+        assert len(errors(text, model)) == 1
+    assert "SECRET" not in "".join(errors("model: runs/ldm\napikey: SECRET\n", Sample))
 
 
 def test_not_yaml_names_the_line(work: Path) -> None:

@@ -10,6 +10,7 @@ import os
 import platform
 import re
 import shutil
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,7 @@ from chemeleon_cli.errors import UserError
 VALIDATION_LIMIT = 5000
 """Crystals."""
 NAMED = 10
-"""Skipped rows that are named."""
+"""Skipped rows that are named for each reason."""
 RANKS_WAIT = datetime.timedelta(days=1)
 """For the one that scores, which may take an hour for a step where crystals are relaxed."""
 
@@ -143,13 +144,16 @@ def load_data(
 
 
 def say_skipped(rejected: Sequence[tuple[str, str]], console: Console) -> None:
-    """Count the rows of a table that are not used, and name the first of them with their reasons."""
+    """Count the rows of a table that are not used, and name them (the first of many) by reason."""
+    names = defaultdict(list)
+    for name, reason in rejected:
+        names[reason].append(name)
     if rejected:
         console.print(f"  [yellow]{len(rejected)} rows skipped[/]:", highlight=False)
-    for name, reason in rejected[:NAMED]:
-        console.print(f"    {name}: {reason}", highlight=False, markup=False, soft_wrap=True)
-    if len(rejected) > NAMED:
-        console.print(f"    and {len(rejected) - NAMED} more", highlight=False)
+    for reason, skipped in names.items():
+        more = f" and {len(skipped) - NAMED} more" if len(skipped) > NAMED else ""
+        text = f"    {reason}: {', '.join(skipped[:NAMED])}{more}"
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def at_most(table: Table, count: int) -> Table:
@@ -210,8 +214,11 @@ def _prepare(folder: Path, recipe: RunRecipe, options: RunOptions, device: str, 
             raise UserError(f"{folder}: holds a run already", hint)
         if not (folder / "run.json").is_file():
             raise UserError(f"{folder}: is not empty and not a run; it is left alone", "take another --set name=NAME")
-        for used in texts_in([meta["recipe"], meta["parents"], meta["data"].get("path")]):
-            if os.path.realpath(os.path.expanduser(used)).startswith(f"{folder.resolve()}{os.sep}"):
+        own = {"name", "output", "command"}
+        recipe_says = [value for key, value in meta["recipe"].items() if key not in own]
+        for used in texts_in([recipe_says, meta["parents"], meta["data"].get("path")]):
+            path = os.path.expanduser(used)
+            if os.path.exists(path) and Path(path).resolve().is_relative_to(folder.resolve()):
                 hint = "take another --set name=NAME"
                 raise UserError(f"{folder}: holds {used}, which this run is made of; it is left alone", hint)
         shutil.rmtree(folder)

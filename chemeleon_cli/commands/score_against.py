@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,7 +65,7 @@ def known(against: str, console: Console) -> Known:
         table = load_split(against, "test") or load_split(against, "val")
         if table is None:
             raise UserError(f"{against}: no test and no val split", "name a file of crystals or a data folder")
-        say_skipped(table.rejected, console)
+        _say(against, table.rejected, console)
         return table.ids, table.structures()
     kept, rejected = [], []
     for row in read_crystals(against):
@@ -72,7 +73,13 @@ def known(against: str, console: Console) -> Known:
             rejected.append((row.id, str(row.reason)))
         else:
             kept.append((row.id, row.structure))
-    say_skipped(rejected, console)
+    _say(against, rejected, console)
     if not kept:
         raise UserError(f"{against}: holds no crystal", "name a file of crystals or a data folder")
     return [name for name, _ in kept], [structure for _, structure in kept]
+
+
+def _say(against: str, rejected: Sequence[tuple[str, str]], console: Console) -> None:
+    if rejected:
+        console.print(f"{against}:", highlight=False)
+    say_skipped(rejected, console)

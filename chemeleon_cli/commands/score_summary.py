@@ -143,7 +143,7 @@ def show(recipe: Score, candidates: Candidates, summary: Mapping[str, Any], cons
     for column, found in summary["measured"].items():
         text = f"{found['mean']:.4g}, {found['median']:.4g}" if found else "none"
         table.add_row(f"{column}: mean, median", text, "valid")
-    if summary["relaxation_converged"]:
+    if summary["relaxation_converged"] is not None:
         table.add_row("relaxed: converged", str(summary["relaxation_converged"]), "valid")
     for name, found in (summary["reward"] or {}).items():
         _reward_rows(table.add_row, name, found)

@@ -378,9 +378,9 @@ def _write_cache(cached: Path, table: Table) -> None:
 
 
 def _read_cache(cached: Path, path: Path, digest: str) -> Table | None:
-    if not cached.is_file():
-        return None
     try:
+        if not cached.is_file():
+            return None
         with safe_open(cached, framework="pt") as file:
             text = file.metadata()
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)

@@ -42,7 +42,7 @@ def check_recipe(folder: Path, began: Mapping[str, Any], now: Mapping[str, Any])
         was, is_now = ("absent" if value == _ABSENT else json.dumps(value) for value in (before, after))
         raise UserError(
             f"{folder}: {key} was {was} when the run began and is {is_now} now",
-            f"leave it as it was (what may change: {', '.join(MAY_CHANGE)}), or start a run of another name: "
+            f"leave it as it was (what may change: {', '.join(_may_change(began))}), or start a run of another name: "
             "--set name=NAME",
         )
 
@@ -53,11 +53,14 @@ _ABSENT: dict[str, Any] = {}
 
 def _lasting(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """What a recipe says besides the settings that may change."""
-    may_change = (*MAY_CHANGE, "devices") if recipe.get("command") == "train-rl" else MAY_CHANGE
-    kept = {key: value for key, value in recipe.items() if key not in may_change}
+    kept = {key: value for key, value in recipe.items() if key not in _may_change(recipe)}
     if "training" in kept:
         kept["training"] = {key: value for key, value in kept["training"].items() if key not in MAY_CHANGE}
     return kept
+
+
+def _may_change(recipe: Mapping[str, Any]) -> tuple[str, ...]:
+    return (*MAY_CHANGE, "devices") if recipe.get("command") == "train-rl" else MAY_CHANGE
 
 
 def _difference(before: Any, after: Any, key: str = "") -> tuple[str, Any, Any] | None:

@@ -129,7 +129,9 @@ def build_tools(
     energy_model, hull = load_energies(settings, device) if settings else (None, None)
     shared = Tools(encoder, device=device, energy_model=energy_model, hull=hull)
     if settings:
-        shared = replace(shared, relax=settings.relax, matching=MatchSettings(**settings.matching.model_dump()))
+        shared = replace(shared, relax=settings.relax)
+    if settings and settings.matching:
+        shared = replace(shared, matching=MatchSettings(**settings.matching.model_dump()))
     if reward is None:
         return shared
     needs = reward.needs()

@@ -6,10 +6,11 @@ Every line reads `file:line: dotted.key: found ...; expected ...; did you mean '
 from __future__ import annotations
 
 import copy
+import functools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -47,32 +48,23 @@ def problems(error: ValidationError, document: Document, model: type[BaseModel])
     return [_problem(details, document, model) for details in error.errors(include_url=False)]
 
 
-def mended(error: ValidationError, data: dict[str, Any], model: type[BaseModel]) -> dict[str, Any]:
-    """A copy of a recipe in which a misspelt key has the name that was probably meant, and a value that cannot be is
-    left to its default. Where sections are checked as a whole (what needs what, whether files are there), pydantic
-    does so only once each of their values can be: with this copy, such mistakes are found beside the others."""
-    data = copy.deepcopy(data)
+def renamed(error: ValidationError, document: Document, model: type[BaseModel]) -> Document | None:
+    """A recipe in which misspelt keys have the names that were probably meant, and other unknown keys are not there.
+
+    Sections are checked as a whole (what needs what, whether files are there) only where all their keys can be: with
+    this document, such mistakes are found beside misspelt keys. None where more than keys is wrong.
+    """
+    data, marks = copy.deepcopy(document.data), dict(document.marks)
     for details in error.errors(include_url=False, include_context=False, include_input=False):
-        if not details["loc"]:  # of the whole
-            continue
+        if details["type"] != "extra_forbidden":
+            return None
         (*path, key), holders, _ = _resolve(details["loc"], model)
-        section = _inside(data, path)
-        if isinstance(section, dict) and key in section:
-            value = section.pop(key)
-            meant = closest(str(key), [name for holder in holders for name in fields_of(holder)])
-            if details["type"] == "extra_forbidden" and meant is not None:
-                section.setdefault(meant, value)
-    return data
-
-
-def _inside(value: Any, path: Sequence[str | int]) -> Any:
-    """What is at a path of keys in nested values; None where there is nothing."""
-    for step in path:
-        if isinstance(value, list) and isinstance(step, int):
-            value = value[step]
-        else:
-            value = value.get(step) if isinstance(value, dict) else None
-    return value
+        section = functools.reduce(lambda value, step: value[step], path, cast("Any", data))
+        value = section.pop(key)
+        meant = _meant(str(key), holders, model)
+        if meant is not None and "." not in meant and meant not in section:
+            section[meant], marks[(*path, meant)] = value, document.mark((*path, key))
+    return Document(data, marks)
 
 
 def names_a_key(text: str) -> bool:
@@ -164,12 +156,21 @@ def _not_one_of(value: Any, known: list[str]) -> str:
 def _unknown(key: str, holders: list[type[BaseModel]], model: type[BaseModel]) -> str:
     if names_a_key(key):
         return API_KEY
+    meant = _meant(key, holders, model)
+    if meant is not None:
+        return f"found an unknown key; did you mean '{meant}'?"
     known = [name for holder in holders for name in fields_of(holder)]
-    elsewhere = [path for path in _paths(model) if path.rpartition(".")[2] == key]
-    meant = f"; did you mean '{elsewhere[0]}'?" if elsewhere else did_you_mean(key, known)
     if len(known) > 12:
         known = [*known[:12], f"... (`chemeleon recipes schema {getattr(model, 'command', '')}`)"]
-    return f"found an unknown key{meant or '; expected one of ' + ', '.join(known)}"
+    return f"found an unknown key; expected one of {', '.join(known)}"
+
+
+def _meant(key: str, holders: list[type[BaseModel]], model: type[BaseModel]) -> str | None:
+    """What an unknown key was probably to be: the dotted path of one elsewhere that is called so, or one like it."""
+    if names_a_key(key):
+        return None
+    elsewhere = (path for path in _paths(model) if path.rpartition(".")[2] == key)
+    return next(elsewhere, None) or closest(key, [name for holder in holders for name in fields_of(holder)])
 
 
 def _paths(model: type[BaseModel], prefix: str = "") -> Iterator[str]:

@@ -13,7 +13,7 @@ from chemeleon_cli.errors import UserError, did_you_mean
 from chemeleon_cli.recipe import document as documents
 from chemeleon_cli.recipe.base import FindModel, Recipe
 from chemeleon_cli.recipe.document import Document, Mark
-from chemeleon_cli.recipe.errors import API_KEY, mended, names_a_key, problems
+from chemeleon_cli.recipe.errors import API_KEY, names_a_key, problems, renamed
 from chemeleon_cli.recipe.models import RECIPES
 
 R = TypeVar("R", bound=Recipe)
@@ -131,11 +131,11 @@ def check(document: Document, model: type[R], find_model: FindModel | None = Non
         recipe = model.model_validate(document.data, context=find_model)
     except ValidationError as error:
         found += problems(error, document, model)
-        said = {problem.loc for problem in found}
-        try:
-            model.model_validate(mended(error, document.data, model), context=find_model)
-        except ValidationError as besides:
-            found += [problem for problem in problems(besides, document, model) if problem.loc not in said]
+        if (meant := renamed(error, document, model)) is not None:
+            try:
+                model.model_validate(meant.data, context=find_model)
+            except ValidationError as besides:
+                found += problems(besides, meant, model)
     else:
         if not found:
             return recipe

@@ -315,8 +315,7 @@ class Score(ComputeRecipe):
     relax: Relaxation | None = None
     """Relax the crystals too (steps, fmax), which takes long; null: as the reward does."""
     matching: Matching | None = None
-    """When two crystals are the same (ltol, stol, angle_tol), for unique and novel; null: as the reward has it, which
-    is pymatgen's default."""
+    """When two crystals are the same (ltol, stol, angle_tol), for unique and novel; null: as the reward does."""
     out: UserPath | None = None
     """The table to write, .csv or .parquet, with the summary as .json beside it; null: a CSV beside the file that is
     scored."""
@@ -327,7 +326,7 @@ class Score(ComputeRecipe):
     `chgnet`), relaxed where `relax` is set."""
 
     def energies(self) -> EnergySettings:
-        """The potential, hull and relaxation that are named here or, where they are not, in the reward."""
+        """Potential, hull, relaxation and matcher: those that are named here or, where they are not, in the reward."""
         other = self.reward or EnergySettings()
         return EnergySettings(
             energy_model=self.energy_model or other.energy_model or (CHGNET if self.write_hull else None),

@@ -51,8 +51,8 @@ class EnergySettings(RewardSection):
     hull. Its energies must be of the potential's scale."""
     relax: Relaxation | None = None
     """Relax each crystal before its energy is taken (steps, fmax); null: energies of crystals as they are drawn."""
-    matching: Matching = Matching()
-    """When two crystals are the same, for unique and novel."""
+    matching: Matching | None = None
+    """When two crystals are the same (ltol, stol, angle_tol), for unique and novel; null: by pymatgen's defaults."""
 
     def check_energies(self) -> list[tuple[str, str]]:
         """Look at what the fields name, without torch and without loading.
