@@ -64,7 +64,7 @@ class VaeModel(Section):
     """Transformer layers from crystal to latents."""
     decoder_layers: Count = 4
     """Transformer layers from latents to crystal."""
-    latent_dim: Count = 8
+    latent_dim: Count = 16
     """Numbers that stand for one atom."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of activations set to zero in training."""
@@ -92,10 +92,10 @@ class VaeAugment(Section):
     """Standard deviation of the strain of the cell, at the most; 0 for none."""
     displacement: NotNegative = 0.1
     """Standard deviation of the displacement of atoms in each direction, Å, at the most; 0 for none."""
-    latent_noise: NotNegative = 0.0
+    latent_noise: NotNegative = 0.1
     """Standard deviation of noise on the latents that are decoded, as a share of each one's spread over the batch: what
-    the decoder has to bear from a generator. Raise `model.latent_dim` with it: through noise, the same number of
-    latents says less of a crystal."""
+    the decoder has to bear from a generator; 0 for none. More of it needs more `model.latent_dim`: through noise, the
+    same number of latents says less of a crystal."""
 
 
 class TrainVae(RunRecipe):
