@@ -253,12 +253,6 @@ def test_the_table_of_sets_is_complete() -> None:
             assert len(digest) == {"sha256": 64, "git": 40}[kind]
 
 
-def test_an_unknown_name_says_what_was_meant() -> None:
-    with pytest.raises(UserError, match="no such file or folder, and no set of that name") as error:
-        fetch_data.run(FetchData(source="mp20"), Console(quiet=True))
-    assert error.value.hint == "did you mean 'mp-20'?"
-
-
 # The set that comes with the program
 
 

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from rich.console import Console
 from chemeleon_cli.commands import score
 from chemeleon_cli.core import checkpoint
 from chemeleon_cli.core.candidates import Candidates
+from chemeleon_cli.core.comparison import MatchSettings
 from chemeleon_cli.core.hull import Hull
 from chemeleon_cli.core.latent_diffusion import LatentDiffusion
 from chemeleon_cli.core.predictor import Predictor
@@ -110,6 +112,7 @@ def test_novelty_names_its_reference() -> None:
 def test_when_two_are_the_same_can_be_said() -> None:
     long = Structure(Lattice.tetragonal(4.1, 4.5), ["Cs", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
     write_crystals("made.cif", [CESIUM, long], ["cubic", "long"])
+    assert Matching().model_dump() == asdict(MatchSettings()), "the defaults are written twice"
     _, rows = run(reference="data")
     assert [row["group_size"] for row in rows] == ["2", "2"]
     assert [row["novel"] for row in rows] == ["False", "False"]

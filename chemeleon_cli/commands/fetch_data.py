@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from chemeleon_cli import __version__
 from chemeleon_cli.core.paths import SPLITS, writable
-from chemeleon_cli.errors import UserError, did_you_mean
+from chemeleon_cli.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -128,8 +128,6 @@ def _items(
         return (("", record) for record in found)
     if recipe.source in published.NAMES:
         return published.read_set(recipe.source, say)
-    if not path.exists() and (hint := did_you_mean(recipe.source, published.NAMES, "")):
-        raise UserError(f"{recipe.source}: no such file or folder, and no set of that name", hint)
     if by == "source":
         return records.read_splits(path, recipe.id_column)
     return (("", record) for record in records.read_records(path, recipe.id_column))

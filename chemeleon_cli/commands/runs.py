@@ -214,13 +214,7 @@ def _prepare(folder: Path, recipe: RunRecipe, options: RunOptions, device: str, 
             raise UserError(f"{folder}: holds a run already", hint)
         if not (folder / "run.json").is_file():
             raise UserError(f"{folder}: is not empty and not a run; it is left alone", "take another --set name=NAME")
-        own = {"name", "output", "command"}
-        recipe_says = [value for key, value in meta["recipe"].items() if key not in own]
-        for used in texts_in([recipe_says, meta["parents"], meta["data"].get("path")]):
-            path = os.path.expanduser(used)
-            if os.path.exists(path) and Path(path).resolve().is_relative_to(folder.resolve()):
-                hint = "take another --set name=NAME"
-                raise UserError(f"{folder}: holds {used}, which this run is made of; it is left alone", hint)
+        _check_unused(folder, meta)
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     _write_recipe(folder, recipe)
@@ -238,6 +232,17 @@ def _prepare(folder: Path, recipe: RunRecipe, options: RunOptions, device: str, 
         "parents": meta["parents"],
     }
     (folder / "run.json").write_text(json.dumps(record, indent=1) + "\n")
+
+
+def _check_unused(folder: Path, meta: Mapping[str, Any]) -> None:
+    """Refuse to replace a folder that holds a model, data or another file that the new run is made of."""
+    own = {"name", "output", "command"}
+    recipe_says = [value for key, value in meta["recipe"].items() if key not in own]
+    for used in texts_in([recipe_says, meta["parents"], meta["data"].get("path")]):
+        path = os.path.expanduser(used)
+        if os.path.exists(path) and Path(path).resolve().is_relative_to(folder.resolve()):
+            hint = "take another --set name=NAME"
+            raise UserError(f"{folder}: holds {used}, which this run is made of; it is left alone", hint)
 
 
 def _write_recipe(folder: Path, recipe: RunRecipe) -> None:
