@@ -13,8 +13,9 @@ from samples import known_structures, random_structures, write_dataset
 from test_crystals import shifted
 
 from chemeleon_cli.core import checkpoint
+from chemeleon_cli.core.batches import augment, deform
 from chemeleon_cli.core.crystals import Crystals, canonical
-from chemeleon_cli.core.dataset import augment, deform, load_split, parse_canonical
+from chemeleon_cli.core.dataset import load_split, parse_canonical
 from chemeleon_cli.core.latent_diffusion import LatentDiffusion, Sampling, sample_many
 from chemeleon_cli.core.latents import encode
 from chemeleon_cli.core.limits import MAX_Z

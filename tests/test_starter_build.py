@@ -3,6 +3,7 @@
 import gzip
 import json
 import math
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -12,11 +13,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import spglib
+import torch
 from pymatgen.analysis.phase_diagram import PDEntry, PhaseDiagram
 from pymatgen.core import Composition, Lattice, Structure
 from samples import known_structures
 
 from chemeleon_cli.core.cif import parse_cif
+from chemeleon_cli.core.dataset import load_split
+from chemeleon_cli.core.paths import STARTER
 from chemeleon_cli.core.validity import neutral_binary, problem, smact_valid
 from chemeleon_cli.starter.build import assemble, chemistry, shards
 from chemeleon_cli.starter.build.candidates import (
@@ -330,9 +334,32 @@ def test_a_folder_is_the_same_bytes_each_time(tmp_path: Path) -> None:
     for name in ("a", "b"):
         made = assemble.assemble(records(), lambda found: np.zeros(len(found)))
         assemble.write(tmp_path / name, *made)
-    for file in ("crystals.csv.gz", "hull.csv.gz", "hull.json", "card.json"):
+    files = {p.relative_to(tmp_path / "a") for p in (tmp_path / "a").rglob("*") if p.is_file()}
+    assert {"crystals.csv.gz", "hull.csv.gz", "hull.json", "card.json"} == {p.name for p in files if len(p.parts) == 1}
+    assert len([p for p in files if p.parent.name == "tables"]) == 3
+    for file in files:
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
     assert list(pd.read_csv(tmp_path / "a" / "crystals.csv.gz").columns) == list(assemble.COLUMNS)
+
+
+def test_the_parsed_tables_are_those_of_the_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read without parsing, and equal to what parsing gives: else, `assemble` or `keep_beside` again."""
+    monkeypatch.setenv("CHEMELEON_CACHE", str(tmp_path / "cache"))
+    frame = pd.read_csv(STARTER / "crystals.csv.gz")
+    for split in ("train", "val", "test"):
+        table = load_split(STARTER, split)
+        assert table is not None and not (tmp_path / "cache").exists(), "the tables of the starter are out of date"
+        rows = frame[frame["split"] == split].iloc[::50]
+        few = tmp_path / split
+        few.mkdir()
+        rows.to_csv(few / f"{split}.csv", index=False)
+        parsed = load_split(few, split)
+        kept = table.select([table.ids.index(i) for i in rows["material_id"]])
+        assert parsed is not None and parsed.ids == kept.ids and torch.equal(parsed.numbers, kept.numbers)
+        assert torch.allclose(parsed.lattice, kept.lattice, atol=1e-4)
+        assert torch.allclose(parsed.frac_coords, kept.frac_coords, atol=1e-4)
+        assert parsed.properties.keys() == kept.properties.keys()
+        shutil.rmtree(tmp_path / "cache")
 
 
 def test_gap_errors_by_hand() -> None:

@@ -15,7 +15,8 @@ from samples import known_structures, random_structures, write_dataset
 
 from chemeleon_cli.commands import runs
 from chemeleon_cli.core import checkpoint
-from chemeleon_cli.core.dataset import BatchOrder, load_split
+from chemeleon_cli.core.batches import BatchOrder
+from chemeleon_cli.core.dataset import load_split
 from chemeleon_cli.core.metrics_file import MetricsFile
 from chemeleon_cli.core.resuming import check_recipe
 from chemeleon_cli.core.trainer import Run, Settings

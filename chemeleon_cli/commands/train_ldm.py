@@ -30,8 +30,8 @@ def run(recipe: TrainLdm, options: RunOptions, console: Console) -> None:
     import torch
 
     from chemeleon_cli.core import checkpoint
+    from chemeleon_cli.core.batches import BatchOrder
     from chemeleon_cli.core.conditions import drop
-    from chemeleon_cli.core.dataset import BatchOrder
     from chemeleon_cli.core.latent_diffusion import LatentDiffusion
     from chemeleon_cli.core.latents import encode, learn
     from chemeleon_cli.core.trainer import Run, Settings

@@ -25,7 +25,8 @@ def run(recipe: TrainPredictor, options: RunOptions, console: Console) -> None:
     import torch
 
     from chemeleon_cli.core import checkpoint
-    from chemeleon_cli.core.dataset import BatchOrder, augment, load_split
+    from chemeleon_cli.core.batches import BatchOrder, augment
+    from chemeleon_cli.core.dataset import load_split
     from chemeleon_cli.core.predictor import Predictor
     from chemeleon_cli.core.trainer import Run, Settings
     from chemeleon_cli.core.vae import VAE
@@ -115,7 +116,7 @@ def predict(model: Predictor, table: Table) -> Tensor:
     """(M, K) predictions for a table, in the targets' units."""
     import torch
 
-    from chemeleon_cli.core.dataset import in_batches
+    from chemeleon_cli.core.batches import in_batches
 
     out = torch.zeros(len(table), len(model.targets))
     for rows, crystals in in_batches(table, 256):

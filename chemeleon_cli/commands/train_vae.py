@@ -21,7 +21,7 @@ def run(recipe: TrainVae, options: RunOptions, console: Console) -> None:
     import torch
 
     from chemeleon_cli.core import checkpoint
-    from chemeleon_cli.core.dataset import BatchOrder, augment, deform
+    from chemeleon_cli.core.batches import BatchOrder, augment, deform
     from chemeleon_cli.core.trainer import Run, Settings
     from chemeleon_cli.core.vae import VAE
 
@@ -64,7 +64,7 @@ def validate(
     """Mean loss terms over a table, at the crystals' canonical origin, with seeded noise."""
     import torch
 
-    from chemeleon_cli.core.dataset import in_batches
+    from chemeleon_cli.core.batches import in_batches
 
     generator = torch.Generator().manual_seed(0)
     device = next(vae.parameters()).device
@@ -80,7 +80,7 @@ def reconstruct(vae: VAE, table: Table, batch_size: int, console: Console) -> di
     """Encode and decode a table by posterior means and compare with pymatgen's matcher."""
     import torch
 
-    from chemeleon_cli.core.dataset import in_batches
+    from chemeleon_cli.core.batches import in_batches
     from chemeleon_cli.core.metrics import reconstruction_report
 
     originals, decoded = [], []

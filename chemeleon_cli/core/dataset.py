@@ -1,7 +1,7 @@
-"""Tables of crystals: a split's CSV file to canonical crystals, and those to batches.
+"""Tables of crystals: a split's CSV file to canonical crystals.
 
 Parsing a CIF and bringing it to canonical form takes milliseconds, so it is done once in worker
-processes and kept in a cache, keyed by the content of the file.
+processes and kept, keyed by the content of the file: in a cache, or beside the file where it comes with the program.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import functools
 import hashlib
 import json
 import multiprocessing
+import shutil
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -29,14 +30,16 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from chemeleon_cli.core.cif import parse_cif, plain
-from chemeleon_cli.core.crystals import Crystals, canonical, origin_atoms, shift_to_atom, wrap
+from chemeleon_cli.core.crystals import Crystals, canonical
 from chemeleon_cli.core.machine import processors
-from chemeleon_cli.core.paths import ONE_TABLE, cache_folder, file_sha256, replacing, split_path
+from chemeleon_cli.core.paths import ONE_TABLE, SPLITS, cache_folder, file_sha256, replacing, split_path
 from chemeleon_cli.errors import UserError
 
 SYMPREC = 0.1
 """Å, for space groups: relaxed crystals are not exactly symmetric."""
-CACHE_VERSION = "4"
+CACHE_VERSION = "5"
+PARSED = "tables"
+"""The folder of parsed tables, in the cache and beside the set that comes with the program."""
 ID_COLUMN, CIF_COLUMN, SPLIT_COLUMN = "material_id", "cif", "split"
 
 
@@ -178,9 +181,9 @@ def load_split(folder: str | Path, split: str, max_atoms: int | None = None) -> 
         return None
     digest = file_sha256(path)
     part = split if path.name == ONE_TABLE else None
-    name = "-".join(filter(None, (digest[:32], part, f"v{CACHE_VERSION}")))
-    cached = cache_folder() / "tables" / f"{name}.safetensors"
-    table = _read_cache(cached, path, digest)
+    name = _name(digest, part)
+    cached = cache_folder() / PARSED / name
+    table = _read_cache(path.parent / PARSED / name, path, digest) or _read_cache(cached, path, digest)
     if table is None:
         table = _parse(path, digest, part)
         _write_cache(cached, table)
@@ -219,78 +222,6 @@ def of_thirds(table: Table, thirds: Sequence[int]) -> Table:
 def third_of(formula: str) -> int:
     """0, 1 or 2, by a hash of a reduced formula: the same in every set, whatever else is in it."""
     return int.from_bytes(hashlib.sha256(f"thirds:{formula}".encode()).digest()[:8], "big") % 3
-
-
-def augment(crystals: Crystals, generator: torch.Generator | None = None) -> Crystals:
-    """Move each crystal's origin to a random atom of its rarest element, drawn for each crystal alone.
-
-    These are the origins that `canonical` chooses among, so every description that the models
-    will meet is one that they may have seen.
-    """
-    weight = origin_atoms(crystals).float().cpu()
-    chosen = torch.multinomial(weight, 1, generator=generator).to(crystals.frac_coords.device)
-    return shift_to_atom(crystals, chosen)
-
-
-def deform(crystals: Crystals, strain: float, displacement: float, generator: torch.Generator) -> Crystals:
-    """Strain each cell and displace each atom at random, by an amount that is drawn for each crystal alone.
-
-    An autoencoder has to bring back any cell and any position, not only those that nature likes; without
-    this, unusual cell angles come back wrong. For crystals without labels, since labels would change.
-
-    Args:
-        crystals: on the CPU.
-        strain: standard deviation of the strain along the axes, at the most; of the shear, 1 / sqrt(2) of it.
-        displacement: standard deviation of each coordinate's displacement, Å, at the most.
-        generator: of the randomness.
-    """
-    amount = torch.rand(len(crystals), 1, 1, generator=generator)
-    shear = torch.randn(len(crystals), 3, 3, generator=generator)
-    symmetric = (shear + shear.transpose(1, 2)) / 2
-    lattice = crystals.lattice @ (torch.eye(3) + strain * amount * symmetric)
-    moves = displacement * amount * torch.randn(crystals.frac_coords.shape, generator=generator)
-    frac = crystals.frac_coords + moves @ torch.linalg.inv(lattice)
-    return crystals.replace(lattice=lattice, frac_coords=wrap(frac) * crystals.mask.unsqueeze(-1))
-
-
-class BatchOrder:
-    """An endless, seeded sequence of batches of like-sized crystals.
-
-    Batch i depends on the seed and on i alone, so a resumed run continues where it stopped. Within
-    an epoch every crystal comes once; like sizes go together because padding is wasted work, in all batches
-    of a step because ranks wait for the slowest.
-
-    Args:
-        num_atoms: (M,) sizes.
-        batch_size: crystals a batch, at most M.
-        seed: of the shuffles.
-        batches_per_step: how many that follow each other are one step.
-    """
-
-    def __init__(self, num_atoms: Tensor, batch_size: int, seed: int, batches_per_step: int = 1) -> None:
-        self.num_atoms = num_atoms
-        self.seed = seed
-        self.steps_per_epoch = -(-len(num_atoms) // (batch_size * batches_per_step))
-        self.batches_per_step = min(batches_per_step, len(num_atoms) // self.steps_per_epoch)
-        self.batches_per_epoch = self.steps_per_epoch * self.batches_per_step
-        self._epoch = functools.lru_cache(maxsize=2)(self._shuffled)
-
-    def _shuffled(self, epoch: int) -> list[Tensor]:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-        order = torch.randperm(len(self.num_atoms), generator=generator)
-        order = order[torch.argsort(self.num_atoms[order], stable=True)]
-        steps = order.tensor_split(self.steps_per_epoch)
-        shuffled = torch.randperm(self.steps_per_epoch, generator=generator)
-        return [batch for i in shuffled for batch in steps[i].tensor_split(self.batches_per_step)]
-
-    def __getitem__(self, i: int) -> Tensor:
-        return self._epoch(i // self.batches_per_epoch)[i % self.batches_per_epoch]
-
-
-def in_batches(table: Table, batch_size: int) -> Iterator[tuple[Tensor, Crystals]]:
-    """Every crystal of a table once, smallest first: (row indices, batch)."""
-    for rows in torch.argsort(table.num_atoms, stable=True).split(batch_size):
-        yield rows, table.crystals(rows)
 
 
 def parse_canonical(cif: str) -> Structure | str:
@@ -360,6 +291,18 @@ def _parse(path: Path, digest: str, split: str | None) -> Table:
     )
 
 
+def keep_beside(path: Path) -> None:
+    """Parse every split of a table that has a column `split`, and keep the results in a folder beside it."""
+    shutil.rmtree(path.parent / PARSED, ignore_errors=True)
+    digest = file_sha256(path)
+    for split in SPLITS:
+        _write_cache(path.parent / PARSED / _name(digest, split), _parse(path, digest, split))
+
+
+def _name(digest: str, split: str | None) -> str:
+    return "-".join(filter(None, (digest[:32], split, f"v{CACHE_VERSION}"))) + ".safetensors"
+
+
 @contextlib.contextmanager
 def keeping(cached: Path) -> Iterator[None]:
     """Warn of a cache that cannot be written, and go on: what it is to hold is there, and is made again next time."""
@@ -372,9 +315,9 @@ def keeping(cached: Path) -> Iterator[None]:
 def _write_cache(cached: Path, table: Table) -> None:
     tensors = {"numbers": table.numbers, "frac_coords": table.frac_coords, "lattice": table.lattice}
     tensors |= {"num_atoms": table.num_atoms, **{f"property.{k}": v for k, v in table.properties.items()}}
-    text = {"ids": json.dumps(table.ids), "rejected": json.dumps(table.rejected)}
+    rows = json.dumps({"ids": table.ids, "rejected": table.rejected})
     with keeping(cached), replacing(cached) as temporary:
-        save_file(tensors, temporary, metadata=text)
+        save_file(tensors, temporary, metadata={"rows": rows})  # of two entries, safetensors draws the order
 
 
 def _read_cache(cached: Path, path: Path, digest: str) -> Table | None:
@@ -382,14 +325,14 @@ def _read_cache(cached: Path, path: Path, digest: str) -> Table | None:
         if not cached.is_file():
             return None
         with safe_open(cached, framework="pt") as file:
-            text = file.metadata()
+            rows = json.loads(file.metadata()["rows"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except (OSError, SafetensorError):  # broken, or not ours to read; it is made again
         return None
     labels = {k.removeprefix("property."): v for k, v in tensors.items() if k.startswith("property.")}
-    rejected = [(name, reason) for name, reason in json.loads(text["rejected"])]
+    rejected = [(name, reason) for name, reason in rows["rejected"]]
     packed = (tensors["numbers"], tensors["frac_coords"], tensors["lattice"], tensors["num_atoms"])
-    return Table(path, digest, json.loads(text["ids"]), *packed, labels, rejected)
+    return Table(path, digest, rows["ids"], *packed, labels, rejected)
 
 
 @functools.lru_cache(maxsize=200_000)

@@ -13,8 +13,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from chemeleon_cli.core.batches import in_batches
 from chemeleon_cli.core.conditions import Said, Settings
-from chemeleon_cli.core.dataset import ID_COLUMN, Table, in_batches
+from chemeleon_cli.core.dataset import ID_COLUMN, Table
 from chemeleon_cli.core.limits import MAX_Z
 from chemeleon_cli.core.vae import VAE
 from chemeleon_cli.errors import UserError

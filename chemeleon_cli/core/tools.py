@@ -18,9 +18,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from chemeleon_cli.core import checkpoint
+from chemeleon_cli.core.batches import in_batches
 from chemeleon_cli.core.comparison import DEFAULT, MatchSettings
 from chemeleon_cli.core.crystals import Crystals
-from chemeleon_cli.core.dataset import in_batches, keeping, load_split
+from chemeleon_cli.core.dataset import keeping, load_split
 from chemeleon_cli.core.energy import EnergyModel, load_energy_model
 from chemeleon_cli.core.hull import Hull
 from chemeleon_cli.core.hull_file import check_scales, find_hull

@@ -13,9 +13,10 @@ import torch
 from pymatgen.core import Structure
 
 from chemeleon_cli.core import metrics
+from chemeleon_cli.core.batches import in_batches
 from chemeleon_cli.core.candidates import Candidates
 from chemeleon_cli.core.conditions import Wanted
-from chemeleon_cli.core.dataset import Table, in_batches
+from chemeleon_cli.core.dataset import Table
 from chemeleon_cli.core.elements import composition_statistics, element_table
 from chemeleon_cli.core.latent_diffusion import LatentDiffusion, Sampling, sample_many
 from chemeleon_cli.core.layers import set_precision

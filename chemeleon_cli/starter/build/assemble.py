@@ -22,8 +22,9 @@ from pymatgen.core import Lattice, Structure
 
 from chemeleon_cli.core.cif import cif_text
 from chemeleon_cli.core.crystals import canonical
+from chemeleon_cli.core.dataset import keep_beside
 from chemeleon_cli.core.hull import Hull
-from chemeleon_cli.core.paths import replacing
+from chemeleon_cli.core.paths import ONE_TABLE, replacing
 from chemeleon_cli.core.validity import problem
 from chemeleon_cli.starter.build import candidates, relax
 from chemeleon_cli.starter.build.candidates import structure_of
@@ -259,9 +260,11 @@ def _spread(values: Sequence[float] | np.ndarray) -> dict[str, float]:
 
 
 def write(folder: Path, table: pd.DataFrame, hull: Hull, card: dict[str, Any]) -> None:
-    """`crystals.csv.gz`, `hull.csv.gz` with `hull.json`, and `card.json`: the same bytes for the same table."""
-    with replacing(folder / "crystals.csv.gz") as temporary:
+    """`crystals.csv.gz`, its splits parsed in `tables`, `hull.csv.gz` with `hull.json`, and `card.json`: the same bytes
+    for the same table."""
+    with replacing(folder / ONE_TABLE) as temporary:
         temporary.write_bytes(gzip.compress(table.to_csv(index=False).encode(), mtime=0))
+    keep_beside(folder / ONE_TABLE)
     hull.write(folder / "hull.csv.gz")
     write_card(folder, card)
 
