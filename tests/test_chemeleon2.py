@@ -528,5 +528,6 @@ def test_our_own_denoiser_and_predictor_train_on_its_autoencoder(work: Path):
     assert meta["config"]["encoder"]["layout"] == "chemeleon2" and "layout" not in meta["config"]
     vae = checkpoint.load(work / "models/ldm", "vae")[0].config
     model = build("ldm", {"vae": vae, "denoiser": {}, "diffusion": {}, "sizes": {"2": 1}})
-    drawn = next(sample_many(model, torch.tensor([2, 2]), Sampling("ddim", 3), torch.Generator().manual_seed(0), 2))[1]
+    generator = torch.Generator().manual_seed(0)
+    drawn = next(sample_many(model, torch.tensor([2, 2]), Sampling("ddim", 3), generator, 2, [{}, {}]))[1]
     assert isinstance(model.vae, VAE) and len(drawn) == 2

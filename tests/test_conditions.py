@@ -559,7 +559,7 @@ def test_train_sample_and_errors_through_the_command_line(tmp_path: Path, monkey
     (tmp_path / "ldm.yaml").write_text(
         "data: {path: data}\nvae: vae\nmodel: {hidden_dim: 32, num_heads: 4, num_blocks: 1}\n"
         "sampling: {sampling_steps: 2}\n"
-        "conditions:\n  gap: {dropout: 0.1}\n  composition:\n  space_group: space_group\n"
+        "conditions:\n  gap: {dropout: 0.1}\n  composition:\n  space_group: space_group\n  oxidation_states:\n"
         "training: {max_steps: 4, val_every: 2, batch_size: 8}\n"
     )
     assert "of these atoms their element back" in call("train-ldm", "ldm.yaml")  # the autoencoder has learned nothing
@@ -567,6 +567,7 @@ def test_train_sample_and_errors_through_the_command_line(tmp_path: Path, monkey
     conditions = meta["config"]["denoiser"]["conditions"]
     assert {name: c["kind"] for name, c in conditions.items()} == {
         "gap": "value", "composition": "composition", "space_group": "space_group",
+        "oxidation_states": "oxidation_states",
     }  # fmt: skip
     (tmp_path / "more.yaml").write_text(
         "name: more\ndata: {path: data}\nstart: runs/ldm\nsampling: {sampling_steps: 2}\n"
@@ -585,6 +586,9 @@ def test_train_sample_and_errors_through_the_command_line(tmp_path: Path, monkey
     for row in read_crystals("out.cif"):
         assert row.structure is not None
         assert row.structure.composition == Composition("SrTiO3")
+    call(*draw, "-n", "20")
+    sizes = {len(row.structure) for row in read_crystals("out.cif") if row.structure is not None}
+    assert len(sizes) > 1 and sizes <= {len(k.split()) for k in conditions["oxidation_states"]["known"]}
     (tmp_path / "like.csv").write_bytes(gzip.decompress((tmp_path / "data/val.csv.gz").read_bytes()))
     call(*draw, "-n", "2", "--set", "like=like.csv")
     wanted = {row.id: row.structure for row in read_crystals("like.csv")}
@@ -604,6 +608,7 @@ def test_train_sample_and_errors_through_the_command_line(tmp_path: Path, monkey
         ("--condition", "band_gap=3"): "not trained for the condition 'band_gap'; it has gap (value), composition",
         ("--chemical-system", "Na-Cl"): "not trained for the condition 'chemical_system'",
         ("--composition", "XeF2"): "knows no F, Xe",
+        ("--condition", "oxidation_states=-9 9"): "no crystal that the model was trained on has these oxidation states",
         ("--composition", "SrTiO3", "--set", "like=like.csv"): "like: found 'like.csv'; expected null",
         ("--set", "guidance=2"): "guidance: found 2; expected 1 where nothing is asked for",
         ("--set", "z=2"): "no composition is asked for",

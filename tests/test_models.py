@@ -283,7 +283,7 @@ def test_samples_have_the_sizes_asked_for(ldm: LatentDiffusion):
     generator = torch.Generator().manual_seed(0)
     got = {
         int(r): int(n)
-        for rows, c in sample_many(ldm, sizes, Sampling("ddim", 4), generator, 2)
+        for rows, c in sample_many(ldm, sizes, Sampling("ddim", 4), generator, 2, [{}] * len(sizes))
         for r, n in zip(rows, c.num_atoms, strict=True)
     }
     assert [got[i] for i in range(5)] == sizes.tolist()

@@ -42,9 +42,8 @@ def run(recipe: Sample, overwrite: bool, console: Console) -> None:
     if recipe.like is not None:
         names, sizes, wanted = _like(recipe.like, recipe, model, console)
     else:
-        sizes = model.draw_sizes(recipe.num_samples, generator, recipe.conditions, recipe.z)
+        sizes, wanted = model.draw(recipe.num_samples, generator, recipe.conditions, recipe.z)
         names = [f"gen-{i:05d}" for i in range(len(sizes))]
-        wanted = [recipe.conditions] * len(sizes)
     drawn: dict[int, Structure] = {}
     with console.status(f"drawing {len(sizes)} crystals"):
         for rows, crystals in sample_many(model, sizes, sampling, generator, recipe.batch_size, wanted):

@@ -130,9 +130,9 @@ def judge(model: LatentDiffusion, recipe: TrainLdm, train: Table, val: Table, co
     set_precision(model, recipe.training.precision)
     sampling = Sampling(**recipe.sampling.model_dump())
     generator = torch.Generator().manual_seed(recipe.seed)
-    sizes = model.draw_sizes(FINAL_SAMPLES, generator)
+    sizes, wanted = model.draw(FINAL_SAMPLES, generator)
     structures = []
-    for _, crystals in sample_many(model, sizes, sampling, generator, recipe.training.batch_size):
+    for _, crystals in sample_many(model, sizes, sampling, generator, recipe.training.batch_size, wanted):
         structures += crystals.to_structures()
     reference = Reference(train.formulas, train.structures, str(train.path.parent))
     sample = runs.at_most(train, REPORT_SAMPLES)

@@ -187,7 +187,7 @@ def draw(model: LatentDiffusion, recipe: TrainRl, sampling: Sampling) -> Crystal
     parts = []
     for i, wanted in enumerate(asked):
         share = max(1, len(range(i, recipe.val_samples, len(asked))))
-        sizes = model.draw_sizes(share, generator, wanted)
-        many = sample_many(model, sizes, sampling, generator, BATCH, [wanted] * share)
+        sizes, each = model.draw(share, generator, wanted)
+        many = sample_many(model, sizes, sampling, generator, BATCH, each)
         parts += [crystals for _, crystals in many]
     return Crystals.cat(parts)

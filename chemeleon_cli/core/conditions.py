@@ -1,9 +1,12 @@
-"""What a generator can be asked for: a band gap, elements, a composition, a space group, a class.
+"""What a generator can be asked for: a band gap, elements, a composition, a space group, a class, oxidation states.
 
 Every condition can be left unsaid (classifier-free guidance, Ho & Salimans 2022). In tensors, what is not said is NaN
 for numbers and 0 for all else; a tensor has a row for each crystal. A composition says which element each atom is:
 crystals in canonical order have their atoms sorted by atomic number, so the formula and the number of atoms leave
 nothing open.
+
+Oxidation states are the one condition that is drawn where nothing is asked for: those of a training crystal, atom by
+atom, and with them its size. Charges then balance from the start, and which elements can have them is an easy question.
 
 Legend: B crystals, N atoms padded, H hidden width, C conditions.
 """
@@ -29,15 +32,21 @@ from chemeleon_cli.errors import UserError, did_you_mean
 SPACE_GROUPS = 230
 LARGEST_UNIT = 1000
 """Atoms of a formula unit."""
+PER_ATOM = ("composition", "oxidation_states")
+"""Kinds that say something of each atom."""
+LOWEST_STATE, HIGHEST_STATE = -5, 8
+UNKNOWN_STATE = "?"
+"""Of atoms in a crystal whose charges do not balance in any way that is known."""
 
 Wanted = Mapping[str, Any]
 """What one crystal is asked to be: number, formula, "Li-O", space group or class by the condition's name; None is
 not said."""
 
 Settings = Mapping[str, Mapping[str, Any]]
-"""A model's conditions by name: `kind` ("value", "composition", "chemical_system", "space_group" or "category"), with
-`mean` and `std` of a value in the train split, and `known` of all others: the atomic numbers, space groups or classes
-that it has."""
+"""A model's conditions by name: `kind` ("value", "composition", "chemical_system", "space_group", "category" or
+"oxidation_states"), with `mean` and `std` of a value in the train split, and `known` of all others: the atomic numbers,
+space groups or classes that it has; of oxidation states, how many crystals have them by their text, such as "-2 -2 4",
+an entry for each atom."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +55,8 @@ class Said:
 
     Attributes:
         values: by the condition's name: (B,) float of a value; (B,) int64 number of a space group or 1 + index of a
-            class; (B, MAX_Z + 1) bool, element Z in a chemical system; (B, N) int64 atomic numbers of a composition.
+            class; (B, MAX_Z + 1) bool, element Z in a chemical system; (B, N) int64 atomic numbers of a composition,
+            or codes of oxidation states.
         numbers: (B, N) atomic numbers that the crystals are to have, ascending, 0 at padding; None: any.
     """
 
@@ -92,12 +102,12 @@ class Conditions(nn.Module):
         crystals = self.missing.new_zeros(B, self.missing.shape[1])
         atoms = crystals.unsqueeze(1)
         for (name, s), embedding, missing in zip(self.settings.items(), self.embeddings, self.missing, strict=True):
-            is_composition = s["kind"] == "composition"
-            told = missing.expand(B, width, -1) if is_composition else missing.expand(B, -1)
+            per_atom = s["kind"] in PER_ATOM
+            told = missing.expand(B, width, -1) if per_atom else missing.expand(B, -1)
             if name in values:
                 said = is_said(values[name]).view(-1, *[1] * (told.ndim - 1))
                 told = torch.where(said, embedding(_features(s, values[name])), told)
-            if is_composition:
+            if per_atom:
                 atoms, told = atoms + told, masked_mean(told, mask)
             crystals = crystals + told
         return atoms.expand(-1, width, -1), crystals
@@ -128,7 +138,7 @@ def encode(settings: Settings, wanted: Sequence[Wanted], num_atoms: Tensor) -> S
     Args:
         settings: the model's conditions.
         wanted: of each crystal.
-        num_atoms: (B,); whole multiples of the formulas that are wanted.
+        num_atoms: (B,); whole multiples of the formulas that are wanted, and as many as there are oxidation states.
 
     Raises:
         UserError: a condition that the model was not trained for, or a value that it does not know.
@@ -203,6 +213,12 @@ def formula_unit(text: str) -> tuple[int, ...]:
     return tuple(z for z in sorted(counts) for _ in range(round(counts[z]) // divisor))
 
 
+def state_codes(text: str) -> tuple[int, ...]:
+    """Oxidation states as they stand in a tensor: 1 is unknown, 2 the lowest there is, 0 stays for what is not said."""
+    whole = [None if word == UNKNOWN_STATE else int(word) for word in text.split()]
+    return tuple(1 if q is None else 2 + min(max(q, LOWEST_STATE), HIGHEST_STATE) - LOWEST_STATE for q in whole)
+
+
 def assign_elements(logits: Tensor, numbers: Tensor) -> Tensor:
     """The likeliest way to give atoms the elements that they must have, each exactly as often as it is there.
 
@@ -230,7 +246,7 @@ def _null(value: Tensor) -> float:
 
 
 def _width(s: Mapping[str, Any]) -> int:
-    widths = {"value": 1, "space_group": SPACE_GROUPS + 1}
+    widths = {"value": 1, "space_group": SPACE_GROUPS + 1, "oxidation_states": HIGHEST_STATE - LOWEST_STATE + 3}
     return len(s["known"]) + 1 if s["kind"] == "category" else widths.get(s["kind"], MAX_Z + 1)
 
 
@@ -242,7 +258,7 @@ def _features(s: Mapping[str, Any], value: Tensor) -> Tensor:
 
 
 def _code(name: str, s: Mapping[str, Any], value: Any) -> Any:
-    """A value as it stands in a tensor: a number; atomic numbers; the number of a space group, of a class."""
+    """A value as it stands in a tensor: a number; atomic numbers; codes; the number of a space group, of a class."""
     kind, found = s["kind"], f"{name}: found {value!r}"
     if kind == "value":
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
@@ -258,6 +274,13 @@ def _code(name: str, s: Mapping[str, Any], value: Any) -> Any:
         if value not in s["known"]:
             raise UserError(f"{found}; none of the crystals that the model was trained on has that space group")
         return int(value)
+    if kind == "oxidation_states":
+        if str(value) not in s["known"]:
+            raise UserError(
+                f"{found}; no crystal that the model was trained on has these oxidation states",
+                "one for each atom, lightest element first, such as '-2 -2 4'; drawn where nothing is asked for",
+            )
+        return state_codes(str(value))
     elements = formula_unit(value) if kind == "composition" else _system(name, value)
     unknown = sorted(set(elements) - set(s["known"]))
     if unknown:
@@ -290,7 +313,7 @@ def _tensor(kind: str, codes: Sequence[Any], num_atoms: Tensor) -> Tensor:
     out = torch.zeros(len(codes), int(num_atoms.max()), dtype=torch.int64)
     for row, unit, count in zip(out, codes, num_atoms.tolist(), strict=True):
         if unit is not None:
-            if count % len(unit):
-                raise ValueError(f"{count} atoms are no multiple of a formula with {len(unit)}")
+            if count % len(unit) or (kind == "oxidation_states" and count != len(unit)):
+                raise ValueError(f"{count} atoms do not fit {kind} of {len(unit)}")
             row[:count] = torch.tensor(unit).repeat_interleave(count // len(unit))
     return out

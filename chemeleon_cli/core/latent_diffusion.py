@@ -22,6 +22,7 @@ from chemeleon_cli.core.conditions import (
     encode,
     formula_of,
     formula_unit,
+    resolve,
     unsaid,
 )
 from chemeleon_cli.core.crystals import Crystals, atom_mask
@@ -137,7 +138,8 @@ class LatentDiffusion(nn.Module):
         Raises:
             UserError: it cannot.
         """
-        self.say([wanted], self.draw_sizes(1, torch.Generator(), wanted))
+        sizes, asked = self.draw(1, torch.Generator(), wanted)
+        self.say(asked, sizes)
 
     def train(self, mode: bool = True) -> LatentDiffusion:
         """Training mode for the denoiser only; the VAE stays as it is."""
@@ -231,6 +233,26 @@ class LatentDiffusion(nn.Module):
             x = transition.x_next
         return self.decode(x, num_atoms.to(self.device), said)
 
+    def draw(
+        self, count: int, generator: torch.Generator, wanted: Wanted | None = None, z: int | None = None
+    ) -> tuple[Tensor, list[Wanted]]:
+        """What `count` crystals are to be: (count,) atom counts as `draw_sizes` draws them, and `wanted` of each.
+
+        Where nothing is wanted, a model that was trained with oxidation states draws those of a training crystal.
+        Beside other wishes they stay unsaid: metals, say, cannot have a gap.
+
+        Raises:
+            UserError: as `draw_sizes`.
+        """
+        wanted = resolve(self.conditions, wanted or {})
+        name = next((name for name, s in self.conditions.items() if s["kind"] == "oxidation_states"), None)
+        if name is None or z is not None or (wanted and name not in wanted):
+            return self.draw_sizes(count, generator, wanted, z), [wanted] * count
+        known = {str(wanted[name]): 1} if wanted else self.conditions[name]["known"]
+        texts, counts = list(known), torch.tensor(list(known.values())).float()
+        rows = torch.multinomial(counts, count, replacement=True, generator=generator).tolist()
+        return torch.tensor([len(texts[row].split()) for row in rows]), [{**wanted, name: texts[row]} for row in rows]
+
     def draw_sizes(
         self, count: int, generator: torch.Generator, wanted: Wanted | None = None, z: int | None = None
     ) -> Tensor:
@@ -266,7 +288,7 @@ def sample_many(
     sampling: Sampling,
     generator: torch.Generator,
     batch_size: int,
-    wanted: Sequence[Wanted] | None = None,
+    wanted: Sequence[Wanted],
 ) -> Iterator[tuple[Tensor, Crystals]]:
     """Generate crystals in batches of like sizes: (positions in `num_atoms`, crystals on the CPU).
 
@@ -276,8 +298,8 @@ def sample_many(
         sampling: how.
         generator: of all noise.
         batch_size: crystals at a time.
-        wanted: what each crystal is asked to be; None: nothing.
+        wanted: what each crystal is asked to be.
     """
     for rows in torch.argsort(num_atoms, stable=True).split(batch_size):
-        said = NOTHING if wanted is None else model.say([wanted[row] for row in rows.tolist()], num_atoms[rows])
+        said = model.say([wanted[row] for row in rows.tolist()], num_atoms[rows])
         yield rows, model.sample(num_atoms[rows], sampling, generator, said).to("cpu")

@@ -5,16 +5,19 @@ The VAE is frozen by then, so encoding every batch anew would be work done over 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
 import torch
+from pymatgen.core import Composition, Element
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from chemeleon_cli.core.batches import in_batches
-from chemeleon_cli.core.conditions import Said, Settings
+from chemeleon_cli.core.conditions import PER_ATOM, UNKNOWN_STATE, Said, Settings, state_codes
 from chemeleon_cli.core.dataset import ID_COLUMN, Table
 from chemeleon_cli.core.limits import MAX_Z
 from chemeleon_cli.core.vae import VAE
@@ -46,7 +49,7 @@ class Latents:
     def said(self, rows: Tensor) -> Said:
         """What is known of the chosen crystals."""
         width = int(self.table.num_atoms[rows].max())
-        return Said({name: v[rows, :width] if name == "composition" else v[rows] for name, v in self.labels.items()})
+        return Said({name: v[rows, :width] if name in PER_ATOM else v[rows] for name, v in self.labels.items()})
 
 
 @torch.no_grad()
@@ -95,7 +98,9 @@ def learn(table: Table, kinds: Mapping[str, str]) -> dict[str, dict[str, Any]]:
             settings[name] = {"kind": kind, "mean": values.mean().item(), "std": std or 1.0}
             continue
         if kind == "category":
-            known: list[Any] = sorted(set(_texts(table, name)) - {""})
+            known: Any = sorted(set(_texts(table, name)) - {""})
+        elif kind == "oxidation_states":
+            known = dict(sorted(Counter(_states(table)).items()))
         elif kind == "space_group":
             known = sorted(set(table.space_groups.tolist()) - {0})
         else:
@@ -113,6 +118,9 @@ def _label(table: Table, name: str, s: Mapping[str, Any]) -> Tensor:
     if s["kind"] == "category":
         place = {text: number for number, text in enumerate(s["known"], start=1)}
         return torch.tensor([place.get(text, 0) for text in _texts(table, name)])
+    if s["kind"] == "oxidation_states":
+        codes = [torch.tensor(state_codes(text)) for text in _states(table)]
+        return pad_sequence(codes, batch_first=True)
     known = torch.tensor(s["known"])
     if s["kind"] == "space_group":
         return table.space_groups.where(torch.isin(table.space_groups, known), 0)
@@ -123,6 +131,18 @@ def _label(table: Table, name: str, s: Mapping[str, Any]) -> Tensor:
     out = torch.zeros(len(table), MAX_Z + 1, dtype=torch.bool).scatter_(1, numbers, True)
     out[:, 0] = False  # padding
     return out
+
+
+def _states(table: Table) -> list[str]:
+    """The oxidation states of the atoms of each crystal, in their order, as text."""
+    from chemeleon_cli.core.validity import oxidation_states
+
+    found = []
+    for numbers in table.numbers.split(table.num_atoms.tolist()):
+        symbols = [Element.from_Z(z).symbol for z in numbers.tolist()]
+        states = oxidation_states(Composition(Counter(symbols)))
+        found.append(" ".join(UNKNOWN_STATE if states is None else str(states[symbol]) for symbol in symbols))
+    return found
 
 
 def _texts(table: Table, name: str) -> list[str]:

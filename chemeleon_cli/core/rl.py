@@ -123,9 +123,9 @@ def rollout_group(
     wanted: Wanted = {}
     if settings.conditions:
         wanted = settings.conditions[int(torch.randint(len(settings.conditions), (), generator=generator))] or {}
-    size = model.draw_sizes(1, generator, wanted)
+    size, asked = model.draw(1, generator, wanted)
     num_atoms = size.expand(settings.num_group_samples).to(model.device)
-    said = model.say([wanted] * len(num_atoms), num_atoms)
+    said = model.say(asked * len(num_atoms), num_atoms)
     chain = model.chain(sampling)
     count = min(settings.trajectory_steps or len(chain), len(chain) - 1)
     chosen = set((1 + torch.randperm(len(chain) - 1, generator=generator)[:count]).tolist())

@@ -9,16 +9,18 @@ from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from chemeleon_cli.recipe.base import Count, NotNegative, Section, UserPath, mistake
 
-OF_CRYSTALS = ("composition", "chemical_system", "space_group")
+OF_CRYSTALS = ("composition", "chemical_system", "space_group", "oxidation_states")
 """Kinds that need no column of the data; such a condition is named as its kind."""
 
 
 class ConditionSection(Section):
     """One condition that a generator learns."""
 
-    kind: Literal["value", "composition", "chemical_system", "space_group", "category"]
+    kind: Literal["value", "composition", "chemical_system", "space_group", "category", "oxidation_states"]
     """`value`, a number of a column; `category`, a class (text or whole number) of a column; or what the crystal itself
-    says, under the name of the kind: `composition`, `chemical_system` or `space_group`."""
+    says, under the name of the kind: `composition`, `chemical_system`, `space_group` or `oxidation_states`. The last
+    are those of a training crystal, drawn with its size, wherever nothing else is asked for: charges then balance more
+    often, and the crystals have only the stoichiometries of the training set."""
     dropout: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """How often it is left unsaid in training, each condition on its own: what the model then learns is what it draws
     without the condition, and what guidance leads away from."""

@@ -89,10 +89,10 @@ def draw(
     """Generated crystals, all asked to be the same or nothing; None where the cell is not finite."""
     set_precision(model, "float32")
     generator = torch.Generator().manual_seed(seed)
-    sizes = model.draw_sizes(count, generator, wanted)
+    sizes, each = model.draw(count, generator, wanted)
     sampling = Sampling("ddim", steps, guidance=GUIDANCE if wanted else 1.0)
     drawn: list[Structure | None] = [None] * count
-    for rows, crystals in sample_many(model, sizes, sampling, generator, 256, [wanted] * count if wanted else None):
+    for rows, crystals in sample_many(model, sizes, sampling, generator, 256, each):
         real = crystals.lattice.isfinite().flatten(1).all(1)
         structures = crystals[real.nonzero().flatten()].to_structures()
         for row, structure in zip(rows[real].tolist(), structures, strict=True):

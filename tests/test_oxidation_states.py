@@ -1,0 +1,124 @@
+"""Oxidation states: of a formula, as a condition, and drawn where nothing is asked for."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from pymatgen.core import Composition, Lattice, Structure
+from samples import write_dataset
+from test_conditions import SETTINGS, SMALL, make, seeded
+
+from chemeleon_cli.core import rl
+from chemeleon_cli.core.conditions import Said, encode, state_codes
+from chemeleon_cli.core.dataset import load_split
+from chemeleon_cli.core.latent_diffusion import Sampling, sample_many
+from chemeleon_cli.core.latents import encode as encode_table
+from chemeleon_cli.core.latents import learn
+from chemeleon_cli.core.vae import VAE
+from chemeleon_cli.core.validity import oxidation_states
+from chemeleon_cli.errors import UserError
+
+KNOWN = {"-1 1": 6, "-1 1 -1 1": 3, "0 0 0 0 0": 1}
+STATES = {"oxidation_states": {"kind": "oxidation_states", "known": KNOWN}}
+
+
+@pytest.mark.parametrize(
+    ("formula", "states"),
+    [
+        ("NaCl", {"Na": 1, "Cl": -1}),
+        ("Sr2Ti2O6", {"Sr": 2, "Ti": 4, "O": -2}),
+        ("MgAl2O4", {"Mg": 2, "Al": 3, "O": -2}),
+        ("GaN", {"Ga": 3, "N": -3}),
+        ("TiAl3", {"Ti": 0, "Al": 0}),
+        ("Si", {"Si": 0}),
+        ("SeF", None),
+    ],
+)
+def test_states_of_well_known_compounds(formula: str, states: dict[str, int] | None):
+    assert oxidation_states(Composition(formula)) == states
+
+
+def test_states_as_codes_leave_none_out_and_stay_in_bounds():
+    assert state_codes("-2 -2 4 ?") == (5, 5, 11, 1)
+    assert state_codes("-9 9") == state_codes("-5 8")
+    assert len({state_codes(str(q)) for q in range(-5, 9)} | {state_codes("?")}) == 15
+
+
+def test_a_table_says_the_states_of_its_atoms(tmp_path: Path):
+    def rock_salt(a: str, b: str) -> Structure:
+        return Structure.from_spacegroup("Fm-3m", Lattice.cubic(5), [a, b], [[0] * 3, [0.5] * 3])
+
+    crystals = [rock_salt(*pair) for pair in (("Na", "Cl"), ("Mg", "O"), ("Ti", "Al"), ("Se", "F"), ("Na", "Cl"))]
+    table = load_split(write_dataset(tmp_path / "data", crystals, {}, (1.0, 0)), "train")
+    assert table is not None
+    settings = learn(table, {"oxidation_states": "oxidation_states"})
+    assert settings["oxidation_states"]["known"] == {"-2 2": 1, "0 0": 1, "1 -1": 2, "? ?": 1}
+    said = encode_table(VAE(**SMALL).eval(), table, 4, settings).said(torch.arange(5))
+    by_formula = dict(zip(table.formulas, said.values["oxidation_states"].tolist(), strict=True))
+    expected = {"NaCl": "1 -1", "MgO": "-2 2", "TiAl": "0 0", "SeF": "? ?"}  # lightest element first
+    assert by_formula == {formula: list(state_codes(text)) for formula, text in expected.items()}
+
+
+def test_they_are_drawn_with_the_sizes_of_the_training_set():
+    model = make(STATES, {"2": 6, "4": 3, "5": 1})
+    sizes, asked = model.draw(4000, seeded())
+    texts = [str(wanted["oxidation_states"]) for wanted in asked]
+    for text, count in KNOWN.items():
+        assert texts.count(text) / 4000 == pytest.approx(count / 10, abs=0.03)
+    assert sizes.tolist() == [len(text.split()) for text in texts]
+    said = model.say(asked[:50], sizes[:50]).values["oxidation_states"]
+    assert [tuple(code for code in row if code) for row in said.tolist()] == [state_codes(text) for text in texts[:50]]
+    drawn = list(sample_many(model, sizes[:9], Sampling("ddim", 2), seeded(), 4, asked[:9]))
+    assert sorted(n for _, crystals in drawn for n in crystals.num_atoms.tolist()) == sorted(sizes[:9].tolist())
+
+
+def test_beside_another_wish_they_stay_unsaid_and_a_model_without_them_draws_as_ever():
+    model = make({**SETTINGS, **STATES})
+    for wanted in ({"gap": 3.0}, {"composition": "NaCl"}):
+        sizes, asked = model.draw(20, seeded(), wanted)
+        assert asked == [wanted] * 20
+        assert torch.equal(sizes, model.draw_sizes(20, seeded(), wanted))
+    sizes, asked = model.draw(20, seeded(), {"gap": 1.0, "oxidation_states": "-1 1 -1 1"})
+    assert sizes.tolist() == [4] * 20 and asked[0] == {"gap": 1.0, "oxidation_states": "-1 1 -1 1"}
+    with pytest.raises(UserError, match="no crystal that the model was trained on has these oxidation states"):
+        model.check({"oxidation_states": "-3 3"})
+    with pytest.raises(UserError, match="no composition"):
+        model.draw(1, seeded(), {}, z=3)
+    with pytest.raises(ValueError, match="4 atoms do not fit"):
+        encode(STATES, [{"oxidation_states": "-1 1"}], torch.tensor([4]))
+    plain = make()
+    assert torch.equal(plain.draw(50, seeded(4))[0], plain.draw_sizes(50, seeded(4)))
+
+
+def test_a_group_has_one_draw_and_its_base_is_told_the_same():
+    model = make(STATES, {"2": 6, "4": 3, "5": 1})
+    settings = rl.Settings(num_group_samples=3, trajectory_steps=2)
+    texts = set()
+    for seed in range(8):
+        group = rl.rollout_group(model, copy.deepcopy(model), settings, Sampling("ddim", 4), seeded(seed))
+        (codes,) = {tuple(row) for row in group.said.values["oxidation_states"].tolist()}
+        assert len(codes) == int(group.num_atoms[0])
+        texts.add(codes)
+        for decision in group.decisions:
+            assert torch.equal(decision.base_mean, decision.transition.mean)
+    assert 1 < len(texts) <= 3
+
+
+def test_each_atom_learns_from_its_own_state():
+    """Latents that are an atom's charge: told the charges, the model draws them atom by atom."""
+    settings = {"oxidation_states": {"kind": "oxidation_states", "known": {"-1 1": 1, "1 -1": 1}}}
+    model = make(settings, {"2": 1}, beta_end=0.2)  # noise at the end
+    optimizer = torch.optim.AdamW(model.denoiser.parameters(), lr=3e-3)
+    n, generator = torch.full((64,), 2), seeded(1)
+    for _ in range(150):
+        charge = (torch.randint(2, (64, 1), generator=generator) * 2 - 1) * torch.tensor([1, -1])
+        x = charge.unsqueeze(-1) + 0.1 * torch.randn(64, 2, 4, generator=generator)
+        codes = torch.tensor([state_codes(f"{a} {b}") for a, b in charge.tolist()])
+        optimizer.zero_grad()
+        model.loss(x, n, generator, Said({"oxidation_states": codes})).backward()
+        optimizer.step()
+    sizes, asked = model.draw(64, seeded())
+    *_, last = model.transitions(sizes, Sampling("ddim", 20), seeded(2), model.say(asked, sizes))
+    charge = torch.tensor([[int(q) for q in wanted["oxidation_states"].split()] for wanted in asked])
+    assert ((last.x_next.mean(-1) > 0) == (charge > 0)).float().mean() > 0.9
