@@ -28,6 +28,7 @@ RANKS_WAIT = datetime.timedelta(days=1)
 """For the one that scores, which may take an hour for a step where crystals are relaxed."""
 
 if TYPE_CHECKING:
+    import torch
     from lightning_fabric import Fabric
     from rich.console import Console
 
@@ -82,15 +83,13 @@ def open_folder(
     return folder, _logger(recipe, folder) if fabric.is_global_zero else None
 
 
-def make_fabric(device: str = "auto", devices: int = 1) -> Fabric:
-    """One process per device, launched through torch.distributed where there are several.
+def find_device(device: str, devices: int = 1) -> torch.device:
+    """The device of this name, the first of several; it imports no more than torch, for commands that train nothing.
 
     Raises:
         UserError: there is no such device.
     """
     import torch
-    from lightning_fabric import Fabric
-    from lightning_fabric.strategies.ddp import DDPStrategy
 
     kind, _, index = device.partition(":")
     if index and devices > 1:
@@ -100,12 +99,28 @@ def make_fabric(device: str = "auto", devices: int = 1) -> Fabric:
     available = torch.cuda.device_count()
     if kind == "cuda" and max(devices, int(index or 0) + 1) > available:
         raise UserError(f"device {device}, devices {devices}: this machine has {available} GPUs", "ask for fewer")
-    accelerator = "cuda" if kind == "cuda" or (kind == "auto" and torch.cuda.is_available()) else "cpu"
-    if accelerator == "cpu" and devices > 1:
+    if kind == "cuda" or (kind == "auto" and torch.cuda.is_available()):
+        return torch.device("cuda", int(index or 0))
+    return torch.device("cpu")
+
+
+def make_fabric(device: str = "auto", devices: int = 1) -> Fabric:
+    """One process per device, launched through torch.distributed where there are several.
+
+    Raises:
+        UserError: there is no such device.
+    """
+    import torch
+
+    found = find_device(device, devices)
+    from lightning_fabric import Fabric
+    from lightning_fabric.strategies.ddp import DDPStrategy
+
+    if found.type == "cpu" and devices > 1:
         torch.set_num_threads(max(1, processors() // devices))
     fabric = Fabric(
-        accelerator=accelerator,
-        devices=[int(index)] if index else devices,
+        accelerator=found.type,
+        devices=[found.index] if ":" in device else devices,
         strategy=DDPStrategy(timeout=RANKS_WAIT) if devices > 1 else "auto",
     )
     fabric.launch()

@@ -33,7 +33,7 @@ def run(recipe: Sample, overwrite: bool, console: Console) -> None:
 
     writer_for(Path(recipe.out))  # a name that cannot be written is said before the work
     check_writable(Path(recipe.out), overwrite)
-    device = runs.make_fabric(recipe.device).device
+    device = runs.find_device(recipe.device)
     loaded, _ = checkpoint.load(find_model(recipe.model, "ldm"), "ldm", device)
     model = cast("LatentDiffusion", loaded)
     set_precision(model, recipe.precision)

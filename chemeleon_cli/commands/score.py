@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from chemeleon_cli.commands import score_against, score_hull, score_summary
-from chemeleon_cli.commands.runs import make_fabric
+from chemeleon_cli.commands.runs import find_device
 from chemeleon_cli.core.paths import check_writable, replacing, split_path
 from chemeleon_cli.errors import UserError
 
@@ -60,7 +60,7 @@ def run(recipe: Score, overwrite: bool, console: Console) -> None:
         first = f"{rows[0].id}: {rows[0].reason}"
         raise UserError(f"{recipe.file}: none of its {len(rows)} crystals can be read; the first, {first}")
     known = score_against.known(recipe.against, console) if recipe.against is not None else None
-    device = str(make_fabric(recipe.device).device)
+    device = str(find_device(recipe.device))
     if recipe.write_hull:
         return score_hull.write(recipe, rows, device, console)
     candidates = Candidates([row.structure for row in rows], _load(recipe, device, console))
