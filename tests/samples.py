@@ -7,22 +7,36 @@ from pathlib import Path
 import numpy as np
 from pymatgen.core import Lattice, Structure
 
+# Written out, since pymatgen takes a second to look up a space group.
+FCC = np.array([[0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]])
+
+
+def rock_salt(a: float, first: str = "Na", second: str = "Cl") -> Structure:
+    """Conventional cell of 8 atoms, `a` in Å."""
+    return Structure(Lattice.cubic(a), [first] * 4 + [second] * 4, [*FCC, *(FCC + 0.5) % 1])
+
+
+def zinc_blende(a: float, first: str = "Zn", second: str = "S") -> Structure:
+    """Conventional cell of 8 atoms, `a` in Å."""
+    return Structure(Lattice.cubic(a), [first] * 4 + [second] * 4, [*FCC, *(FCC + 0.25) % 1])
+
+
+def perovskite(a: float) -> Structure:
+    """Cubic SrTiO3, `a` in Å."""
+    return Structure(Lattice.cubic(a), ["Sr", "Ti", *["O"] * 3], [[0, 0, 0], [0.5] * 3, *FCC[1:]])
+
 
 def known_structures() -> list[Structure]:
     """Primitive or conventional cells of textbook crystals."""
+    u = 0.305
+    rutile = [[0, 0, 0], [0.5] * 3, [u, u, 0], [1 - u, 1 - u, 0], [0.5 + u, 0.5 - u, 0.5], [0.5 - u, 0.5 + u, 0.5]]
     return [
-        Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.64), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]]),
-        Structure.from_spacegroup("F-43m", Lattice.cubic(5.41), ["Zn", "S"], [[0, 0, 0], [0.25, 0.25, 0.25]]),
-        Structure(
-            Lattice.cubic(3.905),
-            ["Sr", "Ti", "O", "O", "O"],
-            [[0, 0, 0], [0.5] * 3, [0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.5]],
-        ),
-        Structure.from_spacegroup(
-            "P4_2/mnm", Lattice.tetragonal(4.594, 2.959), ["Ti", "O"], [[0, 0, 0], [0.305, 0.305, 0]]
-        ),
-        Structure.from_spacegroup("Fd-3m", Lattice.cubic(5.431), ["Si"], [[0, 0, 0]]),
-        Structure.from_spacegroup("P6_3/mmc", Lattice.hexagonal(3.209, 5.211), ["Mg"], [[1 / 3, 2 / 3, 0.25]]),
+        rock_salt(5.64),
+        zinc_blende(5.41),
+        perovskite(3.905),
+        Structure(Lattice.tetragonal(4.594, 2.959), ["Ti"] * 2 + ["O"] * 4, rutile),
+        Structure(Lattice.cubic(5.431), ["Si"] * 8, [*FCC, *(FCC + 0.25) % 1]),
+        Structure(Lattice.hexagonal(3.209, 5.211), ["Mg"] * 2, [[1 / 3, 2 / 3, 0.25], [2 / 3, 1 / 3, 0.75]]),
     ]
 
 

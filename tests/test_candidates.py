@@ -8,6 +8,7 @@ import pytest
 import torch
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Lattice, Structure
+from samples import perovskite, rock_salt, zinc_blende
 from torch import Tensor
 
 from chemeleon_cli.core import matching
@@ -19,12 +20,10 @@ from chemeleon_cli.core.tools import Tools, build_tools, features, load_referenc
 from chemeleon_cli.core.vae import VAE, Encoder
 from chemeleon_cli.errors import UserError
 
-SALT = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.6), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
-BLENDE = Structure.from_spacegroup("F-43m", Lattice.cubic(5.4), ["Zn", "S"], [[0, 0, 0], [0.25, 0.25, 0.25]])
+SALT = rock_salt(5.6)
+BLENDE = zinc_blende(5.4)
 CESIUM = Structure(Lattice.cubic(3.5), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
-PEROVSKITE = Structure.from_spacegroup(
-    "Pm-3m", Lattice.cubic(3.9), ["Sr", "Ti", "O"], [[0, 0, 0], [0.5, 0.5, 0.5], [0.5, 0.5, 0]]
-)
+PEROVSKITE = perovskite(3.9)
 CRUSHED = Structure(Lattice.cubic(1.0), ["Fe"], [[0, 0, 0]])
 
 

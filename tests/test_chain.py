@@ -17,6 +17,7 @@ from pymatgen.core import Lattice, Structure
 from typer.testing import CliRunner
 
 from chemeleon_cli.app import app
+from chemeleon_cli.commands import train_ldm
 
 TINY = ["--set", "training.max_steps=12", "--set", "training.val_every=6", "--set", "training.batch_size=16"]
 VAE = ["--set", "model={hidden_dim: 32, num_heads: 4, encoder_layers: 1, decoder_layers: 1, latent_dim: 4}"]
@@ -56,6 +57,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(work)
         patch.setenv("CHEMELEON_CACHE", str(work / "cache"))
+        patch.setattr(train_ldm, "FINAL_SAMPLES", 64)
         crystals = halides()
         with (work / "mine.csv").open("w", newline="") as file:
             rows = csv.writer(file)

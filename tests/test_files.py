@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pymatgen.core import Element, Lattice, Structure
 from pymatgen.io.cif import CifWriter
 from pymatgen.io.vasp import Poscar
+from samples import rock_salt
 
 from chemeleon_cli.core.cif import cif_text, parse_cif
 from chemeleon_cli.errors import UserError
@@ -22,7 +23,7 @@ from chemeleon_cli.sources.parallel import ordered_map
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
-SALT = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.64), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+SALT = rock_salt(5.64)
 QUARTZ = Structure.from_spacegroup(
     "P3_221", Lattice.hexagonal(4.91, 5.4), ["Si", "O"], [[0.4697, 0, 2 / 3], [0.4133, 0.2672, 0.7855]]
 )
@@ -437,8 +438,9 @@ def test_a_packing_that_is_not_known_or_damaged_is_an_error(tmp_path: Path) -> N
         read(path)
 
 
-def test_a_gz_bomb_of_rows_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "x.csv.gz").write_bytes(gzip.compress(b"cif\n" + b"0\n" * 15_000_000))
+def test_a_gz_bomb_of_rows_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "BOMB_SIZE", 1_000_000)
+    (tmp_path / "x.csv.gz").write_bytes(gzip.compress(b"cif\n" + b"0\n" * 750_000))
     with pytest.raises(UserError, match=r"x\.csv\.gz unpacks to .* refused as a bomb"):
         for _ in streams.csv_rows(next(streams.sources_of(tmp_path / "x.csv.gz")).open(), "x"):
             pass

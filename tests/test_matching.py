@@ -12,14 +12,14 @@ import torch
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Element, Lattice, Structure
 from safetensors.torch import load_file, save_file
-from samples import known_structures, random_structures
+from samples import known_structures, random_structures, rock_salt
 
 from chemeleon_cli.core import matching, metrics, novelty
 from chemeleon_cli.core.comparison import Cell, MatchSettings, OutOfTime, at_most
 from chemeleon_cli.core.matching import Reference
 from chemeleon_cli.core.novelty import CAP, PER_FORMULA, Memory, creativity
 
-SALT = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.6), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+SALT = rock_salt(5.6)
 CESIUM = Structure(Lattice.cubic(3.5), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
 SLOW = Structure(Lattice.tetragonal(2.5, 9.1), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.4]])
 NOTHING = Reference.from_structures([])
@@ -167,7 +167,7 @@ def test_creativity_of_each_kind() -> None:
     rutile = known_structures()[3]
     twin = shaken(rutile, 1, 0.1)
     reference = Reference.from_structures([zinc, perovskite])
-    batch = [SALT, zinc * (1, 1, 2), near, rutile, twin, None, shaken(zinc, 5, 0.1)]
+    batch = [SALT, zinc * (1, 1, 2), near, rutile, twin, None, shaken(zinc, 5, 0.05)]
     energies = [0, -1, 0, -2, -1, math.nan, 0]
     found = creativity(batch, reference, energies=energies)
     assert found.unique == [True, True, True, True, False, None, False]

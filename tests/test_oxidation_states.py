@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from pymatgen.core import Composition, Lattice, Structure
-from samples import write_dataset
+from pymatgen.core import Composition
+from samples import rock_salt, write_dataset
 from test_conditions import SETTINGS, SMALL, make, seeded
 
 from chemeleon_cli.core import rl
@@ -46,10 +46,8 @@ def test_states_as_codes_leave_none_out_and_stay_in_bounds():
 
 
 def test_a_table_says_the_states_of_its_atoms(tmp_path: Path):
-    def rock_salt(a: str, b: str) -> Structure:
-        return Structure.from_spacegroup("Fm-3m", Lattice.cubic(5), [a, b], [[0] * 3, [0.5] * 3])
-
-    crystals = [rock_salt(*pair) for pair in (("Na", "Cl"), ("Mg", "O"), ("Ti", "Al"), ("Se", "F"), ("Na", "Cl"))]
+    pairs = (("Na", "Cl"), ("Mg", "O"), ("Ti", "Al"), ("Se", "F"), ("Na", "Cl"))
+    crystals = [rock_salt(5.0, *pair) for pair in pairs]
     table = load_split(write_dataset(tmp_path / "data", crystals, {}, (1.0, 0)), "train")
     assert table is not None
     settings = learn(table, {"oxidation_states": "oxidation_states"})

@@ -8,6 +8,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 from pymatgen.core import Lattice, Structure
+from samples import perovskite, rock_salt
 from torch import Tensor
 
 from chemeleon_cli.core.candidates import Candidates
@@ -29,12 +30,10 @@ from chemeleon_cli.core.tools import References, Tools, build_tools
 from chemeleon_cli.core.vae import Encoder
 from chemeleon_cli.errors import UserError
 
-SALT = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.6), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+SALT = rock_salt(5.6)
 CESIUM = Structure(Lattice.cubic(3.5), ["Cs", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
 IRON = Structure(Lattice.cubic(2.87), ["Fe", "Fe"], [[0, 0, 0], [0.5, 0.5, 0.5]])
-PEROVSKITE = Structure.from_spacegroup(
-    "Pm-3m", Lattice.cubic(3.9), ["Sr", "Ti", "O"], [[0, 0, 0], [0.5, 0.5, 0.5], [0.5, 0.5, 0]]
-)
+PEROVSKITE = perovskite(3.9)
 CRUSHED = Structure(Lattice.cubic(1.0), ["Fe"], [[0, 0, 0]])
 
 

@@ -13,6 +13,7 @@ import torch
 from levels import HULL, Levels
 from pymatgen.core import Lattice, Structure
 from rich.console import Console
+from samples import perovskite, rock_salt, zinc_blende
 
 from chemeleon_cli.commands import score
 from chemeleon_cli.core import checkpoint
@@ -28,11 +29,9 @@ from chemeleon_cli.recipe.models import Score
 from chemeleon_cli.sources.files import read_crystals, write_crystals
 from chemeleon_cli.sources.models import find_model
 
-SALT = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.6), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+SALT = rock_salt(5.6)
 CESIUM = Structure(Lattice.cubic(4.1), ["Cs", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
-PEROVSKITE = Structure.from_spacegroup(
-    "Pm-3m", Lattice.cubic(3.9), ["Sr", "Ti", "O"], [[0, 0, 0], [0.5, 0.5, 0.5], [0.5, 0.5, 0]]
-)
+PEROVSKITE = perovskite(3.9)
 CRUSHED = Structure(Lattice.cubic(1.0), ["Fe"], [[0, 0, 0]])
 CRYSTALS = [SALT, CESIUM, SALT * (1, 1, 2), CRUSHED, PEROVSKITE]
 
@@ -169,7 +168,7 @@ def test_rows_that_do_not_parse_are_rows_too() -> None:
     assert "impossible: no_structure" in text
 
 
-BLENDE = Structure.from_spacegroup("F-43m", Lattice.cubic(5.4), ["Zn", "S"], [[0, 0, 0], [0.25, 0.25, 0.25]])
+BLENDE = zinc_blende(5.4)
 IRON = Structure(Lattice.cubic(2.87), ["Fe", "Fe"], [[0, 0, 0], [0.5, 0.5, 0.5]])
 STABLE = [SALT, CESIUM, SALT * (1, 1, 2), CRUSHED, PEROVSKITE, BLENDE, IRON]
 ENERGIES = {"NaCl": -2.01, "CsCl": -2.0, "ZnS": -1.0, "Fe": 0.08, "SrTiO3": -3.0}

@@ -11,6 +11,7 @@ import pytest
 import torch
 from levels import HULL, Levels, hull
 from pymatgen.core import Lattice, Structure
+from samples import rock_salt, zinc_blende
 
 from chemeleon_cli.core.candidates import Candidates
 from chemeleon_cli.core.grpo import group_advantage
@@ -28,13 +29,13 @@ from chemeleon_cli.core.rewards import (
 from chemeleon_cli.core.tools import Tools, build_tools
 from chemeleon_cli.errors import UserError
 
-SALT = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.6), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+SALT = rock_salt(5.6)
 CESIUM = Structure(Lattice.cubic(4.1), ["Cs", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
-BLENDE = Structure.from_spacegroup("F-43m", Lattice.cubic(5.4), ["Zn", "S"], [[0, 0, 0], [0.25, 0.25, 0.25]])
+BLENDE = zinc_blende(5.4)
 IRON = Structure(Lattice.cubic(2.87), ["Fe", "Fe"], [[0, 0, 0], [0.5, 0.5, 0.5]])
 ODD = Structure(Lattice.cubic(4.0), ["Na", "Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0], [0.5, 0, 0.5]])
 FLUORIDE = Structure(Lattice.cubic(4.0), ["Cs", "F"], [[0, 0, 0], [0.5, 0.5, 0.5]])
-MAGNESIA = Structure.from_spacegroup("Fm-3m", Lattice.cubic(4.2), ["Mg", "O"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+MAGNESIA = rock_salt(4.2, "Mg", "O")
 CRUSHED = Structure(Lattice.cubic(1.0), ["Fe"], [[0, 0, 0]])
 NEAR = Structure(Lattice.cubic(5.0), ["Na", "Cl"], [[0, 0, 0], [0, 0, 0.05]])
 ALL = [SALT, CESIUM, BLENDE, IRON, ODD, FLUORIDE, CRUSHED, NEAR, None, MAGNESIA]

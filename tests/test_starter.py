@@ -256,7 +256,10 @@ def test_packed_models_work_anywhere(elsewhere: Path) -> None:
     assert table["predicted_band_gap"].notna().all() and table["reward_composition_diversity"].notna().all()
 
 
-def test_a_generator_goes_on_with_crystals_of_ones_own(made: Path, elsewhere: Path) -> None:
+def test_a_generator_goes_on_with_crystals_of_ones_own(
+    made: Path, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train_ldm, "FINAL_SAMPLES", 8)
     shutil.copytree(made / "data" / "starter", "data/mine")
     call("train-ldm", "finetune", *LDM[2:])
     meta = json.loads(Path("runs/finetune/checkpoints/best/meta.json").read_text())

@@ -5,10 +5,11 @@ import random
 import numpy as np
 import pytest
 from pymatgen.core import Composition, Element, Lattice, Structure
+from samples import rock_salt
 
 from chemeleon_cli.core import validity
 
-SALT = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.6), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+SALT = rock_salt(5.6)
 
 
 def test_a_real_crystal_has_no_problem() -> None:
