@@ -349,7 +349,11 @@ def test_the_parsed_tables_are_those_of_the_set(tmp_path: Path, monkeypatch: pyt
     for split in ("train", "val", "test"):
         table = load_split(STARTER, split)
         assert table is not None and not (tmp_path / "cache").exists(), "the tables of the starter are out of date"
-        rows = frame[frame["split"] == split].iloc[::50]
+        whole = frame[frame["split"] == split]
+        assert table.ids == whole["material_id"].tolist() and not table.rejected
+        for name, values in table.properties.items():
+            assert np.array_equal(values.numpy(), whole[name].to_numpy(np.float32), equal_nan=True), name
+        rows = whole.iloc[::50]
         few = tmp_path / split
         few.mkdir()
         rows.to_csv(few / f"{split}.csv", index=False)

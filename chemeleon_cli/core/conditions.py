@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,9 +34,11 @@ LARGEST_UNIT = 1000
 """Atoms of a formula unit."""
 PER_ATOM = ("composition", "oxidation_states")
 """Kinds that say something of each atom."""
+CODED_ALIKE = ("composition", "chemical_system", "space_group", "oxidation_states")
+"""Kinds whose tensors mean the same in every model, whatever it was trained on."""
 LOWEST_STATE, HIGHEST_STATE = -5, 8
-UNKNOWN_STATE = "?"
-"""Of atoms in a crystal whose charges do not balance in any way that is known."""
+UNKNOWN_STATE = "x"
+"""Of atoms in a crystal whose charges do not balance in any way that is known; never drawn."""
 
 Wanted = Mapping[str, Any]
 """What one crystal is asked to be: number, formula, "Li-O", space group or class by the condition's name; None is
@@ -112,6 +114,24 @@ class Conditions(nn.Module):
             crystals = crystals + told
         return atoms.expand(-1, width, -1), crystals
 
+    @torch.no_grad()
+    def take_over(self, old: Conditions) -> set[str]:
+        """Copy what another model has learned of conditions that mean the same here; the names of these."""
+        alike = set()
+        for i, (name, s) in enumerate(old.settings.items()):
+            if s["kind"] in CODED_ALIKE and self.settings.get(name, {}).get("kind") == s["kind"]:
+                own = list(self.settings).index(name)
+                self.embeddings[own].load_state_dict(old.embeddings[i].state_dict())
+                self.missing[own] = old.missing[i]
+                alike.add(name)
+        return alike
+
+    def add_when_unsaid(self, names: Collection[str]) -> tuple[Tensor, Tensor]:
+        """(H,) for atoms and (H,) for crystals: what these conditions add where they are not said."""
+        rows = [i for i, name in enumerate(self.settings) if name in names]
+        of_atoms = [i for i in rows if list(self.settings.values())[i]["kind"] in PER_ATOM]
+        return self.missing[of_atoms].sum(0), self.missing[rows].sum(0)
+
 
 def is_said(value: Tensor) -> Tensor:
     """(B,) bool, of one of `Said.values`."""
@@ -141,7 +161,8 @@ def encode(settings: Settings, wanted: Sequence[Wanted], num_atoms: Tensor) -> S
         num_atoms: (B,); whole multiples of the formulas that are wanted, and as many as there are oxidation states.
 
     Raises:
-        UserError: a condition that the model was not trained for, or a value that it does not know.
+        UserError: a condition that the model was not trained for, a value that it does not know, or a formula or
+            oxidation states that do not fit the number of atoms.
     """
     rows = [resolve(settings, one) for one in wanted]
     values = {}
@@ -251,7 +272,7 @@ def _width(s: Mapping[str, Any]) -> int:
 
 
 def _features(s: Mapping[str, Any], value: Tensor) -> Tensor:
-    """(B, F), or (B, N, F) of a composition: a standardised number, or zeros and ones; anything where it is unsaid."""
+    """(B, F), or (B, N, F) of kinds PER_ATOM: a standardised number, or zeros and ones; anything where it is unsaid."""
     if s["kind"] == "value":
         return ((value - s["mean"]) / s["std"]).nan_to_num().unsqueeze(-1)
     return value.float() if s["kind"] == "chemical_system" else F.one_hot(value, _width(s)).float()
@@ -314,6 +335,6 @@ def _tensor(kind: str, codes: Sequence[Any], num_atoms: Tensor) -> Tensor:
     for row, unit, count in zip(out, codes, num_atoms.tolist(), strict=True):
         if unit is not None:
             if count % len(unit) or (kind == "oxidation_states" and count != len(unit)):
-                raise ValueError(f"{count} atoms do not fit {kind} of {len(unit)}")
+                raise UserError(f"{kind}: found {len(unit)} atoms; they do not fit a crystal of {count}")
             row[:count] = torch.tensor(unit).repeat_interleave(count // len(unit))
     return out

@@ -11,7 +11,6 @@ import functools
 import hashlib
 import json
 import multiprocessing
-import shutil
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -183,7 +182,9 @@ def load_split(folder: str | Path, split: str, max_atoms: int | None = None) -> 
     part = split if path.name == ONE_TABLE else None
     name = _name(digest, part)
     cached = cache_folder() / PARSED / name
-    table = _read_cache(path.parent / PARSED / name, path, digest) or _read_cache(cached, path, digest)
+    table = _read_cache(path.parent / PARSED / name, path, digest)
+    if table is None:
+        table = _read_cache(cached, path, digest)
     if table is None:
         table = _parse(path, digest, part)
         _write_cache(cached, table)
@@ -293,10 +294,13 @@ def _parse(path: Path, digest: str, split: str | None) -> Table:
 
 def keep_beside(path: Path) -> None:
     """Parse every split of a table that has a column `split`, and keep the results in a folder beside it."""
-    shutil.rmtree(path.parent / PARSED, ignore_errors=True)
-    digest = file_sha256(path)
-    for split in SPLITS:
-        _write_cache(path.parent / PARSED / _name(digest, split), _parse(path, digest, split))
+    folder, digest = path.parent / PARSED, file_sha256(path)
+    names = {_name(digest, split): split for split in SPLITS}
+    for old in folder.glob("*-v*.safetensors"):
+        if old.name not in names:
+            old.unlink()
+    for name, split in names.items():
+        _save(folder / name, _parse(path, digest, split))
 
 
 def _name(digest: str, split: str | None) -> str:
@@ -313,10 +317,15 @@ def keeping(cached: Path) -> Iterator[None]:
 
 
 def _write_cache(cached: Path, table: Table) -> None:
+    with keeping(cached):
+        _save(cached, table)
+
+
+def _save(cached: Path, table: Table) -> None:
     tensors = {"numbers": table.numbers, "frac_coords": table.frac_coords, "lattice": table.lattice}
     tensors |= {"num_atoms": table.num_atoms, **{f"property.{k}": v for k, v in table.properties.items()}}
     rows = json.dumps({"ids": table.ids, "rejected": table.rejected})
-    with keeping(cached), replacing(cached) as temporary:
+    with replacing(cached) as temporary:
         save_file(tensors, temporary, metadata={"rows": rows})  # of two entries, safetensors draws the order
 
 
@@ -327,7 +336,7 @@ def _read_cache(cached: Path, path: Path, digest: str) -> Table | None:
         with safe_open(cached, framework="pt") as file:
             rows = json.loads(file.metadata()["rows"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    except (OSError, SafetensorError):  # broken, or not ours to read; it is made again
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError):  # broken, or not ours; it is made again
         return None
     labels = {k.removeprefix("property."): v for k, v in tensors.items() if k.startswith("property.")}
     rejected = [(name, reason) for name, reason in rows["rejected"]]

@@ -101,10 +101,11 @@ class LatentDiffusion(nn.Module):
         self.latent_std: Tensor
 
     def going_on(self, conditions: Settings, sizes: Mapping[str, int]) -> LatentDiffusion:
-        """A generator with these weights, to be trained on other crystals.
+        """A generator with these weights, to be trained on other crystals; it begins with the same noise predictions.
 
         Args:
-            conditions: what it is to learn to be asked for, anew whatever this one has learned.
+            conditions: what it is to learn to be asked for. It goes on with those of CODED_ALIKE, and learns values
+                and classes anew; conditions that it is not to have stay unsaid for ever.
             sizes: of the other crystals.
         """
         denoiser = {**self.denoiser.config, "conditions": conditions}
@@ -112,6 +113,10 @@ class LatentDiffusion(nn.Module):
         kept = {k: v for k, v in self.state_dict().items() if not k.startswith("denoiser.conditions.")}
         lacking, _ = other.load_state_dict(kept, strict=False)
         assert all(name.startswith("denoiser.conditions.") for name in lacking), lacking
+        if (old := self.denoiser.conditions) is not None:
+            new = other.denoiser.conditions
+            gone = set(old.settings) - (set() if new is None else new.take_over(old))
+            other.denoiser.add_always(*old.add_when_unsaid(gone))
         return other.to(self.device)
 
     @property
@@ -239,19 +244,21 @@ class LatentDiffusion(nn.Module):
         """What `count` crystals are to be: (count,) atom counts as `draw_sizes` draws them, and `wanted` of each.
 
         Where nothing is wanted, a model that was trained with oxidation states draws those of a training crystal.
-        Beside other wishes they stay unsaid: metals, say, cannot have a gap.
+        Beside other wishes they stay unsaid, since a draw knows nothing of the wish: a metal cannot have a gap of 3 eV.
+        They are unsaid, too, where `wanted` names them with None.
 
         Raises:
             UserError: as `draw_sizes`.
         """
-        wanted = resolve(self.conditions, wanted or {})
-        name = next((name for name, s in self.conditions.items() if s["kind"] == "oxidation_states"), None)
-        if name is None or z is not None or (wanted and name not in wanted):
-            return self.draw_sizes(count, generator, wanted, z), [wanted] * count
-        known = {str(wanted[name]): 1} if wanted else self.conditions[name]["known"]
+        name = "oxidation_states"
+        asked = resolve(self.conditions, wanted or {})
+        left_open = name in (wanted or {}) and name not in asked
+        if name not in self.conditions or left_open or z is not None or (asked and name not in asked):
+            return self.draw_sizes(count, generator, asked, z), [asked] * count
+        known = {str(asked[name]): 1} if asked else self.conditions[name]["known"]
         texts, counts = list(known), torch.tensor(list(known.values())).float()
         rows = torch.multinomial(counts, count, replacement=True, generator=generator).tolist()
-        return torch.tensor([len(texts[row].split()) for row in rows]), [{**wanted, name: texts[row]} for row in rows]
+        return torch.tensor([len(texts[row].split()) for row in rows]), [{**asked, name: texts[row]} for row in rows]
 
     def draw_sizes(
         self, count: int, generator: torch.Generator, wanted: Wanted | None = None, z: int | None = None

@@ -100,7 +100,7 @@ def learn(table: Table, kinds: Mapping[str, str]) -> dict[str, dict[str, Any]]:
         if kind == "category":
             known: Any = sorted(set(_texts(table, name)) - {""})
         elif kind == "oxidation_states":
-            known = dict(sorted(Counter(_states(table)).items()))
+            known = dict(sorted(Counter(t for t in _states(table) if UNKNOWN_STATE not in t).items()))
         elif kind == "space_group":
             known = sorted(set(table.space_groups.tolist()) - {0})
         else:
@@ -112,7 +112,8 @@ def learn(table: Table, kinds: Mapping[str, str]) -> dict[str, dict[str, Any]]:
 
 
 def _label(table: Table, name: str, s: Mapping[str, Any]) -> Tensor:
-    """One condition of all crystals of a table; what the train split does not have is not said."""
+    """One condition of all crystals of a table; an element, space group or class that the train split does not have
+    is not said."""
     if s["kind"] == "value":
         return table.properties.get(name, torch.full((len(table),), torch.nan))
     if s["kind"] == "category":
@@ -134,14 +135,20 @@ def _label(table: Table, name: str, s: Mapping[str, Any]) -> Tensor:
 
 
 def _states(table: Table) -> list[str]:
-    """The oxidation states of the atoms of each crystal, in their order, as text."""
+    """The oxidation states of the atoms of each crystal, in their order, as text. Where an element has a mean between
+    two whole numbers, as many of its atoms have the higher one as balance: Fe in Fe3O4 has 2, 3 and 3."""
     from chemeleon_cli.core.validity import oxidation_states
 
     found = []
     for numbers in table.numbers.split(table.num_atoms.tolist()):
-        symbols = [Element.from_Z(z).symbol for z in numbers.tolist()]
-        states = oxidation_states(Composition(Counter(symbols)))
-        found.append(" ".join(UNKNOWN_STATE if states is None else str(states[symbol]) for symbol in symbols))
+        counts = Counter(Element.from_Z(z).symbol for z in numbers.tolist())  # in the order of the atoms
+        states = oxidation_states(Composition(counts))
+        words = []
+        for symbol, count in counts.items():
+            low, more = (0, 0) if states is None else divmod(round(states[symbol] * count), count)
+            each = [low] * (count - more) + [low + 1] * more
+            words += [UNKNOWN_STATE] * count if states is None else map(str, each)
+        found.append(" ".join(words))
     return found
 
 

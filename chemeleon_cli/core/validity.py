@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 from pymatgen.core import Composition, Element, Lattice, Structure
@@ -13,8 +13,8 @@ from chemeleon_cli.core.limits import MAX_ANGLE, MAX_VOLUME, MAX_Z, MIN_ANGLE, M
 
 ENUMERATED = 20_000
 """Assignments of oxidation states that SMACT may try one by one (0.1 s); of more, the sums are counted."""
-GUESSED = 500_000
-"""Assignments of all oxidation states that pymatgen may try (0.3 s, seen); CrRe13B6 has a hundred times as many."""
+GUESSED = 100_000
+"""Of these ways pymatgen may try (about a second)."""
 
 
 def problem(structure: Structure | None) -> str | None:
@@ -124,30 +124,40 @@ def balanced(
     return False
 
 
-def oxidation_states(composition: Composition) -> dict[str, int] | None:
+def oxidation_states(composition: Composition) -> dict[str, float] | None:
     """The likeliest oxidation states that balance, by pymatgen's statistics of the ICSD; 0 for elements and alloys.
 
-    Common states first, then all that are known, unless there are too many ways to try.
-
-    Where atoms of an element differ, the rounded mean. Kept per reduced formula.
+    Common states are tried first, then all that are known. Kept per reduced formula.
 
     Returns:
-        By element; None where nothing balances.
+        The mean over its atoms by element; None where nothing balances, or where there are too many ways to try.
     """
     return _oxidation_states(composition.element_composition.reduced_formula)
 
 
 @functools.lru_cache(maxsize=200_000)
-def _oxidation_states(formula: str) -> dict[str, int] | None:
+def _oxidation_states(formula: str) -> dict[str, float] | None:
     composition = Composition(formula)
-    symbols = [element.symbol for element in composition.elements]
-    if len(symbols) == 1 or alloy(symbols):
-        return dict.fromkeys(symbols, 0)
-    guesses = composition.oxi_state_guesses()
     counts = {Element(symbol): round(n) for symbol, n in composition.get_el_amt_dict().items()}
-    if math.prod(math.comb(n + len(e.oxidation_states) - 1, n) for e, n in counts.items()) <= GUESSED:
-        guesses = guesses or composition.oxi_state_guesses(all_oxi_states=True)
-    return {symbol: round(state) for symbol, state in guesses[0].items()} if guesses else None
+    if len(counts) == 1 or alloy([element.symbol for element in counts]):
+        return {element.symbol: 0.0 for element in counts}
+    for everything in (False, True):
+        if _ways(counts, everything) <= GUESSED:
+            guesses = composition.oxi_state_guesses(all_oxi_states=everything)
+            if guesses:
+                return dict(guesses[0])
+    return None
+
+
+def _ways(counts: Mapping[Element, int], everything: bool) -> int:
+    """What pymatgen goes through: the ways of an element's atoms, one by one, and the sums of all elements together."""
+    one_by_one, together = 0, 1
+    for element, n in counts.items():
+        states = element.oxidation_states if everything else element.icsd_oxidation_states or element.oxidation_states
+        if states:
+            one_by_one += n * math.comb(n + len(states) - 1, n)
+            together *= n * (max(states) - min(states)) + 1
+    return one_by_one + together
 
 
 def alloy(symbols: Collection[str]) -> bool:

@@ -150,13 +150,14 @@ class TrainLdm(RunRecipe):
     """The autoencoder: a run folder, a checkpoint folder or a name; null where `start` is given, which holds one."""
     start: LdmName | None = None
     """A generator to go on from instead of from nothing, say `starter` for crystals of your own: its autoencoder,
-    `model` and `diffusion` are kept, `conditions` are learned anew. Null: none."""
+    `model` and `diffusion` are kept, and what it learned of `conditions` that are not columns. Null: none."""
     model: LdmModel = LdmModel()
     """The size of the model."""
     diffusion: DiffusionSection = DiffusionSection()
     """The noise schedule."""
     conditions: Annotated[dict[str, ConditionSection], BeforeValidator(fill_in_kinds)] = {}
-    """What crystals can be asked for: `composition`, `chemical_system`, `space_group`, or columns of the data."""
+    """What crystals can be asked for: `composition`, `chemical_system`, `space_group`, `oxidation_states`, or columns
+    of the data."""
     sampling: SamplerSection = SamplerSection()
     """How the crystals of the final report are drawn."""
 

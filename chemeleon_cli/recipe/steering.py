@@ -50,7 +50,8 @@ class TrainRl(RunRecipe, SamplerSection):
     """What a crystal is worth."""
     conditions: list[dict[str, Wish] | None] = []
     """Sets of conditions such as `{band_gap: 3.0}`, as in `sample`; each group draws one of them, null asking for
-    nothing. Empty: nothing is asked for."""
+    nothing. Empty: nothing is asked for. Of a generator with `oxidation_states`, a group that asks for nothing draws
+    those of a training crystal; `{oxidation_states: null}` leaves them open."""
 
     groups_per_step: Count = 5
     """Groups of crystals drawn in one step; the crystals of a group have one number of atoms."""
