@@ -91,11 +91,12 @@ starter-models: $(VENV)/installed
 	$(RUN) fetch-data --source starter --overwrite
 	$(RUN) train-vae starter/vae --overwrite
 	$(RUN) train-ldm starter/ldm --overwrite
+	$(RUN) train-rl starter/polish --overwrite
 	$(RUN) train-vae starter/predictor_vae --overwrite
 	$(RUN) train-predictor starter/predictor --overwrite
 	$(RUN) train-vae starter/predictor_vae --set name=starter_judge_vae $(JUDGE) --overwrite
 	$(RUN) train-predictor starter/predictor --set name=starter_judge --set vae=runs/starter_judge_vae $(JUDGE) --overwrite
-	$(BIN)/python -m chemeleon_cli.starter.pack runs/starter_ldm ldm
+	$(BIN)/python -m chemeleon_cli.starter.pack runs/starter_polish ldm
 	$(BIN)/python -m chemeleon_cli.starter.pack runs/starter_predictor predictor
 	$(BIN)/python -m chemeleon_cli.starter.pack runs/starter_judge judge
 

@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
-from chemeleon_cli.core.grpo import clipped_loss, gaussian_kl, group_advantage, inner_batches, log_prob
+from chemeleon_cli.core.grpo import (
+    clipped_loss,
+    draw_advantage,
+    gaussian_kl,
+    group_advantage,
+    inner_batches,
+    log_prob,
+)
 
 REDUCES = pytest.mark.parametrize("reduce", ["sum", "mean"])
 GROUP = 4
@@ -127,6 +134,20 @@ def test_groups_are_normalised_alone_or_together() -> None:
     together = group_advantage(total, impossible, 2, False, "subtract_mean")
     torch.testing.assert_close(alone, torch.tensor([-1.0, 1.0, 0.0, 0.0]))
     torch.testing.assert_close(together, torch.tensor([-4.0, -2.0, 6.0, -4.0]))
+
+
+def test_what_a_group_drew_is_judged_by_its_mean_among_the_groups():
+    total = torch.tensor([1.0, 3.0, 0.0, NAN, NAN, NAN, 9.0, 6.0])
+    impossible = torch.tensor([False] * 6 + [True, False])
+    means = torch.tensor([2.0, 0.0, (0.0 + 6.0) / 2], dtype=torch.float64)  # the impossible one as the worst, 0
+    expected = (means - means.mean()) / (means.std(correction=0) + 1e-4)
+    found = draw_advantage(total, impossible, 2)
+    assert found.tolist() == pytest.approx([*expected[:2].tolist(), 0.0, expected[2].item()])
+    lost = torch.tensor([False, False, True, True])
+    assert draw_advantage(torch.tensor([1.0, 2.0, NAN, NAN]), lost, 2).tolist() == pytest.approx([1, -1], abs=1e-3)
+    for nothing in (torch.full((4,), NAN), torch.ones(4)):
+        assert draw_advantage(nothing, lost & False, 2).tolist() == [0, 0]
+    assert draw_advantage(torch.ones(4), ~lost | lost, 2).tolist() == [0, 0]
 
 
 def surrogate(new: Tensor, old: Tensor, advantage: Tensor, clip: float) -> Tensor:

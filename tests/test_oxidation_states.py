@@ -1,18 +1,22 @@
 """Oxidation states: of a formula, as a condition, and drawn where nothing is asked for."""
 
 import copy
+import math
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
 from pymatgen.core import Composition, Lattice, Structure
 from samples import rock_salt, write_dataset
 from test_conditions import SETTINGS, SMALL, make, seeded
+from test_rl import Verdict, make_run
 
-from chemeleon_cli.core import rl
+from chemeleon_cli.core import checkpoint, rl
 from chemeleon_cli.core.conditions import Said, encode, state_codes
+from chemeleon_cli.core.crystals import Crystals
 from chemeleon_cli.core.dataset import load_split
-from chemeleon_cli.core.latent_diffusion import Sampling, sample_many
+from chemeleon_cli.core.latent_diffusion import DRAW_GAIN, LatentDiffusion, Sampling, sample_many
 from chemeleon_cli.core.latents import encode as encode_table
 from chemeleon_cli.core.latents import learn
 from chemeleon_cli.core.vae import VAE
@@ -135,6 +139,76 @@ def test_a_group_has_one_draw_and_its_base_is_told_the_same():
         for decision in group.decisions:
             assert torch.equal(decision.base_mean, decision.transition.mean)
     assert 1 < len(texts) <= 3
+
+
+def test_the_odds_are_those_of_the_training_set_times_what_was_learned():
+    model = make(STATES)
+    assert model.log_odds().exp().tolist() == pytest.approx([0.6, 0.3, 0.1])
+    assert model.draw_weights is not None
+    wanted = {-1: 0.02, 0: -0.03, 1: 0.01}
+    for state, weight in wanted.items():
+        model.draw_weights.data[state_codes(str(state))[0]] = weight
+    odds = []
+    for text, count in KNOWN.items():
+        states = [int(word) for word in text.split()]
+        odds.append(count * math.exp(DRAW_GAIN * sum(wanted[q] for q in states) / len(states)))
+    assert model.log_odds().exp().tolist() == pytest.approx([odd / sum(odds) for odd in odds], rel=1e-5)
+    texts = [asked["oxidation_states"] for asked in model.draw(4000, seeded())[1]]
+    assert texts.count("-1 1") / 4000 == pytest.approx(odds[0] / sum(odds), abs=0.03)
+    assert torch.equal(model.going_on(STATES, {"2": 1}).draw_weights, model.draw_weights)  # type: ignore[arg-type]
+    assert make().going_on(STATES, {"2": 1}).log_odds().exp().tolist() == pytest.approx([0.6, 0.3, 0.1])
+
+
+def test_the_gradient_of_a_draw_is_that_of_reinforce_and_of_the_kl():
+    model = make(STATES)
+    base = model.log_odds().detach()
+    assert model.draw_weights is not None
+    torch.nn.init.normal_(model.draw_weights, std=0.01)
+    log_odds = model.log_odds().detach()
+    draw = rl.Draw(1, log_odds[1], base)
+    info = rl.accumulate_draw(model, draw, torch.tensor(0.7), rl.Settings(kl_weight=0.3), 0.5)
+    p = log_odds.exp()
+    assert info["draw_kl"] == pytest.approx((p * (log_odds - base)).sum().item(), rel=1e-4)
+    centred = model.draw_shares - p @ model.draw_shares  # (K, C): the derivative of each log-probability
+    of_kl = (p * (log_odds - base)) @ centred
+    expected = rl.DRAW_SCALE * DRAW_GAIN * 0.5 * (-0.7 * centred[1] + 0.3 * of_kl)
+    assert model.draw_weights.grad is not None
+    assert torch.allclose(model.draw_weights.grad, expected, rtol=1e-3, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("options", "learns"),
+    [({}, True), ({"learn_draws": False}, False), ({"conditions": [{"oxidation_states": "-1 1"}]}, False)],
+)
+def test_what_is_drawn_is_learned_and_what_is_asked_for_is_not(tmp_path: Path, options: dict, learns: bool):
+    model = make(STATES)
+    base = copy.deepcopy(model).requires_grad_(False)
+    run = make_run(tmp_path, model, max_steps=12)
+
+    def prefer_metals(crystals: Crystals) -> Verdict:
+        value = (crystals.num_atoms == 5).float()
+        return Verdict(value, torch.zeros(len(value), dtype=torch.bool), {"metal": value})
+
+    settings = rl.Settings(groups_per_step=8, num_group_samples=2, trajectory_steps=1, **options)
+    for _ in run.steps():
+        numbers = rl.train_step(run, model, base, prefer_metals, settings, Sampling("ddim", 3))
+    assert ("draw_kl" in numbers) is learns
+    metals = model.log_odds().exp()[2].item()
+    assert metals > 0.5 if learns else metals == pytest.approx(0.1)
+
+
+def test_what_was_learned_of_the_draw_is_kept_in_the_checkpoint(tmp_path: Path):
+    model = make(STATES)
+    run = make_run(tmp_path, model)
+    assert model.draw_weights is not None
+    torch.nn.init.normal_(model.draw_weights, std=0.01)
+    run.save("last")
+    loaded, _ = checkpoint.load(tmp_path / "checkpoints" / "last", "ldm")
+    assert torch.equal(cast(LatentDiffusion, loaded).log_odds(), model.log_odds())
+    odds = model.log_odds().detach()
+    model.draw_weights.data.zero_()
+    run.resume()
+    assert torch.equal(model.log_odds(), odds)
 
 
 def test_each_atom_learns_from_its_own_state():

@@ -193,13 +193,13 @@ BAD = {
         "model: runs/ldm\nreward:\n  components:\n    - type: predicter\n",
         TrainRl,
         "4: reward.components.0.type: found 'predicter'; expected one of charge_balance, creativity, energy, "
-        "predictor, structure_diversity, composition_diversity, custom; did you mean 'predictor'?",
+        "predictor, shortest_contact, structure_diversity, composition_diversity, custom; did you mean 'predictor'?",
     ),
     "reward without a type": (
         "model: runs/ldm\nreward:\n  components:\n    - weight: 1\n",
         TrainRl,
         "4: reward.components.0.type: found nothing; expected one of charge_balance, creativity, energy, predictor, "
-        "structure_diversity, composition_diversity, custom",
+        "shortest_contact, structure_diversity, composition_diversity, custom",
     ),
     "unknown key of a reward": (
         RL.replace("target_name", "target_nam"),
@@ -405,6 +405,7 @@ def test_all_that_is_promised_is_shipped() -> None:
         "starter/dng",
         "starter/vae",
         "starter/ldm",
+        "starter/polish",
         "starter/predictor",
         "starter/predictor_vae",
         "multi_objective",

@@ -1,11 +1,15 @@
+import itertools
 import math
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydantic import ValidationError
 from pymatgen.core import Lattice, Structure
 from samples import perovskite, rock_salt
@@ -28,6 +32,7 @@ from chemeleon_cli.core.rewards.custom import find_class
 from chemeleon_cli.core.rewards.diversity import mmd_drop
 from chemeleon_cli.core.tools import References, Tools, build_tools
 from chemeleon_cli.core.vae import Encoder
+from chemeleon_cli.core.validity import shortest_contact
 from chemeleon_cli.errors import UserError
 
 SALT = rock_salt(5.6)
@@ -225,6 +230,35 @@ def test_a_guard_that_makes_charge_balance_the_same_for_all_is_a_mistake(
     found = reward({"type": "charge_balance", "weight": weight}, **guards).check(lambda name, kind: Path())
     assert [path for path, _ in found] == ([("guards",)] if said else [])
     assert all(said and text.startswith(said) and "`guards: [single_element]`" in text for _, text in found)
+
+
+@given(st.integers(0, 10_000))
+@settings(max_examples=15, deadline=None)
+def test_the_shortest_contact_is_that_of_all_pairs_and_images(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    count = int(random.integers(1, 5))
+    matrix = 3 * np.eye(3) + random.uniform(-0.9, 0.9, (3, 3))
+    symbols = random.choice(["Cs", "O", "Ti", "H"], count)
+    structure = Structure(Lattice(matrix), list(symbols), random.random((count, 3)))
+    radii = {"Cs": 2.44, "O": 0.66, "Ti": 1.60, "H": 0.31}  # Cordero et al. 2008, table 2
+    shortest = 1.1
+    for i, j in itertools.product(range(count), repeat=2):
+        for image in itertools.product(range(-4, 5), repeat=3):
+            vector = (structure.frac_coords[j] + image - structure.frac_coords[i]) @ matrix
+            if i != j or any(image):
+                shortest = min(shortest, np.linalg.norm(vector) / (radii[symbols[i]] + radii[symbols[j]]))
+    assert shortest_contact(structure, 1.1) == pytest.approx(shortest)
+
+
+def test_contacts_are_rewarded_up_to_a_limit_and_unknown_radii_not_at_all() -> None:
+    tight = Structure(Lattice.cubic(1.9), ["Na"], [[0, 0, 0]])  # 6.9 Å^3; 1.9 / (2 x 1.66)
+    fermium = Structure(Lattice.cubic(4), ["Fm"], [[0, 0, 0]])
+    candidates = Candidates([SALT, tight, fermium, CRUSHED], tools())
+    scores = reward({"type": "shortest_contact", "weight": 2.0}, guards=[])(candidates)
+    assert scores.total[:2].tolist() == pytest.approx([1.6, 2 * 1.9 / 3.32])
+    assert scores.total[2].isnan() and scores.impossible.tolist() == [False, False, False, True]
+    assert candidates.notes["shortest_contact"] == {2: "an element without a covalent radius"}
+    check_reward(BUILT_IN["shortest_contact"](), [SALT, IRON, PEROVSKITE])
 
 
 def test_a_batch_without_a_number_has_no_advantage() -> None:

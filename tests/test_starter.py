@@ -35,6 +35,10 @@ ROOT = Path(__file__).parents[1]
 SHORT = ["--set", "training={max_steps: 4, val_every: 2, batch_size: 16}"]
 VAE = ["--set", "model={hidden_dim: 32, num_heads: 4, encoder_layers: 1, decoder_layers: 1, latent_dim: 4}", *SHORT]
 LDM = ["--set", "model={hidden_dim: 32, num_heads: 4, num_blocks: 1}", "--set", "sampling.sampling_steps=2", *SHORT]
+POLISH = [
+    "--set", "max_steps=2", "--set", "val_every=1", "--set", "val_samples=4", "--set", "num_group_samples=4",
+    "--set", "groups_per_step=2", "--set", "sampling_steps=4", "--set", "trajectory_steps=2",
+]  # fmt: skip
 THIRDS = {"starter_vae": None, "starter_predictor_vae": [1, 2], "starter_judge_vae": [0]}
 
 
@@ -78,14 +82,15 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         call("fetch-data", "--source", "starter")
         call("train-vae", "starter/vae", *VAE)
         call("train-ldm", "starter/ldm", *LDM)
+        call("train-rl", "starter/polish", *POLISH)
         for name in ("starter_predictor_vae", "starter_judge_vae"):
             which = ["--set", f"name={name}", "--set", f"data.thirds={THIRDS[name]}"]
             call("train-vae", "starter/predictor_vae", *VAE, *which)
         call("train-predictor", "starter/predictor", *SHORT)
         judge = ["--set", "name=starter_judge", "--set", "vae=runs/starter_judge_vae", "--set", "data.thirds=[0]"]
         call("train-predictor", "starter/predictor", *judge, *SHORT, "--seed", "7")
-        for name in pack.KINDS:
-            pack.pack(f"runs/starter_{name}", name, work / "starter")
+        for name, trained in {"ldm": "polish", "predictor": "predictor", "judge": "judge"}.items():
+            pack.pack(f"runs/starter_{trained}", name, work / "starter")
     return work
 
 
@@ -204,7 +209,8 @@ def test_a_card_says_how_the_model_was_made(made: Path) -> None:
     for name in pack.KINDS:
         folder = made / "starter" / name
         card = json.loads((folder / "card.json").read_text())
-        assert len(card["stages"]) == 2 and card["stages"][0]["command"] == "train-vae"
+        last = {"ldm": ["train-ldm", "train-rl"]}.get(name, ["train-predictor"])
+        assert [stage["command"] for stage in card["stages"]] == ["train-vae", *last]
         assert card["stages"][-1]["seed"] == (7 if name == "judge" else 42)
         assert card["weights"]["bytes"] == (folder / "model.safetensors").stat().st_size
         assert card["limits"] and card["measured"] is None

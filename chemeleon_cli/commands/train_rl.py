@@ -33,6 +33,7 @@ SETTINGS = (
     "log_prob",
     "kl_weight",
     "trajectory_steps",
+    "learn_draws",
     "conditions",
 )
 TRAINING = (

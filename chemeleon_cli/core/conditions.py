@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,6 +37,7 @@ PER_ATOM = ("composition", "oxidation_states")
 CODED_ALIKE = ("composition", "chemical_system", "space_group", "oxidation_states")
 """Kinds whose tensors mean the same in every model, whatever it was trained on."""
 LOWEST_STATE, HIGHEST_STATE = -5, 8
+STATE_CODES = HIGHEST_STATE - LOWEST_STATE + 3
 UNKNOWN_STATE = "x"
 """Of atoms in a crystal whose charges do not balance in any way that is known; never drawn."""
 
@@ -240,6 +241,12 @@ def state_codes(text: str) -> tuple[int, ...]:
     return tuple(1 if q is None else 2 + min(max(q, LOWEST_STATE), HIGHEST_STATE) - LOWEST_STATE for q in whole)
 
 
+def state_shares(texts: Iterable[str]) -> Tensor:
+    """(K, C) how much of each crystal's atoms has each of the C codes of oxidation states."""
+    codes = [torch.tensor(state_codes(text)) for text in texts]
+    return torch.stack([F.one_hot(code, STATE_CODES).float().mean(0) for code in codes])
+
+
 def assign_elements(logits: Tensor, numbers: Tensor) -> Tensor:
     """The likeliest way to give atoms the elements that they must have, each exactly as often as it is there.
 
@@ -267,7 +274,7 @@ def _null(value: Tensor) -> float:
 
 
 def _width(s: Mapping[str, Any]) -> int:
-    widths = {"value": 1, "space_group": SPACE_GROUPS + 1, "oxidation_states": HIGHEST_STATE - LOWEST_STATE + 3}
+    widths = {"value": 1, "space_group": SPACE_GROUPS + 1, "oxidation_states": STATE_CODES}
     return len(s["known"]) + 1 if s["kind"] == "category" else widths.get(s["kind"], MAX_Z + 1)
 
 

@@ -91,6 +91,29 @@ def group_advantage(
     return torch.cat(advantages).float()
 
 
+def draw_advantage(total: Tensor, impossible: Tensor, group_size: int, eps: float = 1e-4) -> Tensor:
+    """How much better each group did than the others of its step: what its crystals were asked to be, judged.
+
+    The mean reward of a group's crystals, an impossible one counting as the worst of the step and an unscored one
+    not at all; then (x - mean) / std over the groups. A group without any gets 0.
+
+    Args:
+        total: (B,) rewards, group after group; anything not finite means "no number".
+        impossible: (B,) bool.
+        group_size: G; divides B.
+        eps: see `normalise`.
+
+    Returns:
+        (B / G,) float32.
+    """
+    scored = total.isfinite() & ~impossible
+    if not scored.any():
+        return torch.zeros(len(total) // group_size)
+    worst = total[scored].min().double()
+    rewards = total.double().masked_fill(~scored, torch.nan).masked_fill(impossible, worst)
+    return normalise(rewards.view(-1, group_size).nanmean(1), "std", eps).nan_to_num().float()
+
+
 def clipped_loss(
     log_prob_new: Tensor, log_prob_old: Tensor, advantage: Tensor, clip_ratio: float
 ) -> tuple[Tensor, dict[str, Tensor]]:

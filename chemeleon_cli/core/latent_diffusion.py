@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from chemeleon_cli.core.build import build
 from chemeleon_cli.core.conditions import (
     NOTHING,
+    STATE_CODES,
     Said,
     Settings,
     Wanted,
@@ -23,6 +24,7 @@ from chemeleon_cli.core.conditions import (
     formula_of,
     formula_unit,
     resolve,
+    state_shares,
     unsaid,
 )
 from chemeleon_cli.core.crystals import Crystals, atom_mask
@@ -30,6 +32,10 @@ from chemeleon_cli.core.denoiser import Denoiser
 from chemeleon_cli.core.diffusion import Sampler, Schedule
 from chemeleon_cli.core.vae import VAE
 from chemeleon_cli.errors import UserError
+
+STATES = "oxidation_states"
+DRAW_GAIN = 100.0
+"""So that learning rates that suit the denoiser suit the draw: Adam's steps are as long as the rate."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +105,11 @@ class LatentDiffusion(nn.Module):
         self.register_buffer("latent_std", torch.ones(self.denoiser.config["latent_dim"]))
         self.latent_mean: Tensor
         self.latent_std: Tensor
+        self.draw_weights: nn.Parameter | None = None
+        if STATES in self.conditions:
+            self.draw_weights = nn.Parameter(torch.zeros(STATE_CODES))
+            self.register_buffer("draw_shares", state_shares(self.conditions[STATES]["known"]), persistent=False)
+            self.draw_shares: Tensor
 
     def going_on(self, conditions: Settings, sizes: Mapping[str, int]) -> LatentDiffusion:
         """A generator with these weights, to be trained on other crystals; it begins with the same noise predictions.
@@ -112,7 +123,7 @@ class LatentDiffusion(nn.Module):
         other = LatentDiffusion(self.vae.config, denoiser, self.config["diffusion"], sizes)
         kept = {k: v for k, v in self.state_dict().items() if not k.startswith("denoiser.conditions.")}
         lacking, _ = other.load_state_dict(kept, strict=False)
-        assert all(name.startswith("denoiser.conditions.") for name in lacking), lacking
+        assert all(name.startswith(("denoiser.conditions.", "draw_weights")) for name in lacking), lacking
         if (old := self.denoiser.conditions) is not None:
             new = other.denoiser.conditions
             gone = set(old.settings) - (set() if new is None else new.take_over(old))
@@ -250,15 +261,26 @@ class LatentDiffusion(nn.Module):
         Raises:
             UserError: as `draw_sizes`.
         """
-        name = "oxidation_states"
         asked = resolve(self.conditions, wanted or {})
-        left_open = name in (wanted or {}) and name not in asked
-        if name not in self.conditions or left_open or z is not None or (asked and name not in asked):
+        left_open = STATES in (wanted or {}) and STATES not in asked
+        if STATES not in self.conditions or left_open or z is not None or (asked and STATES not in asked):
             return self.draw_sizes(count, generator, asked, z), [asked] * count
-        known = {str(asked[name]): 1} if asked else self.conditions[name]["known"]
-        texts, counts = list(known), torch.tensor(list(known.values())).float()
-        rows = torch.multinomial(counts, count, replacement=True, generator=generator).tolist()
-        return torch.tensor([len(texts[row].split()) for row in rows]), [{**asked, name: texts[row]} for row in rows]
+        if asked:
+            texts, rows = [str(asked[STATES])], [0] * count
+        else:
+            texts, odds = list(self.conditions[STATES]["known"]), self.log_odds().detach().exp().cpu()
+            rows = torch.multinomial(odds, count, replacement=True, generator=generator).tolist()
+        return torch.tensor([len(texts[row].split()) for row in rows]), [{**asked, STATES: texts[row]} for row in rows]
+
+    def log_odds(self) -> Tensor:
+        """(K,) log-probability of each of the K oxidation states that are known to be drawn, in their order.
+
+        As often as in the training set, times exp of what reinforcement learning has added for each state by the
+        share of atoms that have it: zero unless it was learned.
+        """
+        assert self.draw_weights is not None
+        counts = torch.tensor(list(self.conditions[STATES]["known"].values()), device=self.device)
+        return (counts.log() + DRAW_GAIN * self.draw_shares @ self.draw_weights).log_softmax(0)
 
     def draw_sizes(
         self, count: int, generator: torch.Generator, wanted: Wanted | None = None, z: int | None = None

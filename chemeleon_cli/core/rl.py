@@ -3,6 +3,9 @@
 Denoising is a Markov decision process whose actions are Gaussian (DDPO, Black et al. 2023); crystals are
 judged against others of their group (GRPO, Shao et al. 2024); the arithmetic is in `grpo`.
 
+Where a group draws oxidation states, that is the first of its decisions, judged by the group's mean reward among the
+groups of the step.
+
 The crystals of a group are asked for the same, and so is the base model that KL is measured against: rollout and
 update both take the condition alone, without guidance, as the probability of a step is that of the network.
 
@@ -22,9 +25,13 @@ from torch import Tensor
 from chemeleon_cli.core import grpo
 from chemeleon_cli.core.conditions import NOTHING, Said, Wanted
 from chemeleon_cli.core.crystals import Crystals
-from chemeleon_cli.core.latent_diffusion import LatentDiffusion, Sampling, Transition
+from chemeleon_cli.core.latent_diffusion import STATES, LatentDiffusion, Sampling, Transition
 from chemeleon_cli.core.normalise import NormalizeFn
 from chemeleon_cli.core.trainer import Run
+
+DRAW_SCALE = 1e-4
+"""Of the gradient of what a group draws. Adam's steps are as long at any scale, and a small one has no part in the norm
+that the gradient of all weights together is cut to."""
 
 
 class Scores(Protocol):
@@ -65,6 +72,7 @@ class Settings:
         log_prob: "sum" over a crystal's latents, or "mean".
         kl_weight: of the divergence from the base model.
         trajectory_steps: denoising steps of each trajectory that are trained on; None for all.
+        learn_draws: learn which oxidation states a group draws, where it draws them.
         conditions: what crystals may be asked to be; each group draws one, None being nothing. Without any: nothing.
     """
 
@@ -78,6 +86,7 @@ class Settings:
     log_prob: grpo.Reduce = "sum"
     kl_weight: float = 0.0
     trajectory_steps: int | None = 10
+    learn_draws: bool = True
     conditions: Sequence[Wanted | None] = ()
 
 
@@ -97,6 +106,21 @@ class Decision:
 
 
 @dataclass(frozen=True)
+class Draw:
+    """The oxidation states that a group drew, the first of its decisions, with what was true when it drew them.
+
+    Attributes:
+        row: of `LatentDiffusion.log_odds`.
+        log_prob: () of that row by the policy.
+        base_log_odds: (K,) of the frozen base model.
+    """
+
+    row: int
+    log_prob: Tensor
+    base_log_odds: Tensor
+
+
+@dataclass(frozen=True)
 class Group:
     """G crystals of one size that were asked for the same, and the decisions that led to them."""
 
@@ -104,6 +128,7 @@ class Group:
     decisions: list[Decision]
     crystals: Crystals
     said: Said = NOTHING
+    draw: Draw | None = None
 
 
 def rollout_group(
@@ -126,6 +151,10 @@ def rollout_group(
     size, asked = model.draw(1, generator, wanted)
     num_atoms = size.expand(settings.num_group_samples).to(model.device)
     said = model.say(asked * len(num_atoms), num_atoms)
+    draw = None
+    if settings.learn_draws and STATES in asked[0] and wanted.get(STATES) is None:
+        row = list(model.conditions[STATES]["known"]).index(asked[0][STATES])
+        draw = Draw(row, model.log_odds().detach()[row], base.log_odds().detach())
     chain = model.chain(sampling)
     count = min(settings.trajectory_steps or len(chain), len(chain) - 1)
     chosen = set((1 + torch.randperm(len(chain) - 1, generator=generator)[:count]).tolist())
@@ -137,7 +166,7 @@ def rollout_group(
                 base_mean, _ = base.step(transition.x, transition.index, num_atoms, chain, sampling, said)
             log_prob = _log_prob(transition, transition.mean, settings)
             decisions.append(Decision(transition, log_prob, base_mean))
-    return Group(num_atoms, decisions, model.decode(x, num_atoms, said), said)
+    return Group(num_atoms, decisions, model.decode(x, num_atoms, said), said, draw)
 
 
 def train_step(
@@ -166,6 +195,7 @@ def train_step(
         settings.normalize_fn,
         settings.eps,
     ).view(settings.groups_per_step, settings.num_group_samples)
+    of_draws = grpo.draw_advantage(scores.total, scores.impossible, settings.num_group_samples, settings.eps)
 
     logged: dict[str, list[float]] = defaultdict(list)
     first = 0.0
@@ -175,6 +205,8 @@ def train_step(
             if g in groups:
                 share = ranks / len(batch)
                 info = accumulate(model, groups[g], advantage[g].to(model.device), settings, sampling, share)
+                if (draw := groups[g].draw) is not None:
+                    info |= accumulate_draw(model, draw, of_draws[g].to(model.device), settings, share)
                 for name, value in info.items():
                     logged[name].append(value)
                 if number == 0:
@@ -222,6 +254,30 @@ def accumulate(
             totals[name] += value.item() / len(group.decisions)
         largest = max(largest, info["log_ratio_max"].item())
     return {**totals, "log_ratio_max": largest}
+
+
+def accumulate_draw(
+    model: LatentDiffusion, draw: Draw, advantage: Tensor, settings: Settings, share: float
+) -> dict[str, float]:
+    """Add the gradient of the oxidation states that a group drew, by the same surrogate and KL.
+
+    Args:
+        model: the policy, at its present weights.
+        draw: of the rollout.
+        advantage: () of the group among those of the step.
+        settings: of the RL step.
+        share: of this group in its inner batch.
+
+    Returns:
+        `draw_kl`, the divergence from what the base model draws.
+    """
+    log_odds = model.log_odds()
+    surrogate, _ = grpo.clipped_loss(
+        log_odds[draw.row].view(1), draw.log_prob.view(1), advantage.view(1), settings.clip_ratio
+    )
+    kl = (log_odds.exp() * (log_odds - draw.base_log_odds)).sum()
+    (DRAW_SCALE * (surrogate + settings.kl_weight * kl) * share).backward()
+    return {"draw_kl": kl.item()}
 
 
 def score_everywhere(run: Run, crystals: Mapping[int, Crystals], settings: Settings, reward: RewardFn) -> Scores:

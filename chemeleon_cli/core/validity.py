@@ -75,6 +75,27 @@ def _images_within(matrix: np.ndarray, distance: float) -> np.ndarray:
     return np.floor(distance * np.linalg.norm(np.linalg.inv(matrix), axis=0) + 0.5).astype(int)
 
 
+def shortest_contact(structure: Structure, longest: float) -> float | None:
+    """The shortest distance between two atoms, images included, over the sum of their covalent radii (Cordero et al.
+    2008, doi:10.1039/b801115j).
+
+    Args:
+        structure: a possible crystal.
+        longest: contacts are looked for up to this; there may be none so short.
+
+    Returns:
+        At most `longest`; None where an element has no radius (heavier than curium).
+    """
+    from pymatgen.analysis.local_env import CovalentRadius
+
+    symbols = [site.specie.symbol for site in structure]  # type: ignore[union-attr]
+    if not CovalentRadius.radius.keys() >= set(symbols):
+        return None
+    radii = np.array([CovalentRadius.radius[symbol] for symbol in symbols])
+    centres, neighbours, _, distances = structure.get_neighbor_list(2 * longest * radii.max())
+    return min(longest, (distances / (radii[centres] + radii[neighbours])).min(initial=longest))
+
+
 def smact_valid(composition: Composition) -> bool:
     """Whether oxidation states found in the ICSD (2024) balance, cations less electronegative than anions.
 

@@ -53,6 +53,9 @@ class TrainRl(RunRecipe, SamplerSection):
     nothing. Empty: nothing is asked for. Of a generator with `oxidation_states`, a group that asks for nothing draws
     those of a training crystal; `{oxidation_states: null}` leaves them open."""
 
+    learn_draws: bool = True
+    """Of a generator with `oxidation_states`: learn, too, which of them to draw; false: as often as in training."""
+
     groups_per_step: Count = 5
     """Groups of crystals drawn in one step; the crystals of a group have one number of atoms."""
     group_reward_norm: bool = True

@@ -61,7 +61,7 @@ def pack(run: str, name: str, out: Path = STARTER) -> Path:
         raise UserError(f"{name}: no model of the starter", f"one of {', '.join(KINDS)}")
     source = find_model(run, KINDS[name])
     meta = checkpoint.read_meta(source)
-    stages = [*map(_parent, meta["parents"]), meta]
+    stages = _lineage(meta)
     for text in texts_in([stage["recipe"] for stage in stages]):
         if os.path.isabs(text) or text.startswith("~"):
             raise UserError(f"{source}: its recipe names {text}, a path of this machine", "train with relative paths")
@@ -121,9 +121,14 @@ def thirds_of(folder: Path) -> set[int]:
     """
     card = read_card(folder)
     meta = checkpoint.read_meta(folder)
-    stages = card["stages"] if card else [*map(_parent, meta["parents"]), meta]
-    chosen = [stage["recipe"]["data"].get("thirds") for stage in stages]
+    stages = card["stages"] if card else _lineage(meta)
+    chosen = [stage["recipe"]["data"].get("thirds") for stage in stages if "data" in stage["recipe"]]
     return {0, 1, 2} if None in chosen else set().union(*chosen)
+
+
+def _lineage(meta: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The metas of what a checkpoint descends from, the eldest first, and its own."""
+    return [*(elder for record in meta["parents"] for elder in _lineage(_parent(record))), meta]
 
 
 def _parent(record: Mapping[str, Any]) -> dict[str, Any]:

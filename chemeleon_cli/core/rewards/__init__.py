@@ -8,6 +8,7 @@ from chemeleon_cli.core.rewards.diversity import CompositionDiversity, Structure
 from chemeleon_cli.core.rewards.energy import EnergyReward
 from chemeleon_cli.core.rewards.predictor import PredictorReward
 from chemeleon_cli.core.rewards.settings import EnergySettings, Matching, Relaxation
+from chemeleon_cli.core.rewards.shortest_contact import ShortestContact
 from chemeleon_cli.core.rewards.sum import BUILT_IN, ReinforceReward, Scores
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "Relaxation",
     "RewardComponent",
     "Scores",
+    "ShortestContact",
     "StructureDiversity",
     "check_reward",
 ]

@@ -17,6 +17,7 @@ from chemeleon_cli.core.rewards.diversity import CompositionDiversity, Structure
 from chemeleon_cli.core.rewards.energy import EnergyReward
 from chemeleon_cli.core.rewards.predictor import PredictorReward
 from chemeleon_cli.core.rewards.settings import EnergySettings
+from chemeleon_cli.core.rewards.shortest_contact import ShortestContact
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,6 +30,7 @@ BUILT_IN: dict[str, type[RewardComponent]] = {
     "creativity": CreativityReward,
     "energy": EnergyReward,
     "predictor": PredictorReward,
+    "shortest_contact": ShortestContact,
     "structure_diversity": StructureDiversity,
     "composition_diversity": CompositionDiversity,
     "custom": CustomReward,

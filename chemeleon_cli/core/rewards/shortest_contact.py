@@ -1,0 +1,45 @@
+"""A reward for atoms that keep their distance."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
+
+from chemeleon_cli.core.rewards.base import RewardComponent
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from chemeleon_cli.core.candidates import Candidates
+
+
+class ShortestContact(RewardComponent):
+    """The shortest distance between two atoms of a crystal, in units of the sum of their covalent radii (Cordero et
+    al. 2008, doi:10.1039/b801115j).
+
+    It says how far a crystal is from one whose atoms overlap, where the check of distances says only that it is none;
+    and it needs no potential. Of the starter's 2,964 relaxed crystals for training, 3 % are below 0.8, none below 0.66.
+    """
+
+    type: Literal["shortest_contact"] = "shortest_contact"
+    """The kind of reward."""
+    clip_max: Annotated[float, Field(gt=0)] = 0.8
+    """Longer contacts count as this, so that nothing is pulled apart further than crystals are."""
+
+    def compute(self, candidates: Candidates) -> Tensor:
+        """(B,) without unit, at most `clip_max`; NaN where an element has no radius, heavier than curium."""
+        import torch
+
+        from chemeleon_cli.core.validity import shortest_contact
+
+        out = torch.full((len(candidates),), torch.nan, dtype=torch.float64)
+        for i, form in enumerate(candidates.canonical):
+            if form is None:
+                continue
+            contact = shortest_contact(form, self.clip_max)
+            if contact is None:
+                candidates.note(self.name, i, "an element without a covalent radius")
+            else:
+                out[i] = contact
+        return out
