@@ -139,10 +139,12 @@ def test_groups_are_normalised_alone_or_together() -> None:
 def test_what_a_group_drew_is_judged_by_its_mean_among_the_groups():
     total = torch.tensor([1.0, 3.0, 0.0, NAN, NAN, NAN, 9.0, 6.0])
     impossible = torch.tensor([False] * 6 + [True, False])
-    means = torch.tensor([2.0, 0.0, (0.0 + 6.0) / 2], dtype=torch.float64)  # the impossible one as the worst, 0
+    mean = (1 + 3 + 0 + 6) / 4  # of the scored ones, in the place of those unscored
+    means = torch.tensor(
+        [2.0, (0 + mean) / 2, mean, (0 + 6) / 2], dtype=torch.float64
+    )  # an impossible one: the worst, 0
     expected = (means - means.mean()) / (means.std(correction=0) + 1e-4)
-    found = draw_advantage(total, impossible, 2)
-    assert found.tolist() == pytest.approx([*expected[:2].tolist(), 0.0, expected[2].item()])
+    assert draw_advantage(total, impossible, 2).tolist() == pytest.approx(expected.tolist())
     lost = torch.tensor([False, False, True, True])
     assert draw_advantage(torch.tensor([1.0, 2.0, NAN, NAN]), lost, 2).tolist() == pytest.approx([1, -1], abs=1e-3)
     for nothing in (torch.full((4,), NAN), torch.ones(4)):

@@ -94,8 +94,9 @@ def group_advantage(
 def draw_advantage(total: Tensor, impossible: Tensor, group_size: int, eps: float = 1e-4) -> Tensor:
     """How much better each group did than the others of its step: what its crystals were asked to be, judged.
 
-    The mean reward of a group's crystals, an impossible one counting as the worst of the step and an unscored one
-    not at all; then (x - mean) / std over the groups. A group without any gets 0.
+    The mean reward of a group's crystals, an impossible one counting as the worst of the step and an unscored one as
+    the step's mean, so that a group of whose crystals few are scored is pushed little; then (x - mean) / std over the
+    groups.
 
     Args:
         total: (B,) rewards, group after group; anything not finite means "no number".
@@ -109,9 +110,9 @@ def draw_advantage(total: Tensor, impossible: Tensor, group_size: int, eps: floa
     scored = total.isfinite() & ~impossible
     if not scored.any():
         return torch.zeros(len(total) // group_size)
-    worst = total[scored].min().double()
-    rewards = total.double().masked_fill(~scored, torch.nan).masked_fill(impossible, worst)
-    return normalise(rewards.view(-1, group_size).nanmean(1), "std", eps).nan_to_num().float()
+    known = total[scored].double()
+    rewards = total.double().where(scored, known.mean()).where(~impossible, known.min())
+    return normalise(rewards.view(-1, group_size).mean(1), "std", eps).float()
 
 
 def clipped_loss(
