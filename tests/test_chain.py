@@ -21,7 +21,10 @@ from chemeleon_cli.commands import train_ldm
 
 TINY = ["--set", "training.max_steps=12", "--set", "training.val_every=6", "--set", "training.batch_size=16"]
 VAE = ["--set", "model={hidden_dim: 32, num_heads: 4, encoder_layers: 1, decoder_layers: 1, latent_dim: 4}"]
-LDM = ["--set", "model={hidden_dim: 32, num_heads: 4, num_blocks: 2}", "--set", "sampling.sampling_steps=5"]
+LDM = [
+    "--set", "model={hidden_dim: 32, num_heads: 4, num_blocks: 2}", "--set", "sampling.sampling_steps=5",
+    "--set", "conditions={oxidation_states: {}}",
+]  # fmt: skip
 STEER = [
     "--set", "model=runs/ldm", "--set", "reward.components.0.predictor=runs/gap",
 ]  # fmt: skip
@@ -326,3 +329,4 @@ def test_two_devices_train_the_same_model_as_one(work: Path):
     a, b = (load_file(work / f"runs/on{d}/checkpoints/last/model.safetensors") for d in "12")
     for name in a:
         assert np.allclose(a[name], b[name], atol=1e-5), name
+    assert a["draw_weights"].abs().max() > 1e-5, "what is drawn was learned too"

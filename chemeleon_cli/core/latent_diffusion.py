@@ -115,8 +115,9 @@ class LatentDiffusion(nn.Module):
         """A generator with these weights, to be trained on other crystals; it begins with the same noise predictions.
 
         Args:
-            conditions: what it is to learn to be asked for. It goes on with those of CODED_ALIKE, and learns values
-                and classes anew; conditions that it is not to have stay unsaid for ever.
+            conditions: what it is to learn to be asked for. It goes on with those of CODED_ALIKE and with what it has
+                learned to draw, and learns values and classes anew; conditions that it is not to have stay unsaid for
+                ever.
             sizes: of the other crystals.
         """
         denoiser = {**self.denoiser.config, "conditions": conditions}
@@ -254,7 +255,8 @@ class LatentDiffusion(nn.Module):
     ) -> tuple[Tensor, list[Wanted]]:
         """What `count` crystals are to be: (count,) atom counts as `draw_sizes` draws them, and `wanted` of each.
 
-        Where nothing is wanted, a model that was trained with oxidation states draws those of a training crystal.
+        Where nothing is wanted, a model that was trained with oxidation states draws those of a training crystal, by
+        `log_odds`.
         Beside other wishes they stay unsaid, since a draw knows nothing of the wish: a metal cannot have a gap of 3 eV.
         They are unsaid, too, where `wanted` names them with None.
 
