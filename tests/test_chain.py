@@ -21,10 +21,7 @@ from chemeleon_cli.commands import train_ldm
 
 TINY = ["--set", "training.max_steps=12", "--set", "training.val_every=6", "--set", "training.batch_size=16"]
 VAE = ["--set", "model={hidden_dim: 32, num_heads: 4, encoder_layers: 1, decoder_layers: 1, latent_dim: 4}"]
-LDM = [
-    "--set", "model={hidden_dim: 32, num_heads: 4, num_blocks: 2}", "--set", "sampling.sampling_steps=5",
-    "--set", "conditions={oxidation_states: {}}",
-]  # fmt: skip
+LDM = ["--set", "model={hidden_dim: 32, num_heads: 4, num_blocks: 2}", "--set", "sampling.sampling_steps=5"]
 STEER = [
     "--set", "model=runs/ldm", "--set", "reward.components.0.predictor=runs/gap",
 ]  # fmt: skip
@@ -321,7 +318,10 @@ def test_two_devices_train_the_same_model_as_one(work: Path):
 
     from safetensors.torch import load_file
 
-    arguments = ["train-rl", "bandgap", *STEER, *SHORT_RL, "--set", "precision=float32"]
+    states = ["--set", "conditions={oxidation_states: {}}", "--set", "name=states"]
+    call("train-ldm", "ldm", "--set", "data.path=data/mine", *TINY, *LDM, *states)
+    steered = [*STEER, "--set", "model=runs/states", "--set", "conditions=[null, null, {oxidation_states: null}]"]
+    arguments = ["train-rl", "bandgap", *steered, *SHORT_RL, "--set", "groups_per_step=6", "--set", "precision=float32"]
     program = Path(sys.executable).with_name("chemeleon")
     call(*arguments, "--set", "name=on1")
     command = [program, *arguments, "--devices", "2", "--set", "name=on2"]

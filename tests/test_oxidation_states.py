@@ -3,7 +3,7 @@
 import copy
 import math
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 import pytest
 import torch
@@ -159,29 +159,42 @@ def test_the_odds_are_those_of_the_training_set_times_what_was_learned():
     assert make().going_on(STATES, {"2": 1}).log_odds().exp().tolist() == pytest.approx([0.6, 0.3, 0.1])
 
 
-def test_the_gradient_of_a_draw_is_that_of_reinforce_and_of_the_kl():
+@pytest.mark.parametrize(("reduce", "count"), [("sum", 1), ("mean", 4 * 4)])
+def test_the_gradient_of_a_draw_is_that_of_reinforce_and_of_the_kl(reduce: Literal["sum", "mean"], count: int):
     model = make(STATES)
     base = model.log_odds().detach()
     assert model.draw_weights is not None
     torch.nn.init.normal_(model.draw_weights, std=0.01)
     log_odds = model.log_odds().detach()
+    model.draw_weights.requires_grad_(True)
     draw = rl.Draw(1, log_odds[1], base)
-    info = rl.accumulate_draw(model, draw, torch.tensor(0.7), rl.Settings(kl_weight=0.3), 0.5)
+    crystals = model.sample(torch.tensor([4]), Sampling("ddim", 2), seeded())
+    group = rl.Group(torch.tensor([4]), [], crystals, draw=draw)
+    info = rl.accumulate_draw(model, group, torch.tensor(0.7), rl.Settings(kl_weight=0.3, log_prob=reduce), 0.5)
     p = log_odds.exp()
     assert info["draw_kl"] == pytest.approx((p * (log_odds - base)).sum().item(), rel=1e-4)
     centred = model.draw_shares - p @ model.draw_shares  # (K, C): the derivative of each log-probability
     of_kl = (p * (log_odds - base)) @ centred
     expected = rl.DRAW_SCALE * DRAW_GAIN * 0.5 * (-0.7 * centred[1] + 0.3 * of_kl)
     assert model.draw_weights.grad is not None
-    assert torch.allclose(model.draw_weights.grad, expected, rtol=1e-3, atol=1e-7)
+    assert torch.allclose(model.draw_weights.grad, expected / count, rtol=1e-3, atol=1e-7)
 
 
 @pytest.mark.parametrize(
-    ("options", "learns"),
-    [({}, True), ({"learn_draws": False}, False), ({"conditions": [{"oxidation_states": "-1 1"}]}, False)],
+    ("conditions", "learnt", "learns"),
+    [
+        ([], True, True),
+        ([], False, False),
+        ([{"oxidation_states": "-1 1"}, {"oxidation_states": None}], True, False),
+        ([None, {"oxidation_states": "-1 1"}], True, True),
+    ],
 )
-def test_what_is_drawn_is_learned_and_what_is_asked_for_is_not(tmp_path: Path, options: dict, learns: bool):
-    model = make(STATES)
+def test_what_is_drawn_is_learned_and_what_is_asked_for_is_not(
+    tmp_path: Path, conditions: list, learnt: bool, learns: bool
+):
+    model = make(STATES, {"2": 1, "4": 1})
+    assert model.draw_weights is not None
+    model.draw_weights.requires_grad_(learnt)
     base = copy.deepcopy(model).requires_grad_(False)
     run = make_run(tmp_path, model, max_steps=12)
 
@@ -189,7 +202,7 @@ def test_what_is_drawn_is_learned_and_what_is_asked_for_is_not(tmp_path: Path, o
         value = (crystals.num_atoms == 5).float()
         return Verdict(value, torch.zeros(len(value), dtype=torch.bool), {"metal": value})
 
-    settings = rl.Settings(groups_per_step=8, num_group_samples=2, trajectory_steps=1, **options)
+    settings = rl.Settings(groups_per_step=8, num_group_samples=2, trajectory_steps=1, conditions=conditions)
     for _ in run.steps():
         numbers = rl.train_step(run, model, base, prefer_metals, settings, Sampling("ddim", 3))
     assert ("draw_kl" in numbers) is learns
@@ -199,8 +212,9 @@ def test_what_is_drawn_is_learned_and_what_is_asked_for_is_not(tmp_path: Path, o
 
 def test_what_was_learned_of_the_draw_is_kept_in_the_checkpoint(tmp_path: Path):
     model = make(STATES)
-    run = make_run(tmp_path, model)
     assert model.draw_weights is not None
+    model.draw_weights.requires_grad_(True)
+    run = make_run(tmp_path, model)
     torch.nn.init.normal_(model.draw_weights, std=0.01)
     run.save("last")
     loaded, _ = checkpoint.load(tmp_path / "checkpoints" / "last", "ldm")

@@ -231,6 +231,17 @@ def changed(made: Path, name: str, **changes: Any) -> str:
     return str(folder)
 
 
+def test_what_began_with_a_packed_model_has_its_history_too(made: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(made)
+    packed = made / "starter" / "ldm"
+    parents = [checkpoint.parent(packed, checkpoint.read_meta(packed))]
+    run = changed(made, "began_with_the_starter", parents=parents)
+    assert pack.thirds_of(Path(run)) == {0, 1, 2}
+    card = pack.read_card(pack.pack(run, "ldm", tmp_path))
+    assert card is not None
+    assert [stage["command"] for stage in card["stages"]] == ["train-vae", "train-ldm", "train-rl", "train-ldm"]
+
+
 def test_what_cannot_be_packed(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(made)
     meta = checkpoint.read_meta(made / "runs/starter_ldm/checkpoints/best")

@@ -33,7 +33,6 @@ SETTINGS = (
     "log_prob",
     "kl_weight",
     "trajectory_steps",
-    "learn_draws",
     "conditions",
 )
 TRAINING = (
@@ -64,6 +63,8 @@ def run(recipe: TrainRl, options: RunOptions, console: Console) -> None:
     loaded, model_meta = checkpoint.load(source, "ldm", fabric.device)
     model = cast(LatentDiffusion, loaded)
     base = copy.deepcopy(model).requires_grad_(False)
+    if recipe.learn_draws and model.draw_weights is not None:
+        model.draw_weights.requires_grad_(True)
     device = str(fabric.device)
     tools = build_tools(recipe.reward, find_model, base.vae, model_meta["data"]["path"], device)
     if tools.energies:

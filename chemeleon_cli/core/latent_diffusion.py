@@ -107,7 +107,8 @@ class LatentDiffusion(nn.Module):
         self.latent_std: Tensor
         self.draw_weights: nn.Parameter | None = None
         if STATES in self.conditions:
-            self.draw_weights = nn.Parameter(torch.zeros(STATE_CODES))
+            # only reinforcement learns them, where it is asked to
+            self.draw_weights = nn.Parameter(torch.zeros(STATE_CODES), requires_grad=False)
             self.register_buffer("draw_shares", state_shares(self.conditions[STATES]["known"]), persistent=False)
             self.draw_shares: Tensor
 
@@ -264,15 +265,18 @@ class LatentDiffusion(nn.Module):
             UserError: as `draw_sizes`.
         """
         asked = resolve(self.conditions, wanted or {})
-        left_open = STATES in (wanted or {}) and STATES not in asked
-        if STATES not in self.conditions or left_open or z is not None or (asked and STATES not in asked):
-            return self.draw_sizes(count, generator, asked, z), [asked] * count
-        if asked:
-            texts, rows = [str(asked[STATES])], [0] * count
-        else:
+        if self.draws_states(wanted or {}) and z is None:
             texts, odds = list(self.conditions[STATES]["known"]), self.log_odds().detach().exp().cpu()
             rows = torch.multinomial(odds, count, replacement=True, generator=generator).tolist()
+        elif STATES in asked and z is None:
+            texts, rows = [str(asked[STATES])], [0] * count
+        else:
+            return self.draw_sizes(count, generator, asked, z), [asked] * count
         return torch.tensor([len(texts[row].split()) for row in rows]), [{**asked, STATES: texts[row]} for row in rows]
+
+    def draws_states(self, wanted: Wanted) -> bool:
+        """Whether `draw` draws oxidation states: the model has them, and nothing is asked for or left open."""
+        return STATES in self.conditions and STATES not in wanted and not resolve(self.conditions, wanted)
 
     def log_odds(self) -> Tensor:
         """(K,) log-probability of each of the K oxidation states that are known to be drawn, in their order.

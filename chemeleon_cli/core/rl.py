@@ -72,7 +72,6 @@ class Settings:
         log_prob: "sum" over a crystal's latents, or "mean".
         kl_weight: of the divergence from the base model.
         trajectory_steps: denoising steps of each trajectory that are trained on; None for all.
-        learn_draws: learn which oxidation states a group draws, where it draws them.
         conditions: what crystals may be asked to be; each group draws one, None being nothing. Without any: nothing.
     """
 
@@ -86,7 +85,6 @@ class Settings:
     log_prob: grpo.Reduce = "sum"
     kl_weight: float = 0.0
     trajectory_steps: int | None = 10
-    learn_draws: bool = True
     conditions: Sequence[Wanted | None] = ()
 
 
@@ -145,14 +143,12 @@ def rollout_group(
         sampling: with noise at every step but the last.
         generator: source of the condition, the size, the choice of decisions and all noise.
     """
-    wanted: Wanted = {}
-    if settings.conditions:
-        wanted = settings.conditions[int(torch.randint(len(settings.conditions), (), generator=generator))] or {}
+    wanted = _wanted(settings, generator)
     size, asked = model.draw(1, generator, wanted)
     num_atoms = size.expand(settings.num_group_samples).to(model.device)
     said = model.say(asked * len(num_atoms), num_atoms)
     draw = None
-    if settings.learn_draws and STATES in asked[0] and wanted.get(STATES) is None:
+    if model.draw_weights is not None and model.draw_weights.requires_grad and model.draws_states(wanted):
         row = list(model.conditions[STATES]["known"]).index(asked[0][STATES])
         draw = Draw(row, model.log_odds().detach()[row], base.log_odds().detach())
     chain = model.chain(sampling)
@@ -172,7 +168,7 @@ def rollout_group(
 def train_step(
     run: Run, model: LatentDiffusion, base: LatentDiffusion, reward: RewardFn, settings: Settings, sampling: Sampling
 ) -> dict[str, float]:
-    """One RL step: draw groups, score them, update the denoiser.
+    """One RL step: draw groups, score them, update the denoiser and how often oxidation states are drawn.
 
     Group g draws from a generator of its own, so that the groups are the same however many ranks share them.
 
@@ -195,7 +191,7 @@ def train_step(
         settings.normalize_fn,
         settings.eps,
     ).view(settings.groups_per_step, settings.num_group_samples)
-    of_draws = grpo.draw_advantage(scores.total, scores.impossible, settings.num_group_samples, settings.eps)
+    of_draws = _draw_advantage(run, model, scores, settings)
 
     logged: dict[str, list[float]] = defaultdict(list)
     first = 0.0
@@ -205,8 +201,8 @@ def train_step(
             if g in groups:
                 share = ranks / len(batch)
                 info = accumulate(model, groups[g], advantage[g].to(model.device), settings, sampling, share)
-                if (draw := groups[g].draw) is not None:
-                    info |= accumulate_draw(model, draw, of_draws[g].to(model.device), settings, share)
+                if groups[g].draw is not None:
+                    info |= accumulate_draw(model, groups[g], of_draws[g].to(model.device), settings, share)
                 for name, value in info.items():
                     logged[name].append(value)
                 if number == 0:
@@ -257,13 +253,16 @@ def accumulate(
 
 
 def accumulate_draw(
-    model: LatentDiffusion, draw: Draw, advantage: Tensor, settings: Settings, share: float
+    model: LatentDiffusion, group: Group, advantage: Tensor, settings: Settings, share: float
 ) -> dict[str, float]:
     """Add the gradient of the oxidation states that a group drew, by the same surrogate and KL.
 
+    Where log-probabilities are means over the latents of a crystal, this one is divided by their number as well, so
+    that one `clip_ratio` and one `kl_weight` fit both.
+
     Args:
         model: the policy, at its present weights.
-        draw: of the rollout.
+        group: of the rollout, with a draw.
         advantage: () of the group among those of the step.
         settings: of the RL step.
         share: of this group in its inner batch.
@@ -271,12 +270,14 @@ def accumulate_draw(
     Returns:
         `draw_kl`, the divergence from what the base model draws.
     """
-    log_odds = model.log_odds()
+    draw, log_odds = group.draw, model.log_odds()
+    assert draw is not None
+    count = 1 if settings.log_prob == "sum" else int(group.num_atoms[0]) * model.latent_mean.numel()
     surrogate, _ = grpo.clipped_loss(
-        log_odds[draw.row].view(1), draw.log_prob.view(1), advantage.view(1), settings.clip_ratio
+        log_odds[draw.row].view(1) / count, draw.log_prob.view(1) / count, advantage.view(1), settings.clip_ratio
     )
     kl = (log_odds.exp() * (log_odds - draw.base_log_odds)).sum()
-    (DRAW_SCALE * (surrogate + settings.kl_weight * kl) * share).backward()
+    (DRAW_SCALE * (surrogate + settings.kl_weight * kl / count) * share).backward()
     return {"draw_kl": kl.item()}
 
 
@@ -317,6 +318,25 @@ def raw_reward(scores: Scores, weights: Sequence[float]) -> float:
         else:
             total += float("nan")
     return total
+
+
+def _wanted(settings: Settings, generator: torch.Generator) -> Wanted:
+    """What a group is asked for: the first that its generator decides."""
+    if not settings.conditions:
+        return {}
+    return settings.conditions[int(torch.randint(len(settings.conditions), (), generator=generator))] or {}
+
+
+def _draw_advantage(run: Run, model: LatentDiffusion, scores: Scores, settings: Settings) -> Tensor:
+    """(groups_per_step,) `grpo.draw_advantage` among the groups that draw, on all ranks; 0 for the others."""
+    groups, size = settings.groups_per_step, settings.num_group_samples
+    wanted = [_wanted(settings, run.generator(run.step * groups + g)) for g in range(groups)]
+    rows = [g for g in range(groups) if model.draws_states(wanted[g])]
+    of_draws = torch.zeros(groups)
+    if rows:
+        total, impossible = (values.view(groups, size)[rows].flatten() for values in (scores.total, scores.impossible))
+        of_draws[rows] = grpo.draw_advantage(total, impossible, size, settings.eps)
+    return of_draws
 
 
 def _log_prob(transition: Transition, mean: Tensor, settings: Settings) -> Tensor:

@@ -207,6 +207,9 @@ class Run:
             The gradient's norm before clipping. A step whose gradient is not finite is left out.
         """
         parameters = list(self.trained.values())
+        for p in parameters:  # one that this batch has no use for moves as where another rank's batch has
+            if p.grad is None:
+                p.grad = torch.zeros_like(p)
         if self.fabric.world_size > 1:
             self._average_gradients(parameters)
         norm = nn.utils.clip_grad_norm_(parameters, self.settings.gradient_clip)
@@ -365,7 +368,7 @@ class Run:
     # --- ranks and records ----------------------------------------------------------------------
 
     def _average_gradients(self, parameters: list[nn.Parameter]) -> None:
-        flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters])
+        flat = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])
         mean = self.fabric.all_reduce(flat, reduce_op="mean")
         assert isinstance(mean, Tensor)
         for p, g in zip(parameters, mean.split([p.numel() for p in parameters]), strict=True):

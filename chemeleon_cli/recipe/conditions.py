@@ -20,7 +20,7 @@ class ConditionSection(Section):
     """`value`, a number of a column; `category`, a class (text or whole number) of a column; or what the crystal itself
     says, under the name of the kind: `composition`, `chemical_system`, `space_group` or `oxidation_states`. The last
     are those of a training crystal, drawn with its size, wherever nothing else is asked for: charges then balance more
-    often, and the mix of sizes and charges is that of the training set."""
+    often, and the mix of sizes and charges is that of the training set until `train-rl` learns another."""
     dropout: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """How often it is left unsaid in training, each condition on its own: what the model then learns is what it draws
     without the condition, and what guidance leads away from."""

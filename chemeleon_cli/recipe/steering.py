@@ -54,7 +54,8 @@ class TrainRl(RunRecipe, SamplerSection):
     those of a training crystal; `{oxidation_states: null}` leaves them open."""
 
     learn_draws: bool = True
-    """Of a generator with `oxidation_states`: learn, too, how often to draw which; false: that stays as it is."""
+    """Of a generator with `oxidation_states`: learn, too, how often to draw which, from how groups of a step compare;
+    false: that stays as it is."""
 
     groups_per_step: Count = 5
     """Groups of crystals drawn in one step; the crystals of a group have one number of atoms."""

@@ -61,7 +61,7 @@ def pack(run: str, name: str, out: Path = STARTER) -> Path:
         raise UserError(f"{name}: no model of the starter", f"one of {', '.join(KINDS)}")
     source = find_model(run, KINDS[name])
     meta = checkpoint.read_meta(source)
-    stages = _lineage(meta)
+    stages = _stages(meta)
     for text in texts_in([stage["recipe"] for stage in stages]):
         if os.path.isabs(text) or text.startswith("~"):
             raise UserError(f"{source}: its recipe names {text}, a path of this machine", "train with relative paths")
@@ -77,7 +77,7 @@ def pack(run: str, name: str, out: Path = STARTER) -> Path:
         "what": WHAT[name],
         "limits": LIMITS[name],
         "data": {k: meta["data"].get(k) for k in ("count", "sha256")},
-        "stages": [_stage(stage) for stage in stages],
+        "stages": stages,
         "weights": {"stored_as": "float16, vectors float32", "bytes": stored.stat().st_size}
         | {"count": sum(w.numel() for w in weights.values()), "sha256": file_sha256(stored)},
         "measured": None,
@@ -121,30 +121,19 @@ def thirds_of(folder: Path) -> set[int]:
     """
     card = read_card(folder)
     meta = checkpoint.read_meta(folder)
-    stages = card["stages"] if card else _lineage(meta)
+    stages = card["stages"] if card else _stages(meta)
     chosen = [stage["recipe"]["data"].get("thirds") for stage in stages if "data" in stage["recipe"]]
     return {0, 1, 2} if None in chosen else set().union(*chosen)
 
 
-def _lineage(meta: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The metas of what a checkpoint descends from, the eldest first, and its own."""
-    return [*(elder for record in meta["parents"] for elder in _lineage(_parent(record))), meta]
-
-
-def _parent(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The meta of what a checkpoint descends from."""
-    folder = Path(record["path"])
-    weights = folder / checkpoint.WEIGHTS
-    if not weights.is_file() or file_sha256(weights) != record["sha256"]:
-        hint = (
-            "the card has to say how it was trained: call this where the runs were made, and before they are replaced"
-        )
-        raise UserError(f"{folder}: the {record['kind']} that this run descends from is not there any more", hint)
-    return checkpoint.read_meta(folder)
-
-
-def _stage(meta: Mapping[str, Any]) -> dict[str, Any]:
-    return {
+def _stages(meta: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """How a checkpoint was made: what it descends from, the eldest first, and itself."""
+    elders = []
+    for record in meta["parents"]:
+        folder = _parent(record)
+        card = read_card(folder)  # a model that came with the program
+        elders += card["stages"] if card else _stages(checkpoint.read_meta(folder))
+    own = {
         "command": meta["recipe"]["command"],
         "recipe": meta["recipe"],
         "seed": meta["recipe"]["seed"],
@@ -153,6 +142,19 @@ def _stage(meta: Mapping[str, Any]) -> dict[str, Any]:
         "hours": round(meta["minutes"] / 60, 2),
         "validation": meta.get("metrics"),
     }
+    return [*elders, own]
+
+
+def _parent(record: Mapping[str, Any]) -> Path:
+    """The folder of what a checkpoint descends from."""
+    folder = Path(record["path"])
+    weights = folder / checkpoint.WEIGHTS
+    if not weights.is_file() or file_sha256(weights) != record["sha256"]:
+        hint = (
+            "the card has to say how it was trained: call this where the runs were made, and before they are replaced"
+        )
+        raise UserError(f"{folder}: the {record['kind']} that this run descends from is not there any more", hint)
+    return folder
 
 
 def main(

@@ -55,6 +55,7 @@ class LatentDiffusion(latent_diffusion.LatentDiffusion):
         self.schedule = Schedule.linear(**diffusion)
         self.register_buffer("latent_mean", torch.zeros(self.denoiser.config["latent_dim"]))
         self.register_buffer("latent_std", torch.ones(self.denoiser.config["latent_dim"]))
+        self.draw_weights = None
 
     @property
     def conditions(self) -> Settings:

@@ -24,7 +24,7 @@ class ShortestContact(RewardComponent):
 
     type: Literal["shortest_contact"] = "shortest_contact"
     """The kind of reward."""
-    clip_max: Annotated[float, Field(gt=0)] = 0.8
+    clip_max: Annotated[float, Field(gt=0, le=2)] = 0.8
     """Longer contacts count as this, so that nothing is pulled apart further than crystals are."""
 
     def compute(self, candidates: Candidates) -> Tensor:
