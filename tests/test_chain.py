@@ -27,7 +27,8 @@ STEER = [
 ]  # fmt: skip
 SHORT_RL = [
     "--set", "max_steps=2", "--set", "val_every=1", "--set", "val_samples=8", "--set", "num_group_samples=6",
-    "--set", "groups_per_step=2", "--set", "sampling_steps=5", "--set", "trajectory_steps=2",
+    "--set", "groups_per_step=2", "--set", "num_inner_batch=2", "--set", "sampling_steps=5",
+    "--set", "trajectory_steps=2",
 ]  # fmt: skip
 
 
