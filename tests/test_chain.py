@@ -90,6 +90,9 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
 
 
 def test_every_run_leaves_its_records(chain: Path):
+    import torch
+
+    device = "cuda:0" if torch.cuda.is_available() else "cpu"
     for name, kind in {"vae": "vae", "ldm": "ldm", "gap": "predictor", "bandgap": "ldm"}.items():
         run = chain / "runs" / name
         meta = json.loads((run / "checkpoints" / "best" / "meta.json").read_text())
@@ -97,7 +100,7 @@ def test_every_run_leaves_its_records(chain: Path):
         assert meta["data"]["count"] > 0
         record = json.loads((run / "run.json").read_text())
         assert (record["data"]["sha256"], record["parents"]) == (meta["data"]["sha256"], meta["parents"])
-        assert record["device"] == "cpu"
+        assert record["device"] == device
         assert {"recipe.yaml", "run.json", "metrics.csv", "results.json", "checkpoints"} <= {
             p.name for p in run.iterdir()
         }

@@ -6,6 +6,7 @@ import datetime
 import importlib.metadata
 import importlib.util
 import json
+import logging
 import os
 import platform
 import re
@@ -118,6 +119,8 @@ def make_fabric(device: str = "auto", devices: int = 1) -> Fabric:
 
     if found.type == "cpu" and devices > 1:
         torch.set_num_threads(max(1, processors() // devices))
+    # at every start it would advise to compute in TF32, which energies and coordinates do not bear
+    logging.getLogger("lightning_fabric.utilities.rank_zero").setLevel(logging.WARNING)
     fabric = Fabric(
         accelerator=found.type,
         devices=[found.index] if ":" in device else devices,

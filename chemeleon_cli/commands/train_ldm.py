@@ -48,7 +48,7 @@ def run(recipe: TrainLdm, options: RunOptions, console: Console) -> None:
         loaded, parent = checkpoint.load(source, "vae", fabric.device)
         vae = cast(VAE, loaded)
         denoiser = {"latent_dim": vae.config["latent_dim"], **recipe.model.model_dump(), "conditions": conditions}
-        model = LatentDiffusion(vae.config, denoiser, recipe.diffusion.model_dump(), summary["sizes"])
+        model = LatentDiffusion(vae.config, denoiser, recipe.diffusion.model_dump(), summary["sizes"]).to(fabric.device)
         model.vae.load_state_dict(vae.state_dict())
     else:
         source = find_model(recipe.start, "ldm")

@@ -122,7 +122,7 @@ class LatentDiffusion(nn.Module):
             sizes: of the other crystals.
         """
         denoiser = {**self.denoiser.config, "conditions": conditions}
-        other = LatentDiffusion(self.vae.config, denoiser, self.config["diffusion"], sizes)
+        other = LatentDiffusion(self.vae.config, denoiser, self.config["diffusion"], sizes).to(self.device)
         kept = {k: v for k, v in self.state_dict().items() if not k.startswith("denoiser.conditions.")}
         lacking, _ = other.load_state_dict(kept, strict=False)
         assert all(name.startswith(("denoiser.conditions.", "draw_weights")) for name in lacking), lacking
@@ -130,7 +130,7 @@ class LatentDiffusion(nn.Module):
             new = other.denoiser.conditions
             gone = set(old.settings) - (set() if new is None else new.take_over(old))
             other.denoiser.add_always(*old.add_when_unsaid(gone))
-        return other.to(self.device)
+        return other
 
     @property
     def device(self) -> torch.device:
