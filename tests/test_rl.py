@@ -27,6 +27,10 @@ class Verdict:
     impossible: Tensor
     raw: dict[str, Tensor]
 
+    @property
+    def worst(self) -> Tensor:
+        return self.impossible
+
 
 def prefer_large_cells(crystals: Crystals) -> Verdict:
     """A reward that a decoder can be steered to: the volume per atom."""

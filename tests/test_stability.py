@@ -13,6 +13,7 @@ from levels import HULL, Levels, hull
 from pymatgen.core import Lattice, Structure
 from samples import rock_salt, zinc_blende
 
+from chemeleon_cli.core import rl
 from chemeleon_cli.core.candidates import Candidates
 from chemeleon_cli.core.grpo import group_advantage
 from chemeleon_cli.core.matching import Reference
@@ -205,6 +206,31 @@ def test_guards_leave_a_crystal_unscored_and_can_be_switched_off() -> None:
     assert advantage.isfinite().all()
     assert advantage[6] == advantage[[0, 2]].min()
     assert advantage[4].item() == pytest.approx(0, abs=1e-6)
+
+
+def test_what_is_refused_is_the_worst_of_its_group() -> None:
+    refusing = {**BOTH, "guards": ["charge_imbalance"], "refused": ["single_element"]}
+    candidates = Candidates(ALL, tools())
+    scores = ReinforceReward.model_validate(refusing)(candidates)
+    assert scores.refused.nonzero().flatten().tolist() == [3]
+    assert scores.worst.nonzero().flatten().tolist() == [3, 6, 7, 8]
+    assert scores.total.isfinite().nonzero().flatten().tolist() == [0, 2]
+    assert candidates.notes["reward"] == {4: "charge_imbalance", 3: "single_element"}
+    advantage = group_advantage(scores.total, scores.worst, len(ALL))
+    assert advantage[3] == advantage[6] == advantage[[0, 2]].min()
+    guarded = ReinforceReward.model_validate(BOTH)(Candidates(ALL, tools()))
+    assert rl.raw_reward(scores, [1, 1]) < rl.raw_reward(guarded, [1, 1])
+    (path, said), *_ = ReinforceReward.model_validate({**BOTH, "refused": ["single_element"]}).check(find)
+    assert path == ("guards",)
+    assert said.startswith("found single_element (by default), which is refused as well")
+    lopsided = {"components": [{"type": "charge_balance"}], "guards": [], "refused": ["charge_imbalance"]}
+    ((path, said),) = ReinforceReward.model_validate(lopsided).check(find)
+    assert path == ("refused",)
+    assert said.startswith("found charge_imbalance, which leaves unscored")
+
+
+def find(name: str, kind: str) -> Path:
+    return Path(name)
 
 
 @pytest.mark.parametrize("broken", ["energies", "hull", "everything"])

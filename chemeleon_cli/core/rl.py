@@ -48,6 +48,11 @@ class Scores(Protocol):
         ...
 
     @property
+    def worst(self) -> Tensor:
+        """(B,) bool, crystals that count as the worst of their group: those, and what the recipe refuses."""
+        ...
+
+    @property
     def raw(self) -> Mapping[str, Tensor]:
         """(B,) of each component in its own unit, by name."""
         ...
@@ -185,7 +190,7 @@ def train_step(
     scores = score_everywhere(run, {g: group.crystals for g, group in groups.items()}, settings, reward)
     advantage = grpo.group_advantage(
         scores.total,
-        scores.impossible,
+        scores.worst,
         settings.num_group_samples,
         settings.group_reward_norm,
         settings.normalize_fn,
@@ -211,7 +216,7 @@ def train_step(
     return {
         **{f"reward/{name}": values.nanmean().item() for name, values in scores.raw.items()},
         "impossible": scores.impossible.float().mean().item(),
-        "unscored": (scores.total.isnan() & ~scores.impossible).float().mean().item(),
+        "unscored": (scores.total.isnan() & ~scores.worst).float().mean().item(),
         "log_ratio_first": first,
         **{name: sum(values) / len(values) for name, values in logged.items()},
     }
@@ -304,7 +309,7 @@ def score_everywhere(run: Run, crystals: Mapping[int, Crystals], settings: Setti
 def raw_reward(scores: Scores, weights: Sequence[float]) -> float:
     """Weighted sum of the components' raw means, comparable between steps where normalised totals are not.
 
-    A crystal that is impossible counts in each component as the worst one scored, which is the largest where the
+    A crystal of the worst counts in each component as the worst one scored, which is the largest where the
     weight is negative; one that is only unscored does not count, nor does a component of weight 0.
     """
     total = 0.0
@@ -313,7 +318,7 @@ def raw_reward(scores: Scores, weights: Sequence[float]) -> float:
             continue
         scored = weight * values[values.isfinite()]
         if len(scored):
-            lost = int(scores.impossible.sum())
+            lost = int(scores.worst.sum())
             total += ((scored.sum() + lost * scored.min()) / (len(scored) + lost)).item()
         else:
             total += float("nan")
@@ -334,8 +339,8 @@ def _draw_advantage(run: Run, model: LatentDiffusion, scores: Scores, settings: 
     rows = [g for g in range(groups) if model.draws_states(wanted[g])]
     of_draws = torch.zeros(groups)
     if rows:
-        total, impossible = (values.view(groups, size)[rows].flatten() for values in (scores.total, scores.impossible))
-        of_draws[rows] = grpo.draw_advantage(total, impossible, size, settings.eps)
+        total, worst = (values.view(groups, size)[rows].flatten() for values in (scores.total, scores.worst))
+        of_draws[rows] = grpo.draw_advantage(total, worst, size, settings.eps)
     return of_draws
 
 

@@ -53,17 +53,24 @@ class Scores:
     """What a batch of B crystals is worth.
 
     Attributes:
-        total: (B,) weighted sum, NaN where the crystal is impossible or guarded against, or a component has no number
-            for it.
+        total: (B,) weighted sum, NaN where the crystal is impossible, refused or guarded against, or a component has no
+            number for it.
         impossible: (B,) bool.
+        refused: (B,) bool, possible ones that count as the worst of their group all the same.
         raw: component name -> (B,) its numbers, in its unit.
         weighted: component name -> (B,) what it adds to the total.
     """
 
     total: Tensor
     impossible: Tensor
+    refused: Tensor
     raw: dict[str, Tensor]
     weighted: dict[str, Tensor]
+
+    @property
+    def worst(self) -> Tensor:
+        """(B,) bool, what counts as the worst of its group."""
+        return self.impossible | self.refused
 
     def raw_means(self) -> dict[str, float]:
         """Each component's mean over the crystals it has a number for, comparable between steps."""
@@ -84,6 +91,9 @@ class ReinforceReward(EnergySettings):
     """Crystals that are possible but easy to be paid for: compounds whose charges do not balance by SMACT's rule, and
     crystals of one element. `uncharted_alloy`, which needs a hull, adds alloys two of whose metals have no compound in
     it. They are not scored, so nothing pulls towards them."""
+    refused: list[Guard] = []
+    """Crystals, named as in `guards`, that count as the worst of their group instead, as impossible ones do. What is
+    only left unscored can become more frequent where it is easier to make."""
 
     def names(self) -> list[str]:
         """The components' names, made distinct by a number where two are equal."""
@@ -96,7 +106,7 @@ class ReinforceReward(EnergySettings):
 
     def needs(self) -> Needs:
         """What is to be loaded for all components."""
-        needs = Needs(hull=UNCHARTED in self.guards)
+        needs = Needs(hull=UNCHARTED in (*self.guards, *self.refused))
         for component in self.components:
             needs |= component.needs()
         return needs
@@ -109,15 +119,19 @@ class ReinforceReward(EnergySettings):
         """
         mistakes: list[tuple[tuple[str | int, ...], str]] = [((field,), text) for field, text in self.check_energies()]
         lacking = " and ".join(name for name in ("energy_model", "hull") if getattr(self, name) is None)
-        if UNCHARTED in self.guards and lacking:
-            mistakes.append(
-                (("guards",), f"found '{UNCHARTED}', which needs {lacking}; expected it beside `components`")
-            )
+        default = "" if "guards" in self.model_fields_set else " (by default)"
+        if twice := sorted({*self.guards} & {*self.refused}):
+            text = f"found {twice[0]}{default}, which is refused as well; expected it in one of the two"
+            mistakes.append((("guards",), text))
         balance = any(isinstance(c, ChargeBalanceReward) and c.weight for c in self.components)
-        if balance and "charge_imbalance" in self.guards:
-            default = "" if "guards" in self.model_fields_set else " (by default)"
-            text = f"found charge_imbalance{default}, which leaves unscored what charge_balance gives 0"
-            mistakes.append((("guards",), f"{text}; expected it left out, as in `guards: [single_element]`"))
+        for field, names in {"guards": self.guards, "refused": self.refused}.items():
+            if UNCHARTED in names and lacking:
+                text = f"found '{UNCHARTED}', which needs {lacking}; expected it beside `components`"
+                mistakes.append(((field,), text))
+            if balance and "charge_imbalance" in names:
+                text = f"found charge_imbalance{default if field == 'guards' else ''}, which leaves unscored what"
+                expected = "expected it left out, as in `guards: [single_element]`"
+                mistakes.append(((field,), f"{text} charge_balance gives 0; {expected}"))
         for i, component in enumerate(self.components):
             found = component.check(find_model)
             if not found and lacking and component.needs().hull:
@@ -136,19 +150,20 @@ class ReinforceReward(EnergySettings):
         import torch
 
         impossible = ~candidates.valid
-        guarded = torch.zeros(len(candidates), dtype=torch.bool)
-        for guard in self.guards:
-            fired = getattr(candidates, guard) & ~impossible
-            for i in fired.nonzero().flatten().tolist():
-                candidates.note("reward", i, guard)
-            guarded |= fired
+        refused, guarded = torch.zeros(2, len(candidates), dtype=torch.bool)
+        for fired, names in ((refused, self.refused), (guarded, self.guards)):
+            for name in names:
+                found = getattr(candidates, name) & ~impossible
+                for i in found.nonzero().flatten().tolist():
+                    candidates.note("reward", i, name)
+                fired |= found
         named = dict(zip(self.names(), self.components, strict=True))
         raw = dict.fromkeys(named, torch.zeros(0))  # in the recipe's order, whatever is computed first
-        scored = ~(impossible | guarded)
+        scored = ~(impossible | refused | guarded)
         for name, component in sorted(named.items(), key=lambda item: item[1].relative):
             candidates.left_out = ~scored & ~impossible
             values = component.compute(candidates).detach().float().cpu()
-            raw[name] = values.masked_fill(impossible | guarded | ~values.isfinite(), torch.nan)
+            raw[name] = values.masked_fill(impossible | refused | guarded | ~values.isfinite(), torch.nan)
             if component.weight:  # what only watches has no say in what is scored
                 scored = scored & ~raw[name].isnan()
         total = torch.zeros(len(candidates)).masked_fill(~scored, torch.nan)
@@ -158,4 +173,4 @@ class ReinforceReward(EnergySettings):
             weighted[name] = component.weight * normalise(comparable, component.normalize_fn, component.eps)
             if component.weight:
                 total = total + weighted[name]
-        return Scores(total, impossible, raw, weighted)
+        return Scores(total, impossible, refused, raw, weighted)
