@@ -61,6 +61,11 @@ BAD = {
         TrainVae,
         "2: batch_size: found an unknown key; did you mean 'training.batch_size'?",
     ),
+    "key of the recipe in a section": (
+        VAE + "training:\n  name: mine\n",
+        TrainVae,
+        "3: training.name: found an unknown key; there is one of this name at the top of the recipe, none here",
+    ),
     "no autoencoder": (
         VAE,
         TrainLdm,

@@ -157,6 +157,8 @@ def _unknown(key: str, holders: list[type[BaseModel]], model: type[BaseModel]) -
     if names_a_key(key):
         return API_KEY
     meant = _meant(key, holders, model)
+    if meant == key:  # unknown only here
+        return "found an unknown key; there is one of this name at the top of the recipe, none here"
     if meant is not None:
         return f"found an unknown key; did you mean '{meant}'?"
     known = [name for holder in holders for name in fields_of(holder)]
