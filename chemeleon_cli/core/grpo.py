@@ -72,7 +72,8 @@ def group_advantage(
 
     Args:
         total: (B,) rewards, group after group; anything not finite means "no number".
-        impossible: (B,) bool: no such cell or distances. Any number that these have is not used.
+        impossible: (B,) bool: no such cell or distances, or refused by the recipe. Any number that these have is
+            not used.
         group_size: G; divides B.
         group_reward_norm: normalise within each group instead of over the batch.
         normalize_fn: see `normalise`.
