@@ -255,7 +255,7 @@ def test_contacts_are_rewarded_up_to_a_limit_and_unknown_radii_not_at_all() -> N
     fermium = Structure(Lattice.cubic(4), ["Fm"], [[0, 0, 0]])
     candidates = Candidates([SALT, tight, fermium, CRUSHED], tools())
     scores = reward({"type": "shortest_contact", "weight": 2.0}, guards=[])(candidates)
-    assert scores.total[:2].tolist() == pytest.approx([1.6, 2 * 1.9 / 3.32])
+    assert scores.total[:2].tolist() == pytest.approx([1.2, 2 * 1.9 / 3.32])
     assert scores.total[2].isnan() and scores.impossible.tolist() == [False, False, False, True]
     assert candidates.notes["shortest_contact"] == {2: "an element without a covalent radius"}
     check_reward(BUILT_IN["shortest_contact"](), [SALT, IRON, PEROVSKITE])

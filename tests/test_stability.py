@@ -169,7 +169,7 @@ def test_an_alloy_that_the_hull_does_not_know_can_be_guarded_against() -> None:
     assert careful(candidates).total.isnan().tolist() == [True, False, False]
     assert candidates.notes["reward"] == {0: "uncharted_alloy"}
     diverse = {"components": [{"type": "composition_diversity"}], "guards": ["uncharted_alloy"]}
-    (where, text), *_ = ReinforceReward.model_validate(diverse).check(lambda name, kind: Path(name))
+    (where, text), *_ = ReinforceReward.model_validate(diverse).check(find)
     assert where == ("guards",)
     assert "needs energy_model and hull" in text
 

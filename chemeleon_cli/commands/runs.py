@@ -119,7 +119,7 @@ def make_fabric(device: str = "auto", devices: int = 1) -> Fabric:
 
     if found.type == "cpu" and devices > 1:
         torch.set_num_threads(max(1, processors() // devices))
-    # at every start it would advise to compute in TF32, which energies and coordinates do not bear
+    # on a GPU it would advise at every start to call a function of torch, which no recipe can
     logging.getLogger("lightning_fabric.utilities.rank_zero").setLevel(logging.WARNING)
     fabric = Fabric(
         accelerator=found.type,

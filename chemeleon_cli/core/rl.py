@@ -153,7 +153,7 @@ def rollout_group(
     num_atoms = size.expand(settings.num_group_samples).to(model.device)
     said = model.say(asked * len(num_atoms), num_atoms)
     draw = None
-    if model.draw_weights is not None and model.draw_weights.requires_grad and model.draws_states(wanted):
+    if _learns_draw(model, wanted):
         row = list(model.conditions[STATES]["known"]).index(asked[0][STATES])
         draw = Draw(row, model.log_odds().detach()[row], base.log_odds().detach())
     chain = model.chain(sampling)
@@ -332,11 +332,16 @@ def _wanted(settings: Settings, generator: torch.Generator) -> Wanted:
     return settings.conditions[int(torch.randint(len(settings.conditions), (), generator=generator))] or {}
 
 
+def _learns_draw(model: LatentDiffusion, wanted: Wanted) -> bool:
+    """Whether a group that is asked for this draws oxidation states, and how often is learned."""
+    return model.draw_weights is not None and model.draw_weights.requires_grad and model.draws_states(wanted)
+
+
 def _draw_advantage(run: Run, model: LatentDiffusion, scores: Scores, settings: Settings) -> Tensor:
-    """(groups_per_step,) `grpo.draw_advantage` among the groups that draw, on all ranks; 0 for the others."""
+    """(groups_per_step,) `grpo.draw_advantage` among the groups that learn from their draw, on all ranks; else 0."""
     groups, size = settings.groups_per_step, settings.num_group_samples
     wanted = [_wanted(settings, run.generator(run.step * groups + g)) for g in range(groups)]
-    rows = [g for g in range(groups) if model.draws_states(wanted[g])]
+    rows = [g for g in range(groups) if _learns_draw(model, wanted[g])]
     of_draws = torch.zeros(groups)
     if rows:
         total, worst = (values.view(groups, size)[rows].flatten() for values in (scores.total, scores.worst))

@@ -24,8 +24,8 @@ class ShortestContact(RewardComponent):
 
     type: Literal["shortest_contact"] = "shortest_contact"
     """The kind of reward."""
-    clip_max: Annotated[float, Field(gt=0, le=2)] = 0.8
-    """Longer contacts count as this, so that nothing is pulled apart further than crystals are."""
+    clip_max: Annotated[float, Field(gt=0, le=2)] = 0.6
+    """Longer contacts count as this. At 0.8 a generator's crystals became less dense than its training set's."""
 
     def compute(self, candidates: Candidates) -> Tensor:
         """(B,) without unit, at most `clip_max`; NaN where an element has no radius, heavier than curium."""

@@ -159,11 +159,12 @@ class ReinforceReward(EnergySettings):
                 fired |= found
         named = dict(zip(self.names(), self.components, strict=True))
         raw = dict.fromkeys(named, torch.zeros(0))  # in the recipe's order, whatever is computed first
-        scored = ~(impossible | refused | guarded)
+        stopped = impossible | refused | guarded
+        scored = ~stopped
         for name, component in sorted(named.items(), key=lambda item: item[1].relative):
             candidates.left_out = ~scored & ~impossible
             values = component.compute(candidates).detach().float().cpu()
-            raw[name] = values.masked_fill(impossible | refused | guarded | ~values.isfinite(), torch.nan)
+            raw[name] = values.masked_fill(stopped | ~values.isfinite(), torch.nan)
             if component.weight:  # what only watches has no say in what is scored
                 scored = scored & ~raw[name].isnan()
         total = torch.zeros(len(candidates)).masked_fill(~scored, torch.nan)
