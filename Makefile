@@ -45,7 +45,7 @@ demo-starter: export OMP_NUM_THREADS = 2
 demo-starter: have-starter $(VENV)/installed
 	$(RUN) fetch-data --source starter --out $(DEMO)/data --overwrite
 	$(RUN) train-rl recipes/bandgap.yaml --set output=$(DEMO)/runs --overwrite \
-	    --set max_minutes=$(MINUTES) --set val_samples=64
+	    --set training.max_minutes=$(MINUTES) --set training.val_samples=64
 	$(RUN) sample --model starter -n $(SAMPLES) --out $(DEMO)/before.cif --overwrite
 	$(RUN) sample --model $(DEMO)/runs/bandgap -n $(SAMPLES) --out $(DEMO)/after.cif --overwrite
 	$(RUN) score $(DEMO)/before.cif --reward bandgap --overwrite
@@ -74,7 +74,8 @@ demo-data: $(VENV)/installed
 	$(RUN) train-predictor recipes/predictor_bandgap.yaml $(SHORT) --set vae=$(DEMO)/runs/vae \
 	    --set name=predictor --set 'targets={$(TARGET): {}}'
 	$(RUN) train-rl recipes/bandgap.yaml $(REWARD) --set output=$(DEMO)/runs --set name=rl --overwrite \
-	    --set max_steps=$(RL_STEPS) --set num_group_samples=32 --set groups_per_step=2 --set val_samples=64
+	    --set training.max_steps=$(RL_STEPS) --set rl.num_group_samples=32 --set rl.groups_per_step=2 \
+	    --set training.val_samples=64
 	$(RUN) sample --model $(DEMO)/runs/ldm -n 100 --out $(DEMO)/before.cif --overwrite
 	$(RUN) sample --model $(DEMO)/runs/rl -n 100 --out $(DEMO)/after.cif --overwrite
 	$(RUN) score $(DEMO)/before.cif --reward bandgap $(REWARD) --overwrite

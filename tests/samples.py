@@ -3,6 +3,7 @@
 import csv
 import gzip
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pymatgen.core import Lattice, Structure
@@ -75,3 +76,12 @@ def write_dataset(folder: Path, structures: list[Structure], labels: dict[str, l
                 values = ["" if np.isnan(v[i]) else v[i] for v in labels.values()]
                 writer.writerow([f"m-{i}", *values, cif])
     return folder
+
+
+def rl_settings(**changes: Any) -> Any:
+    """The settings of an RL step by the defaults of the recipe, but for some."""
+    from chemeleon_cli.core.rl.step import Settings
+    from chemeleon_cli.recipe.steering import RlSection
+
+    recipe = RlSection().model_dump(exclude={"entropy_weight", "learn_draws"})
+    return Settings(**{**recipe, "normalize_fn": "std", "eps": 1e-4, **changes})

@@ -26,9 +26,8 @@ STEER = [
     "--set", "model=runs/ldm", "--set", "reward.components.0.predictor=runs/gap",
 ]  # fmt: skip
 SHORT_RL = [
-    "--set", "max_steps=2", "--set", "val_every=1", "--set", "val_samples=8", "--set", "num_group_samples=6",
-    "--set", "groups_per_step=2", "--set", "num_inner_batch=2", "--set", "sampling_steps=5",
-    "--set", "trajectory_steps=2",
+    "--set", "training={max_steps: 2, val_every: 1, val_samples: 8}", "--set", "sampling.sampling_steps=5",
+    "--set", "rl={num_group_samples: 6, groups_per_step: 2, num_inner_batch: 2, trajectory_steps: 2}",
 ]  # fmt: skip
 
 
@@ -192,7 +191,7 @@ def test_dng_runs_is_scored_alike_and_resumes_with_its_memory(work: Path):
         assert np.allclose(written, values, atol=2e-4, equal_nan=True), name
     assert torch.isfinite(scores.raw["energy"]).sum() >= 8
 
-    four = [*DNG, *SHORT_RL, "--set", "max_steps=4", "--set", "reward.guards=[]"]
+    four = [*DNG, *SHORT_RL, "--set", "training.max_steps=4", "--set", "reward.guards=[]"]
     call("train-rl", "starter/dng", *DNG, *SHORT_RL, "--set", "reward.guards=[]", "--set", "name=part")
     call("train-rl", "starter/dng", *four, "--set", "name=part", "--resume")
     call("train-rl", "starter/dng", *four, "--set", "name=whole")
@@ -209,7 +208,7 @@ def test_resumed_rl_equals_uninterrupted(work: Path):
     """Two steps and then two more are four: crystals, rewards and weights."""
     from safetensors.torch import load_file
 
-    four = [*STEER, *SHORT_RL, "--set", "max_steps=4"]
+    four = [*STEER, *SHORT_RL, "--set", "training.max_steps=4"]
     call("train-rl", "bandgap", *four, "--set", "name=whole")
     shutil.copytree(work / "runs/bandgap", work / "runs/part")
     call("train-rl", "bandgap", *four, "--set", "name=part", "--resume")
@@ -325,7 +324,8 @@ def test_two_devices_train_the_same_model_as_one(work: Path):
     states = ["--set", "conditions={oxidation_states: {}}", "--set", "name=states"]
     call("train-ldm", "ldm", "--set", "data.path=data/mine", *TINY, *LDM, *states)
     steered = [*STEER, "--set", "model=runs/states", "--set", "conditions=[null, null, {oxidation_states: null}]"]
-    arguments = ["train-rl", "bandgap", *steered, *SHORT_RL, "--set", "groups_per_step=6", "--set", "precision=float32"]
+    six = ["--set", "rl.groups_per_step=6", "--set", "training.precision=float32"]
+    arguments = ["train-rl", "bandgap", *steered, *SHORT_RL, *six]
     program = Path(sys.executable).with_name("chemeleon")
     call(*arguments, "--set", "name=on1")
     command = [program, *arguments, "--devices", "2", "--set", "name=on2"]

@@ -466,10 +466,11 @@ def test_import_checkpoint(made: Path, work: Path):
 
 def test_sample_score_and_steer(work: Path):
     call("sample", "--model", "models/ldm", "-n", "12", "--set", "sampling_steps=5", "--out", "before.cif")
-    short = ["max_steps=2", "val_every=1", "val_samples=8", "num_group_samples=6", "groups_per_step=2"]
-    short += ["sampling_steps=5", "trajectory_steps=2", "name=steered", "model=models/ldm", REWARD]
+    short = ["training={max_steps: 2, val_every: 1, val_samples: 8}", "sampling.sampling_steps=5"]
+    short += ["rl={num_group_samples: 6, groups_per_step: 2, trajectory_steps: 2}"]
+    short += ["name=steered", "model=models/ldm", REWARD]
     call("train-rl", "bandgap", *(word for s in short for word in ("--set", s)))
-    learned = ["sampler=ddpm", "name=other", "model=models/ldm", REWARD]
+    learned = ["sampling.sampler=ddpm", "name=other", "model=models/ldm", REWARD]
     said = call("train-rl", "bandgap", *(word for s in learned for word in ("--set", s)), code=2)
     assert "take sampler: ddim" in said and not (work / "runs/other").exists()
     with (work / "runs/steered/metrics.csv").open() as file:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from pymatgen.core import Composition, Lattice, Structure
 from rich.console import Console
-from samples import known_structures, random_structures, write_dataset
+from samples import known_structures, random_structures, rl_settings, write_dataset
 from test_rl import Verdict, make_run, prefer_large_cells
 from torch import Tensor
 from typer.testing import CliRunner
@@ -368,7 +368,7 @@ def test_a_table_without_the_labels_is_an_error(table: Table):
 def test_a_group_and_its_base_are_asked_for_the_same():
     model = make()
     sets = [{"composition": "NaCl", "gap": 2.0}, None]
-    settings = step.Settings(num_group_samples=4, trajectory_steps=3, conditions=sets)
+    settings = rl_settings(num_group_samples=4, trajectory_steps=3, conditions=sets)
     seen = set()
     for seed in range(8):
         group = step.rollout_group(model, copy.deepcopy(model), settings, SAMPLING, seeded(seed))
@@ -385,7 +385,7 @@ def test_a_group_and_its_base_are_asked_for_the_same():
 def test_the_first_update_on_a_conditional_model_sees_ratios_of_one(tmp_path: Path):
     model = make()
     run = make_run(tmp_path, model)
-    settings = step.Settings(groups_per_step=2, num_group_samples=6, num_inner_batch=1, conditions=[{"gap": 3.0}])
+    settings = rl_settings(groups_per_step=2, num_group_samples=6, num_inner_batch=1, conditions=[{"gap": 3.0}])
     before = {k: v.clone() for k, v in model.denoiser.state_dict().items()}
     numbers = step.train_step(run, model, copy.deepcopy(model), prefer_large_cells, settings, SAMPLING)
     assert numbers["log_ratio_first"] < 1e-4

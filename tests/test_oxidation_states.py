@@ -8,7 +8,7 @@ from typing import Literal, cast
 import pytest
 import torch
 from pymatgen.core import Composition, Lattice, Structure
-from samples import rock_salt, write_dataset
+from samples import rl_settings, rock_salt, write_dataset
 from test_conditions import SETTINGS, SMALL, make, seeded
 from test_rl import Verdict, make_run
 
@@ -130,7 +130,7 @@ def test_a_generator_that_goes_on_keeps_what_it_learned_of_them():
 
 def test_a_group_has_one_draw_and_its_base_is_told_the_same():
     model = make(STATES, {"2": 6, "4": 3, "5": 1})
-    settings = step.Settings(num_group_samples=3, trajectory_steps=2)
+    settings = rl_settings(num_group_samples=3, trajectory_steps=2)
     texts = set()
     for seed in range(8):
         group = step.rollout_group(model, copy.deepcopy(model), settings, Sampling("ddim", 4), seeded(seed))
@@ -171,7 +171,7 @@ def test_the_gradient_of_a_draw_is_that_of_reinforce_and_of_the_kl(reduce: Liter
     draw = step.Draw(1, log_odds[1], base)
     crystals = model.sample(torch.tensor([4]), Sampling("ddim", 2), seeded())
     group = step.Group(torch.tensor([4]), [], crystals, draw=draw)
-    info = step.accumulate_draw(model, group, torch.tensor(0.7), step.Settings(kl_weight=0.3, log_prob=reduce), 0.5)
+    info = step.accumulate_draw(model, group, torch.tensor(0.7), rl_settings(kl_weight=0.3, log_prob=reduce), 0.5)
     p = log_odds.exp()
     assert info["draw_kl"] == pytest.approx((p * (log_odds - base)).sum().item(), rel=1e-4)
     centred = model.draw_shares - p @ model.draw_shares  # (K, C): the derivative of each log-probability
@@ -203,7 +203,7 @@ def test_what_is_drawn_is_learned_and_what_is_asked_for_is_not(
         value = (crystals.num_atoms == 5).float()
         return Verdict(value, torch.zeros(len(value), dtype=torch.bool), {"metal": value})
 
-    settings = step.Settings(groups_per_step=8, num_group_samples=2, trajectory_steps=1, conditions=conditions)
+    settings = rl_settings(groups_per_step=8, num_group_samples=2, trajectory_steps=1, conditions=conditions)
     for _ in run.steps():
         numbers = step.train_step(run, model, base, prefer_metals, settings, Sampling("ddim", 3))
     assert ("draw_kl" in numbers) is learns

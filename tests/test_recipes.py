@@ -114,9 +114,9 @@ BAD = {
         "2: model: found 3; expected a section of `key: value` lines",
     ),
     "no such choice": (
-        RL + "sampler: ddmi\n",
+        RL + "sampling: {sampler: ddmi}\n",
         TrainRl,
-        "5: sampler: found 'ddmi'; expected one of ddim, ddpm; did you mean 'ddpm'?",
+        "5: sampling.sampler: found 'ddmi'; expected one of ddim, ddpm; did you mean 'ddpm'?",
     ),
     "device": (VAE + "device: gpu\n", TrainVae, "2: device: found 'gpu'; expected auto, cpu, cuda or cuda:0"),
     "heads": (
@@ -174,25 +174,25 @@ BAD = {
         "5: targets.band_gap.window: found [3.3, 2.7]; expected [low, high] with low below high",
     ),
     "eta": (
-        RL + "eta: 0\n",
+        RL + "sampling:\n  eta: 0\n",
         TrainRl,
-        "5: eta: found 0; expected more than 0: without noise a step has no probability to reinforce",
+        "6: sampling.eta: found 0; expected more than 0: without noise a step has no probability to reinforce",
     ),
     "a group of one": (
-        RL + "num_group_samples: 1\n",
+        RL + "rl: {num_group_samples: 1}\n",
         TrainRl,
-        "5: num_group_samples: found 1; expected at least 2 where group_reward_norm is true: "
+        "5: rl.group_reward_norm: found true; expected false where num_group_samples is 1: "
         "a group of one has no rank",
     ),
     "inner batches": (
-        RL + "num_inner_batch: 6\n",
+        RL + "rl: {num_inner_batch: 6}\n",
         TrainRl,
-        "5: num_inner_batch: found 6; expected at most groups_per_step, 5: a batch holds whole groups",
+        "5: rl.num_inner_batch: found 6; expected at most groups_per_step, 5: a batch holds whole groups",
     ),
     "one group": (
-        RL + "groups_per_step: 1\n",
+        RL + "rl: {groups_per_step: 1}\n",
         TrainRl,
-        "1: num_inner_batch: found 2; expected at most groups_per_step, 1: a batch holds whole groups",
+        "5: rl.num_inner_batch: found 2; expected at most groups_per_step, 1: a batch holds whole groups",
     ),
     "no such reward": (
         "model: runs/ldm\nreward:\n  components:\n    - type: predicter\n",
@@ -318,13 +318,13 @@ def test_all_mistakes_are_said_at_once_in_the_order_of_the_file(work: Path) -> N
 
 
 def test_files_are_looked_for_beside_other_mistakes(work: Path) -> None:
-    lines = errors(RL.replace("runs/ldm", "runs/vae").replace("runs/gap", "runs/ldm") + "kl_weight: x\n", TrainRl)
+    lines = errors(RL.replace("runs/ldm", "runs/vae").replace("runs/gap", "runs/ldm") + "rl: {kl_weight: x}\n", TrainRl)
     assert len(lines) == 3
     assert lines[0].startswith("1: model: runs/vae/checkpoints/best is a checkpoint of kind vae; a ldm is needed")
     assert lines[1].startswith(
         "4: reward.components.0.predictor: runs/ldm/checkpoints/best is a checkpoint of kind ldm"
     )
-    assert lines[2] == "5: kl_weight: found 'x'; expected a number"
+    assert lines[2] == "5: rl.kl_weight: found 'x'; expected a number"
 
 
 def test_what_sections_need_is_said_beside_misspelt_keys(work: Path) -> None:
@@ -344,7 +344,7 @@ def test_what_sections_need_is_said_beside_misspelt_keys(work: Path) -> None:
 def test_what_follows_from_a_mistake_is_not_another(work: Path) -> None:
     for text, model in (
         (VAE + "model: {hidden_dim: '48', num_heads: 6}\n", TrainVae),
-        (RL + "groups_per_step: '8'\nnum_inner_batch: 7\n", TrainRl),
+        (RL + "rl: {groups_per_step: '8', num_inner_batch: 7}\n", TrainRl),
         (RL + "mode: offline\n", TrainRl),
     ):
         assert len(errors(text, model)) == 1
@@ -444,17 +444,18 @@ assert not heavy, heavy
 
 def test_settings_reach_into_lists_and_name_themselves(work: Path) -> None:
     Path("rl.yaml").write_text(RL)
-    settings = ["reward.components.0.target_value=3", "reward.components.1={type: composition_diversity}", "eta=0.5"]
+    settings = ["reward.components.0.target_value=3", "reward.components.1={type: composition_diversity}"]
+    settings += ["sampling.eta=0.5"]
     recipe = load("rl.yaml", TrainRl, settings=settings, options={"seed": 7, "device": None}, find_model=find_model)
     assert recipe.reward.components[0].model_dump()["target_value"] == 3.0
     assert [component.name for component in recipe.reward.components] == ["band_gap", "composition_diversity"]
-    assert (recipe.eta, recipe.seed, recipe.device) == (0.5, 7, "auto")
+    assert (recipe.sampling.eta, recipe.seed, recipe.device) == (0.5, 7, "auto")
 
 
 @pytest.mark.parametrize(
     ("setting", "expected"),
     [
-        ("eta=2", "--set eta=2: eta: found 2; expected at most 1.0"),
+        ("sampling.eta=2", "--set sampling.eta=2: sampling.eta: found 2; expected at most 1.0"),
         ("reward.components.0.predictor=x", "--set reward.components.0.predictor=x: reward.components.0.predictor: no"),
         ("reward.components.5.weight=1", "--set reward.components.5.weight=1: reward.components: found index '5';"),
         ("reward.components.x=1", "--set reward.components.x=1: reward.components: found index 'x'; expected 0 to 1"),
@@ -469,18 +470,18 @@ def test_a_wrong_setting_is_named_in_the_place_of_the_file(setting: str, expecte
 
 
 def test_a_setting_mends_the_file(work: Path) -> None:
-    Path("rl.yaml").write_text(RL + "eta: 0\n")
-    assert load("rl.yaml", TrainRl, settings=["eta=1"], find_model=find_model).eta == 1.0
+    Path("rl.yaml").write_text(RL + "sampling: {eta: 0}\n")
+    assert load("rl.yaml", TrainRl, settings=["sampling.eta=1"], find_model=find_model).sampling.eta == 1.0
 
 
 @pytest.mark.parametrize(
     ("settings", "word"),
     [
         ([], None),
-        (["clip_ratio=1e-3"], "log_prob sum"),
-        (["log_prob=mean"], "log_prob mean"),
-        (["log_prob=mean", "clip_ratio=1e-3"], None),
-        (["entropy_weight=1e-5"], "entropy_weight"),
+        (["rl.clip_ratio=1e-3"], "log_prob sum"),
+        (["rl.log_prob=mean"], "log_prob mean"),
+        (["rl.log_prob=mean", "rl.clip_ratio=1e-3"], None),
+        (["rl.entropy_weight=1e-5"], "entropy_weight"),
         (["reward.energy_model=chgnet", "reward.relax={steps: 50}"], "320 crystals are relaxed in every step"),
     ],
 )

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from lightning_fabric import Fabric
+from samples import rl_settings
 from torch import Tensor
 
 from chemeleon_cli.core.data.crystals import Crystals
@@ -57,7 +58,7 @@ def make_run(folder: Path, model: LatentDiffusion, **changes) -> Run:
 
 
 def test_a_group_shares_its_size_and_its_decisions_are_scored_by_the_policy_that_drew_them(model: LatentDiffusion):
-    settings = step.Settings(num_group_samples=5, trajectory_steps=4)
+    settings = rl_settings(num_group_samples=5, trajectory_steps=4)
     group = step.rollout_group(model, copy.deepcopy(model), settings, SAMPLING, torch.Generator().manual_seed(0))
     assert group.num_atoms.unique().numel() == 1
     assert len(group.decisions) == 4
@@ -70,7 +71,7 @@ def test_a_group_shares_its_size_and_its_decisions_are_scored_by_the_policy_that
 
 
 def test_all_steps_but_the_last_are_decisions_when_trajectory_steps_is_null(model: LatentDiffusion):
-    settings = step.Settings(num_group_samples=2, trajectory_steps=None)
+    settings = rl_settings(num_group_samples=2, trajectory_steps=None)
     group = step.rollout_group(model, model, settings, SAMPLING, torch.Generator().manual_seed(0))
     assert sorted(d.transition.index for d in group.decisions) == list(range(1, 8))
 
@@ -78,7 +79,7 @@ def test_all_steps_but_the_last_are_decisions_when_trajectory_steps_is_null(mode
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
 def test_the_first_update_sees_ratios_of_one(tmp_path: Path, model: LatentDiffusion, precision: str):
     run = make_run(tmp_path, model, precision=precision)
-    settings = step.Settings(groups_per_step=2, num_group_samples=6, num_inner_batch=1, trajectory_steps=4)
+    settings = rl_settings(groups_per_step=2, num_group_samples=6, num_inner_batch=1, trajectory_steps=4)
     numbers = step.train_step(run, model, copy.deepcopy(model), prefer_large_cells, settings, SAMPLING)
     assert numbers["log_ratio_first"] < 1e-4
     assert numbers["ratio_mean"] == pytest.approx(1.0, abs=1e-4)
@@ -86,7 +87,7 @@ def test_the_first_update_sees_ratios_of_one(tmp_path: Path, model: LatentDiffus
 
 
 def test_gradient_is_that_of_the_advantage_weighted_log_probability(model: LatentDiffusion):
-    settings = step.Settings(num_group_samples=6, trajectory_steps=3, kl_weight=0.0)
+    settings = rl_settings(num_group_samples=6, trajectory_steps=3, kl_weight=0.0)
     group = step.rollout_group(model, model, settings, SAMPLING, torch.Generator().manual_seed(0))
     advantage = torch.randn(6, generator=torch.Generator().manual_seed(1))
     step.accumulate(model, group, advantage, settings, SAMPLING, share=1.0)
@@ -107,7 +108,7 @@ def test_gradient_is_that_of_the_advantage_weighted_log_probability(model: Laten
 def test_a_reward_is_learned(tmp_path: Path, model: LatentDiffusion):
     run = make_run(tmp_path, model)
     base = copy.deepcopy(model).requires_grad_(False)
-    settings = step.Settings(
+    settings = rl_settings(
         groups_per_step=2, num_group_samples=32, num_inner_batch=2, trajectory_steps=4, kl_weight=1e-4
     )
     rewards = []
@@ -125,7 +126,7 @@ def test_kl_holds_the_policy_to_the_base(tmp_path: Path, model: LatentDiffusion)
     for weight in (0.0, 10.0):
         policy = copy.deepcopy(start)
         run = make_run(tmp_path / str(weight), policy, max_steps=8)
-        settings = step.Settings(groups_per_step=2, num_group_samples=16, trajectory_steps=4, kl_weight=weight)
+        settings = rl_settings(groups_per_step=2, num_group_samples=16, trajectory_steps=4, kl_weight=weight)
         for _ in run.steps():
             numbers = step.train_step(run, policy, start, prefer_large_cells, settings, SAMPLING)
         distances[weight] = numbers["kl"]
@@ -139,7 +140,7 @@ def test_no_number_never_stops_a_run_nor_reaches_the_weights(tmp_path: Path, mod
 
     before = {k: v.clone() for k, v in model.denoiser.state_dict().items()}
     run = make_run(tmp_path, model)
-    settings = step.Settings(groups_per_step=2, num_group_samples=4, trajectory_steps=2)
+    settings = rl_settings(groups_per_step=2, num_group_samples=4, trajectory_steps=2)
     numbers = step.train_step(run, model, copy.deepcopy(model), nothing, settings, SAMPLING)
     assert numbers["unscored"] == 1
     assert all(torch.equal(v, before[k]) for k, v in model.denoiser.state_dict().items())
@@ -161,7 +162,7 @@ def test_what_only_watches_does_not_take_the_raw_reward_away():
 
 def test_groups_are_the_same_however_many_ranks_draw_them(tmp_path: Path, model: LatentDiffusion):
     run = make_run(tmp_path, model)
-    settings = step.Settings(num_group_samples=3, trajectory_steps=2)
+    settings = rl_settings(num_group_samples=3, trajectory_steps=2)
     first = step.rollout_group(model, model, settings, SAMPLING, run.generator(4))
     step.rollout_group(model, model, settings, SAMPLING, run.generator(5))
     again = step.rollout_group(model, model, settings, SAMPLING, run.generator(4))

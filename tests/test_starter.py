@@ -36,8 +36,8 @@ SHORT = ["--set", "training={max_steps: 4, val_every: 2, batch_size: 16}"]
 VAE = ["--set", "model={hidden_dim: 32, num_heads: 4, encoder_layers: 1, decoder_layers: 1, latent_dim: 4}", *SHORT]
 LDM = ["--set", "model={hidden_dim: 32, num_heads: 4, num_blocks: 1}", "--set", "sampling.sampling_steps=2", *SHORT]
 POLISH = [
-    "--set", "max_steps=2", "--set", "val_every=1", "--set", "val_samples=4", "--set", "num_group_samples=4",
-    "--set", "groups_per_step=2", "--set", "sampling_steps=4", "--set", "trajectory_steps=2",
+    "--set", "training={max_steps: 2, val_every: 1, val_samples: 4}", "--set", "sampling.sampling_steps=4",
+    "--set", "rl={num_group_samples: 4, groups_per_step: 2, trajectory_steps: 2}",
 ]  # fmt: skip
 THIRDS = {"starter_vae": None, "starter_predictor_vae": [1, 2], "starter_judge_vae": [0]}
 
@@ -289,8 +289,8 @@ def test_a_generator_goes_on_with_crystals_of_ones_own(
 
 
 def test_the_check_measures_all_that_is_promised(made: Path, elsewhere: Path) -> None:
-    steer = ["--set", "max_steps=1", "--set", "val_samples=4", "--set", "num_group_samples=4", "--set",
-             "groups_per_step=2", "--set", "sampling_steps=2", "--set", "trajectory_steps=1"]  # fmt: skip
+    steer = ["--set", "training={max_steps: 1, val_samples: 4}", "--set", "sampling.sampling_steps=2", "--set",
+             "rl={num_group_samples: 4, groups_per_step: 2, trajectory_steps: 1}"]  # fmt: skip
     call("train-rl", "bandgap", *steer)
     arguments = ["--steered", "runs/bandgap", "--data", str(made / "starter"), "--out", "out", "-n", "12",
                  "--steered-samples", "6"]  # fmt: skip

@@ -24,31 +24,6 @@ if TYPE_CHECKING:
     from chemeleon_cli.recipe.base import RunOptions
     from chemeleon_cli.recipe.models import TrainRl
 
-SETTINGS = (
-    "groups_per_step",
-    "num_group_samples",
-    "group_reward_norm",
-    "num_inner_batch",
-    "clip_ratio",
-    "log_prob",
-    "kl_weight",
-    "trajectory_steps",
-    "conditions",
-)
-TRAINING = (
-    "max_steps",
-    "max_minutes",
-    "learning_rate",
-    "warmup_steps",
-    "weight_decay",
-    "gradient_clip",
-    "ema_decay",
-    "precision",
-    "val_every",
-    "patience",
-)
-
-
 def run(recipe: TrainRl, options: RunOptions, console: Console) -> None:
     """Fine-tune a generator; the result is a checkpoint like any other generator's."""
     from chemeleon_cli.core.models.generator import LatentDiffusion, Sampling
@@ -64,24 +39,27 @@ def run(recipe: TrainRl, options: RunOptions, console: Console) -> None:
     loaded, model_meta = checkpoint.load(source, "ldm", fabric.device)
     model = cast(LatentDiffusion, loaded)
     base = copy.deepcopy(model).requires_grad_(False)
-    if recipe.learn_draws and model.draw_weights is not None:
+    if recipe.rl.learn_draws and model.draw_weights is not None:
         model.draw_weights.requires_grad_(True)
     device = str(fabric.device)
     tools = build_tools(recipe.reward, find_model, base.vae, model_meta["data"]["path"], device)
     if tools.energies:
         console.print(tools.energies, highlight=False, soft_wrap=True)
     memory = Memory() if recipe.reward.needs().known else None
-    sampling = Sampling(recipe.sampler, recipe.sampling_steps, recipe.eta)
-    if recipe.sampler == "ddpm" and model.config.get("layout") is not None:
+    sampling = Sampling(**recipe.sampling.model_dump())
+    if recipe.sampling.sampler == "ddpm" and model.config.get("layout") is not None:
         raise UserError(
-            f"sampler: found ddpm; {recipe.model} learned the std of its steps, and an update would change it unseen",
+            f"sampling.sampler: found ddpm; {recipe.model} learns the std of its steps, which an update would change",
             "take sampler: ddim, whose std is fixed",
         )
     model.chain(sampling)  # more steps than the model has: said before there is a run folder
     for wanted in recipe.conditions:
         model.check(wanted or {})
     settings = step.Settings(
-        **recipe.model_dump(include=set(SETTINGS)), normalize_fn=recipe.reward.normalize_fn, eps=recipe.reward.eps
+        **recipe.rl.model_dump(exclude={"entropy_weight", "learn_draws"}),
+        normalize_fn=recipe.reward.normalize_fn,
+        eps=recipe.reward.eps,
+        conditions=recipe.conditions,
     )
     meta = runs.describe(recipe, model_meta["data"], [checkpoint.parent(source, model_meta)])
     folder, logger = runs.open_folder(recipe, options, fabric, meta)
@@ -89,7 +67,7 @@ def run(recipe: TrainRl, options: RunOptions, console: Console) -> None:
         folder,
         "ldm",
         model,
-        Settings(**recipe.model_dump(include=set(TRAINING)), log_every=1),
+        Settings(**recipe.training.model_dump(exclude={"val_samples"}), log_every=1),
         fabric,
         recipe.seed,
         meta,
@@ -189,7 +167,7 @@ def draw(model: LatentDiffusion, recipe: TrainRl, sampling: Sampling) -> Crystal
     asked = [conditions or {} for conditions in recipe.conditions] or [{}]
     parts = []
     for i, wanted in enumerate(asked):
-        share = max(1, len(range(i, recipe.val_samples, len(asked))))
+        share = max(1, len(range(i, recipe.training.val_samples, len(asked))))
         sizes, each = model.draw(share, generator, wanted)
         many = sample_many(model, sizes, sampling, generator, BATCH, each)
         parts += [crystals for _, crystals in many]

@@ -15,7 +15,7 @@ from chemeleon_cli.recipe.base import (
     RunName,
     RunRecipe,
     SamplerSection,
-    Share,
+    Section,
     mistake,
 )
 from chemeleon_cli.recipe.conditions import Wish
@@ -38,34 +38,19 @@ def _look_for_files(reward: ReinforceReward, info: ValidationInfo) -> ReinforceR
 Reward = Annotated[ReinforceReward, AfterValidator(_look_for_files)]
 
 
-class TrainRl(RunRecipe, SamplerSection):
-    """Steer a trained generator towards a reward by reinforcement learning."""
-
-    command: ClassVar[str] = "train-rl"
-    name: RunName = "rl"
-    """The name of the run and of its folder."""
-    model: LdmName
-    """The generator to start from: a run folder, a checkpoint folder or a name."""
-    reward: Reward
-    """What a crystal is worth."""
-    conditions: list[dict[str, Wish] | None] = []
-    """Sets of conditions such as `{band_gap: 3.0}`, as in `sample`; each group draws one of them, null asking for
-    nothing. Empty: nothing is asked for. Of a generator with `oxidation_states`, a group that asks for nothing draws
-    those of a training crystal; `{oxidation_states: null}` leaves them open."""
-
-    learn_draws: bool = True
-    """Of a generator with `oxidation_states`: learn, too, how often to draw which, from how groups of a step compare;
-    false: that stays as it is."""
+class RlSection(Section):
+    """What one step of reinforcement learning does."""
 
     groups_per_step: Count = 5
     """Groups of crystals drawn in one step; the crystals of a group have one number of atoms."""
-    group_reward_norm: bool = True
-    """Compare a crystal with its own group (GRPO); false: with all crystals of the step (REINFORCE)."""
     num_group_samples: Count = 64
     """Crystals in a group."""
+    group_reward_norm: Annotated[bool, Field(validate_default=True)] = True
+    """Compare a crystal with its own group (GRPO); false: with all crystals of the step (REINFORCE)."""
     num_inner_batch: Annotated[Count, Field(validate_default=True)] = 2
     """Updates on the crystals of one step, each on its share of the groups."""
-
+    trajectory_steps: Count | None = 10
+    """Random denoising steps of each crystal that are learned from; null: all."""
     log_prob: Literal["sum", "mean"] = "sum"
     """Log-probability of a step as the sum over a crystal's latents, or their mean."""
     clip_ratio: Positive = 0.2
@@ -74,10 +59,46 @@ class TrainRl(RunRecipe, SamplerSection):
     """Pull towards the generator it started from."""
     entropy_weight: NotNegative = 0.0
     """Reward for spread; without effect, as the spread of a step is fixed."""
-    trajectory_steps: Count | None = 10
-    """Random denoising steps of each crystal that are learned from; null: all."""
-    eta: Share = 1.0
-    """Noise that ddim adds at each step, in (0, 1]: without noise there is nothing to reinforce."""
+    learn_draws: bool = True
+    """Of a generator with `oxidation_states`: learn, too, how often to draw which, from how groups of a step compare;
+    false: that stays as it is."""
+
+    @field_validator("num_inner_batch")
+    @classmethod
+    def _whole_groups(cls, value: int, info: ValidationInfo) -> int:
+        groups = info.data.get("groups_per_step", value)
+        if value > groups:
+            raise mistake(f"found {value}; expected at most groups_per_step, {groups}: a batch holds whole groups")
+        return value
+
+    @field_validator("group_reward_norm")
+    @classmethod
+    def _can_compare(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and info.data.get("num_group_samples") == 1:
+            raise mistake("found true; expected false where num_group_samples is 1: a group of one has no rank")
+        return value
+
+
+class RlSamplerSection(SamplerSection):
+    """How noise becomes a crystal, with noise at each step that can be reinforced."""
+
+    @field_validator("sampling_steps")
+    @classmethod
+    def _has_decisions(cls, value: int) -> int:
+        if value < 2:
+            raise mistake("found 1; expected at least 2: the last step has no noise, so nothing of it can be learned")
+        return value
+
+    @field_validator("eta")
+    @classmethod
+    def _has_noise(cls, value: float, info: ValidationInfo) -> float:
+        if value == 0 and info.data.get("sampler") != "ddpm":
+            raise mistake("found 0; expected more than 0: without noise a step has no probability to reinforce")
+        return value
+
+
+class RlTrainingSection(Section):
+    """How long and how fast a generator is steered (AdamW, linear warm-up, then a constant learning rate)."""
 
     max_steps: Count = 200
     """Steps: crystals are drawn, scored and learned from."""
@@ -102,45 +123,38 @@ class TrainRl(RunRecipe, SamplerSection):
     patience: Count | None = None
     """Stop after this many validations without improvement; null never stops early."""
 
-    @field_validator("num_group_samples")
-    @classmethod
-    def _can_compare(cls, value: int, info: ValidationInfo) -> int:
-        if value == 1 and info.data.get("group_reward_norm"):
-            raise mistake("found 1; expected at least 2 where group_reward_norm is true: a group of one has no rank")
-        return value
 
-    @field_validator("num_inner_batch")
-    @classmethod
-    def _whole_groups(cls, value: int, info: ValidationInfo) -> int:
-        groups = info.data.get("groups_per_step", value)
-        if value > groups:
-            raise mistake(f"found {value}; expected at most groups_per_step, {groups}: a batch holds whole groups")
-        return value
+class TrainRl(RunRecipe):
+    """Steer a trained generator towards a reward by reinforcement learning."""
 
-    @field_validator("sampling_steps")
-    @classmethod
-    def _has_decisions(cls, value: int) -> int:
-        if value < 2:
-            raise mistake("found 1; expected at least 2: the last step has no noise, so nothing of it can be learned")
-        return value
-
-    @field_validator("eta")
-    @classmethod
-    def _has_noise(cls, value: float, info: ValidationInfo) -> float:
-        if value == 0 and info.data.get("sampler") != "ddpm":
-            raise mistake("found 0; expected more than 0: without noise a step has no probability to reinforce")
-        return value
+    command: ClassVar[str] = "train-rl"
+    name: RunName = "rl"
+    """The name of the run and of its folder."""
+    model: LdmName
+    """The generator to start from: a run folder, a checkpoint folder or a name."""
+    reward: Reward
+    """What a crystal is worth."""
+    conditions: list[dict[str, Wish] | None] = []
+    """Sets of conditions such as `{band_gap: 3.0}`, as in `sample`; each group draws one of them, null asking for
+    nothing. Empty: nothing is asked for. Of a generator with `oxidation_states`, a group that asks for nothing draws
+    those of a training crystal; `{oxidation_states: null}` leaves them open."""
+    rl: RlSection = RlSection()
+    """What one step does."""
+    sampling: RlSamplerSection = RlSamplerSection()
+    """How crystals are drawn."""
+    training: RlTrainingSection = RlTrainingSection()
+    """How long and how fast."""
 
     def warnings(self) -> list[str]:
         """What is allowed but probably not meant, a line each."""
-        lines = []
-        if self.log_prob == "sum" and self.clip_ratio <= 0.01:
-            lines.append(f"clip_ratio {self.clip_ratio:g} stops almost every update with log_prob sum; about 0.2 fits")
-        if self.log_prob == "mean" and self.clip_ratio > 0.01:
-            lines.append(f"clip_ratio {self.clip_ratio:g} never clips with log_prob mean; about 1e-3 fits")
-        if self.entropy_weight:
-            lines.append("entropy_weight has no effect: the noise of a step is fixed, so its entropy has no gradient")
+        rl, lines = self.rl, []
+        if rl.log_prob == "sum" and rl.clip_ratio <= 0.01:
+            lines.append(f"rl.clip_ratio {rl.clip_ratio:g} stops almost every update with log_prob sum; about 0.2 fits")
+        if rl.log_prob == "mean" and rl.clip_ratio > 0.01:
+            lines.append(f"rl.clip_ratio {rl.clip_ratio:g} never clips with log_prob mean; about 1e-3 fits")
+        if rl.entropy_weight:
+            lines.append("rl.entropy_weight has no effect: the noise of a step is fixed, and its entropy with it")
         if self.reward.relax is not None:
-            count = self.groups_per_step * self.num_group_samples
+            count = rl.groups_per_step * rl.num_group_samples
             lines.append(f"reward.relax: {count} crystals are relaxed in every step; on a CPU that can take an hour")
         return lines

@@ -64,7 +64,7 @@ RewardFn = Callable[[Crystals], Scores]
 
 @dataclass(frozen=True)
 class Settings:
-    """One RL step; names as in the recipe of `train-rl`.
+    """One RL step; names as in the section `rl:` of the recipe, whose defaults are the only ones.
 
     Attributes:
         groups_per_step: groups of all ranks together.
@@ -80,16 +80,16 @@ class Settings:
         conditions: what crystals may be asked to be; each group draws one, None being nothing. Without any: nothing.
     """
 
-    groups_per_step: int = 5
-    num_group_samples: int = 64
-    group_reward_norm: bool = True
-    normalize_fn: NormalizeFn = "std"
-    eps: float = 1e-4
-    num_inner_batch: int = 2
-    clip_ratio: float = 0.2
-    log_prob: grpo.Reduce = "sum"
-    kl_weight: float = 0.0
-    trajectory_steps: int | None = 10
+    groups_per_step: int
+    num_group_samples: int
+    group_reward_norm: bool
+    normalize_fn: NormalizeFn
+    eps: float
+    num_inner_batch: int
+    clip_ratio: float
+    log_prob: grpo.Reduce
+    kl_weight: float
+    trajectory_steps: int | None
     conditions: Sequence[Wanted | None] = ()
 
 
