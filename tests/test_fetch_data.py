@@ -27,7 +27,7 @@ from chemeleon_cli.commands import fetch_data
 from chemeleon_cli.core.cif import cif_text, parse_cif
 from chemeleon_cli.errors import UserError
 from chemeleon_cli.recipe.models import FetchData
-from chemeleon_cli.sources import crystals, examine, picture
+from chemeleon_cli.sources import data_folder, examine, picture
 from chemeleon_cli.sources.records import Record
 
 CATIONS, ANIONS = ("Li", "Na", "K", "Rb", "Mg", "Ca", "Sr", "Ba"), ("F", "Cl", "Br", "I", "O", "S")
@@ -250,7 +250,7 @@ def test_a_random_split_has_its_shares_and_is_seeded(table: Path) -> None:
     seed=st.integers(0, 5),
 )
 def test_groups_stay_together_and_no_split_stays_empty(groups: list[str], val: float, test: float, seed: int) -> None:
-    splits = crystals.assign(groups, (1 - val - test, val, test), seed)
+    splits = data_folder.assign(groups, (1 - val - test, val, test), seed)
     assert len(set(zip(groups, splits, strict=True))) == len(set(groups))
     assert "train" in splits
     wanted = {"train"} | {s for s, f in (("val", val), ("test", test)) if f > 0}
@@ -453,7 +453,7 @@ def test_a_failure_in_the_middle_leaves_nothing(table: Path, monkeypatch: pytest
     def fails(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(crystals, "write_tables", fails)
+    monkeypatch.setattr(data_folder, "write_tables", fails)
     for name, overwrite in (("kept", True), ("new", False)):
         with pytest.raises(UserError, match=f"{name}: cannot be written: No space left on device"):
             fetch(table, name=name, overwrite=overwrite)
@@ -462,7 +462,7 @@ def test_a_failure_in_the_middle_leaves_nothing(table: Path, monkeypatch: pytest
 
 
 def test_a_bug_keeps_its_traceback_and_leaves_nothing(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(crystals, "facts", lambda *_: 1 / 0)
+    monkeypatch.setattr(data_folder, "facts", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         fetch(table)
     assert not (table.parent / "data").exists()

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from chemeleon_cli.recipe.data import FetchData
-    from chemeleon_cli.sources.crystals import Gathered
+    from chemeleon_cli.sources.data_folder import Gathered
     from chemeleon_cli.sources.records import Record
 
 TABLES = tuple(f"{split}.csv.gz" for split in SPLITS)
@@ -48,7 +48,7 @@ def run(recipe: FetchData, console: Console, api_key: str | None = None, overwri
     Raises:
         UserError: nothing usable in the source, or the folder is there already.
     """
-    from chemeleon_cli.sources import crystals, picture
+    from chemeleon_cli.sources import data_folder, picture
     from chemeleon_cli.sources.files import write_lines
     from chemeleon_cli.sources.labels import LabelTable
     from chemeleon_cli.sources.streams import path_of
@@ -66,13 +66,13 @@ def run(recipe: FetchData, console: Console, api_key: str | None = None, overwri
         items = table.join(items) if table else items
         gathered = _gather(items, recipe, waiting, making / "rejected.csv", console)
         wanted = _wanted(recipe, gathered)
-        labels, left_out = crystals.choose_labels(gathered, wanted)
+        labels, left_out = data_folder.choose_labels(gathered, wanted)
         left_out |= {column: "holds no number" for column in recipe.fields.values() if column not in labels}
         if by == "source":
             splits = [row[3] for row in gathered.rows]
         else:
             groups = [row[1] if by == "formula" else row[0] for row in gathered.rows]
-            splits = crystals.assign(groups, recipe.split.fractions, recipe.split.seed)
+            splits = data_folder.assign(groups, recipe.split.fractions, recipe.split.seed)
         drawn = {"fractions": list(recipe.split.fractions), "seed": recipe.split.seed}
         manifest = {
             "name": folder.name,
@@ -81,12 +81,12 @@ def run(recipe: FetchData, console: Console, api_key: str | None = None, overwri
             "chemeleon": __version__,
             "max_atoms": recipe.max_atoms,
             "split": {"by": by} if by == "source" else {"by": by, **drawn},
-            **crystals.facts(gathered, labels, splits),
+            **data_folder.facts(gathered, labels, splits),
             "labels_file": table.summary() if table else None,
             "left_out_columns": left_out,
             "not_numbers": {column: why for column in wanted if (why := gathered.not_numbers(column))},
             "energy_scale": None,
-            "files": crystals.write_tables(making, gathered, labels, splits, waiting),
+            "files": data_folder.write_tables(making, gathered, labels, splits, waiting),
         }
         if recipe.entries:
             elements = sorted(gathered.elements)
@@ -141,12 +141,12 @@ def _gather(
     Raises:
         UserError: no crystal of the source can be used.
     """
-    from chemeleon_cli.sources import crystals
+    from chemeleon_cli.sources import data_folder
 
-    gathered = crystals.Gathered()
+    gathered = data_folder.Gathered()
     start = time.monotonic()
     with console.status("reading") as status:
-        for gathered in crystals.gather(items, recipe.max_atoms, waiting, rejected):
+        for gathered in data_folder.gather(items, recipe.max_atoms, waiting, rejected):
             if gathered.read % 100 == 0:
                 status.update(f"{gathered.read:,} crystals read, {gathered.rejected.total():,} rejected")
     if not gathered.rows:
