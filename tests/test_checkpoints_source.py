@@ -96,7 +96,8 @@ def test_starter_names_the_models_of_the_package(tmp_path: Path, monkeypatch: py
 
 def test_nothing_heavy_is_imported() -> None:
     code = (
-        "import sys, chemeleon_cli.sources.checkpoints, chemeleon_cli.sources.files, chemeleon_cli.commands.fetch_data\n"
+        "import sys\n"
+        "import chemeleon_cli.sources.checkpoints, chemeleon_cli.sources.files, chemeleon_cli.commands.fetch_data\n"
         "heavy = {'torch', 'pymatgen', 'ase', 'pandas', 'mp_api', 'numpy'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )

@@ -24,9 +24,10 @@ from typing import Any
 from chemeleon_cli.core.paths import SPLITS, file_sha256
 from chemeleon_cli.errors import UserError, did_you_mean
 from chemeleon_cli.sources.examine import Examined, examine
-from chemeleon_cli.sources.files import csv_lines, write_lines
+from chemeleon_cli.sources.formats.csv import csv_lines
 from chemeleon_cli.sources.parallel import ordered_map
 from chemeleon_cli.sources.records import ID_COLUMNS, Record, is_row_count
+from chemeleon_cli.sources.streams import write_lines
 
 RESERVED = ("material_id", "pretty_formula", "cif")
 
