@@ -357,7 +357,7 @@ def test_absurd_rows_cost_no_others(tmp_path: Path) -> None:
     rows += [{"id": "needle", "cif": json.dumps(needle.as_dict())}]
     folder = fetch(write_csv(tmp_path / "x.csv", rows))
     assert manifest_of(folder)["counts"]["accepted"] == 2
-    assert list(manifest_of(folder)["rejected"]) == ["cell", "volume"]
+    assert list(manifest_of(folder)["rejected"]) == ["cell", "no_cell", "volume"]
 
 
 def test_whatever_a_row_raises_is_its_reason(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,81 +1,69 @@
 """CIF text to a structure and back.
 
-A crystal without symmetry (what pymatgen and this program write) is read here, atom by atom: order, digits
-and even overlapping atoms stay as they are written, so that a generated crystal is scored as it was made.
-Everything else goes through pymatgen's parser, which applies the symmetry and mends what people write.
+The grammar is gemmi's. What the atom sites say is read in `cif_sites`, the symmetry in `cif_symmetry`, and the two are
+put together and checked in `cif_cell`: what comes out is the crystal that the file describes, or a reason why not.
+A crystal without symmetry (what pymatgen and this program write) comes back atom by atom: order, digits and even
+overlapping atoms stay as they are written, so that a generated crystal is scored as it was made.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
-from chemeleon_cli.core.limits import MAX_Z
+import numpy as np
+
+from chemeleon_cli.core.cif_sites import FULL, ISOTOPES, Block, number_of, read_formula, read_sites, text_of
+from chemeleon_cli.core.limits import MAX_Z, Unfit
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
 
+__all__ = ["FULL", "ISOTOPES", "Unfit"]
+
 MAX_BLOCK = 2_000_000
 """Characters of one crystal; more (some 30,000 atoms) is no crystal for this program and is not parsed."""
 MAX_SITES = 2_000
-"""Sites before symmetry; the general parser takes minutes for more."""
-FULL = 0.01
-"""An occupancy within this of 1 is rounding."""
+"""Atoms of a cell in which a search for symmetry still takes seconds, not minutes."""
 
 ID_TAG = "_chemeleon_id"
 
-_BLOCK = re.compile(r"\s*data_(\S*)", re.IGNORECASE)
+_BLOCK = re.compile(r"^\s*data_(\S*)", re.IGNORECASE | re.MULTILINE)
 _TAG = re.compile(r"^_chemeleon_(id|label_\S+)\s+(\S.*?)\s*$", re.MULTILINE)
-_NUMBER = re.compile(r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)(?:\(\d+\))?$")
-_SYMBOL = re.compile(r"([A-Z][a-z]?)(?:\d*\.?\d*[+-]\d*)?$")
-_CRYSTAL_TAGS = ("_cell_length", "_atom_site")
-_OPERATIONS = ("_symmetry_equiv_pos_as_xyz", "_space_group_symop_operation_xyz")
-_GROUP_NUMBERS = ("_symmetry_int_tables_number", "_space_group_it_number")
-_GROUP_NAMES = (
-    "_symmetry_space_group_name_h-m",
-    "_space_group_name_h-m_alt",
-    "_symmetry_space_group_name_hall",
-    "_space_group_name_hall",
-)
-
-
-ISOTOPES = ("D", "T")
-"""Symbols that pymatgen reads as hydrogen; a T in a file is as likely to be a tetrahedral site."""
-
-
-class Unfit(ValueError):
-    """Read, but not an ordered crystal of known elements; the message is `code: detail`."""
+_CRYSTAL_TAGS = ("_cell_length", "_cell.length", "_atom_site")
+_CIF2_VALUE = re.compile(r"\"\"\".*?\"\"\"|'''.*?'''|(?<=\s)\[[^\[\]]*\](?=\s)|(?<=\s)\{[^{}]*\}(?=\s)", re.DOTALL)
 
 
 def split_blocks(lines: Iterable[str]) -> Iterator[str]:
     """The data blocks of a CIF that hold a crystal or the start of one, cut at MAX_BLOCK.
 
-    A file without any such block comes back as one block, so that it can be named as unreadable.
+    A line `data_...` inside a text field (between lines that begin with a semicolon) starts no block. A file without
+    any crystal comes back as one block, so that it can be named as unreadable.
     """
     block: list[str] = []
-    length, found, first = 0, False, ""
+    length, in_text, holds_crystal, found = 0, False, False, False
+    kept_first = ""
     for line in lines:
-        if _BLOCK.match(line):
-            if _holds_crystal(block):
+        if line.startswith(";"):
+            in_text = not in_text
+        elif not in_text and _BLOCK.match(line):
+            if holds_crystal:
                 found = True
                 yield "".join(block)
-            block, length = [], 0
+            block, length, holds_crystal = [], 0, False
+        elif not in_text and block and line.lstrip().lower().startswith(_CRYSTAL_TAGS):
+            holds_crystal = True
         if length <= MAX_BLOCK:
             block.append(line)
             length += len(line)
-        first = first or line
-    if _holds_crystal(block):
+        kept_first = kept_first or line
+    if holds_crystal:
         yield "".join(block)
     elif not found:
-        yield "".join(block) or first
-
-
-def _holds_crystal(block: list[str]) -> bool:
-    has_name = any(_BLOCK.match(line) for line in block)
-    return has_name and any(line.lstrip().lower().startswith(_CRYSTAL_TAGS) for line in block)
+        yield "".join(block) or kept_first
 
 
 def block_tags(block: str) -> tuple[str, dict[str, str]]:
@@ -92,6 +80,9 @@ def block_tags(block: str) -> tuple[str, dict[str, str]]:
 
 def cif_text(structure: Structure, identifier: str, labels: Mapping[str, float] | None = None) -> str:
     """One data block without symmetry; `parse_cif` gives back cell and coordinates to 1e-8.
+
+    Lengths and angles describe a right-handed cell. Of a left-handed one all axes are turned round, and the
+    coordinates with them: that moves no atom, where leaving the coordinates alone would mirror the crystal.
 
     Args:
         structure: an ordered structure.
@@ -129,28 +120,91 @@ def cif_text(structure: Structure, identifier: str, labels: Mapping[str, float] 
         " _atom_site_occupancy",
     ]
     symbols = [site.specie.symbol for site in structure]
-    for i, (symbol, (x, y, z)) in enumerate(zip(symbols, structure.frac_coords.tolist(), strict=True)):
+    right_handed = np.linalg.det(structure.lattice.matrix) > 0
+    coordinates = structure.frac_coords if right_handed else -structure.frac_coords
+    for i, (symbol, (x, y, z)) in enumerate(zip(symbols, coordinates.tolist(), strict=True)):
         lines.append(f"  {symbol}  {symbol}{i}  {x:.8f}  {y:.8f}  {z:.8f}  1")
     return "\n".join(lines) + "\n"
 
 
 def parse_cif(text: str) -> Structure:
-    """One CIF (its first crystal, if there are several) to a structure.
+    """A CIF with one crystal to a structure in the cell of the file.
 
     Raises:
-        Unfit: a site is partly empty, or an isotope.
-        Exception: whatever the general parser stumbles over.
+        Unfit: the crystal is disordered, holds what is no element, or contradicts its own file.
+        ValueError: the text is no CIF, or a number in it is none.
     """
-    from pymatgen.io.cif import CifBlock
+    from pymatgen.core import Lattice, Structure
+
+    from chemeleon_cli.core.cif_cell import fill_cell
+    from chemeleon_cli.core.cif_symmetry import read_symmetry
 
     if len(text) > MAX_BLOCK:
         raise ValueError(f"more than {MAX_BLOCK:,} characters")
-    block = next(split_blocks(text.splitlines(keepends=True)))
-    start = _BLOCK.search(block)
+    block = _crystal_block(text)
+    parameters = [number_of(text_of(block, f"_cell_length_{k}")) for k in "abc"]
+    parameters += [number_of(text_of(block, f"_cell_angle_{k}")) for k in ("alpha", "beta", "gamma")]
+    if any(value is None for value in parameters):
+        raise ValueError("a length or an angle of the cell is missing or is no number")
+    lattice = Lattice.from_parameters(*parameters)  # type: ignore[arg-type]
+    if not math.isfinite(lattice.volume) or lattice.volume <= 0:
+        raise Unfit(f"no_cell: there is no cell with {', '.join(f'{value:g}' for value in parameters)}")
+    formula = read_formula(block)
+    sites = read_sites(block, formula)
+    if not sites:
+        raise Unfit("no_structure: no atoms")
+    symmetry = read_symmetry(block, lattice.metric_tensor)
+    content = fill_cell(sites, symmetry, formula, lattice.matrix)
+    return Structure(lattice, list(content.elements), content.positions)
+
+
+def _crystal_block(text: str) -> Block:
+    """The values of the one data block that holds atom sites."""
+    import gemmi
+
+    text = text.lstrip("\ufeff")
+    start = _BLOCK.search(text)
     if start is None:
         raise ValueError("no data_ block")
-    data = {k.lower(): v for k, v in CifBlock.from_str(block[start.start() :].lstrip()).data.items()}
-    return _without_symmetry(data) or _with_symmetry(block, data)
+    text = text[start.start() :]
+    try:
+        document = gemmi.cif.read_string(text, 0)
+    except ValueError:
+        simpler = _CIF2_VALUE.sub("?", text)  # lists and triple quotes, which nothing that is read here needs
+        if simpler == text:
+            raise
+        document = gemmi.cif.read_string(simpler, 0)
+    blocks = [_values(block) for block in document]
+    crystals = [block for block in blocks if any(tag.startswith("_atom_site_") for tag in block)]
+    if len(crystals) > 1:
+        raise ValueError(f"{len(crystals)} data blocks with atoms where one crystal is expected")
+    return crystals[0] if crystals else blocks[0]
+
+
+def _values(block: Any) -> Block:
+    """All values by tag, quotes taken off."""
+    values: dict[str, Sequence[str]] = {}
+    for item in block:
+        if item.pair is not None:
+            tag, value = item.pair
+            values.setdefault(_tag(tag), [_unquoted(value)])
+        elif item.loop is not None:
+            tags, cells = item.loop.tags, item.loop.values
+            for k, tag in enumerate(tags):
+                values.setdefault(_tag(tag), [_unquoted(value) for value in cells[k :: len(tags)]])
+    return values
+
+
+def _tag(tag: str) -> str:
+    return tag.lower().replace(".", "_")
+
+
+def _unquoted(value: str) -> str:
+    if value[:1] in "'\";":
+        import gemmi
+
+        return gemmi.cif.as_string(value)
+    return value
 
 
 def plain(structure: Structure) -> Structure:
@@ -159,7 +213,6 @@ def plain(structure: Structure) -> Structure:
     Raises:
         Unfit: it is empty, not finite, disordered, or holds what is no element of 1..MAX_Z.
     """
-    import numpy as np
     from pymatgen.core import Structure
 
     if not len(structure):
@@ -177,60 +230,3 @@ def plain(structure: Structure) -> Structure:
             raise Unfit(f"element: {symbol}")
         numbers.append(z)
     return Structure(structure.lattice, numbers, structure.frac_coords)
-
-
-def _without_symmetry(data: Mapping[str, Any]) -> Structure | None:
-    """The structure, atom by atom, or None where the general parser has to look."""
-    from pymatgen.core import Lattice, Structure
-    from pymatgen.core.periodic_table import Element
-
-    if not _is_plain(data):
-        return None
-    try:
-        cell = [_number(data[f"_cell_length_{k}"]) for k in "abc"]
-        cell += [_number(data[f"_cell_angle_{k}"]) for k in ("alpha", "beta", "gamma")]
-        symbols = [_SYMBOL.match(s) for s in data["_atom_site_type_symbol"]]
-        coordinates = [[_number(v) for v in data[f"_atom_site_fract_{k}"]] for k in "xyz"]
-        occupancies = [_number(v) for v in data.get("_atom_site_occupancy", ())]
-    except (KeyError, ValueError):
-        return None
-    elements = [m.group(1) if m else "" for m in symbols]
-    if not elements or any(e in ISOTOPES or not Element.is_valid_symbol(e) for e in elements):
-        return None
-    for element, occupancy in zip(elements, occupancies, strict=False):
-        if abs(occupancy - 1) > FULL:
-            raise Unfit(f"disorder: {element} with occupancy {occupancy:g}")
-    return Structure(Lattice.from_parameters(*cell), elements, list(zip(*coordinates, strict=True)))
-
-
-def _is_plain(data: Mapping[str, Any]) -> bool:
-    """Whether nothing but the identity is to be applied, and nothing magnetic or implicit is in the way."""
-    if any("_moment" in key or "_magn" in key or key == "_atom_site_attached_hydrogens" for key in data):
-        return False
-    for key in _OPERATIONS:
-        if key in data:
-            operations = [data[key]] if isinstance(data[key], str) else data[key]
-            return [o.replace(" ", "").lower().replace("+x", "x") for o in operations] == ["x,y,z"]
-    numbers = {str(data[k]).strip() for k in _GROUP_NUMBERS if k in data}
-    names = {str(data[k]).replace(" ", "").upper() for k in _GROUP_NAMES if k in data}
-    return numbers <= {"1"} and names <= {"P1"}
-
-
-def _number(text: str) -> float:
-    match = _NUMBER.match(text.strip())
-    if match is None:
-        raise ValueError(f"'{text}' is not a number")
-    return float(match.group(1))
-
-
-def _with_symmetry(block: str, data: Mapping[str, Any]) -> Structure:
-    from pymatgen.io.cif import CifParser
-
-    sites = data.get("_atom_site_fract_x", ())
-    if len(sites) > MAX_SITES:
-        raise ValueError(f"{len(sites)} sites with symmetry")
-    for symbol in data.get("_atom_site_type_symbol", data.get("_atom_site_label", ())):
-        if re.sub(r"[^A-Za-z].*", "", symbol) in ISOTOPES:
-            raise Unfit(f"element: {symbol}")
-    parser = CifParser.from_str(block, occupancy_tolerance=1 + FULL, site_tolerance=1e-3, check_cif=False)
-    return parser.parse_structures(primitive=False, on_error="raise")[0]

@@ -8,3 +8,10 @@ MIN_VOLUME, MAX_VOLUME = 4.0, 100.0
 """Å^3 per atom. Diamond has 5.7, solid xenon about 60."""
 MIN_ANGLE, MAX_ANGLE = 10.0, 170.0
 """Degrees. Any lattice has a cell with angles of 60 to 120."""
+
+
+class Unfit(ValueError):
+    """What was read is no ordered crystal of known elements, or contradicts its own file.
+
+    The message is `code: detail`.
+    """

@@ -34,7 +34,10 @@ REASONS = {
     "unreadable": "the text does not parse",
     "no_cell": "not periodic in three directions, or a cell that is not finite",
     "disorder": "a site that is shared or partly empty",
-    "element": f"an isotope, a dummy atom, or an element heavier than Z = {MAX_Z}",
+    "element": f"a symbol that is no element, an isotope, or an element heavier than Z = {MAX_Z}",
+    "incomplete": "atoms without a position: hydrogen that is only mentioned, coordinates left open",
+    "symmetry": "a space group that is unknown, ambiguous, or contradicts the operations or the cell",
+    "formula": "the atoms of the cell are not those of the formula that the file gives",
     "coordinates": f"an atom more than {FARTHEST:,.0f} cells away from the origin",
 }
 """What the part of a reason before its colon means."""
