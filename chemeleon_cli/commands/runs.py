@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
     from rich.console import Console
 
-    from chemeleon_cli.core.dataset import Table
-    from chemeleon_cli.core.trainer import Logger, Run
+    from chemeleon_cli.core.data.dataset import Table
+    from chemeleon_cli.core.training.trainer import Logger, Run
     from chemeleon_cli.recipe.base import RunOptions, RunRecipe
 
 
@@ -141,7 +141,7 @@ def load_data(
     Raises:
         UserError: one of them is missing or holds nothing.
     """
-    from chemeleon_cli.core.dataset import load_split, of_thirds
+    from chemeleon_cli.core.data.dataset import load_split, of_thirds
 
     tables = []
     for split in ("train", "val"):
@@ -213,7 +213,7 @@ def say(step: int, run: Run, metrics: Mapping[str, float], improved: bool, conso
 
 def finish(folder: Path, results: Mapping[str, Any], console: Console) -> None:
     """Write the final figures beside the run and say where everything is."""
-    from chemeleon_cli.core.checkpoint import json_text
+    from chemeleon_cli.core.training.checkpoint import json_text
 
     (folder / "results.json").write_text(json_text(results))
     console.print(f"checkpoints, metrics.csv and results.json are in {folder}", highlight=False)

@@ -15,12 +15,12 @@ from chemeleon_cli.sources.checkpoints import find_model
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from chemeleon_cli.core.candidates import Candidates
-    from chemeleon_cli.core.crystals import Crystals
-    from chemeleon_cli.core.latent_diffusion import LatentDiffusion, Sampling
+    from chemeleon_cli.core.data.crystals import Crystals
+    from chemeleon_cli.core.models.generator import LatentDiffusion, Sampling
     from chemeleon_cli.core.rewards import ReinforceReward, Scores
-    from chemeleon_cli.core.tools import Tools
-    from chemeleon_cli.core.trainer import Run
+    from chemeleon_cli.core.scoring.candidates import Candidates
+    from chemeleon_cli.core.scoring.context import Tools
+    from chemeleon_cli.core.training.trainer import Run
     from chemeleon_cli.recipe.base import RunOptions
     from chemeleon_cli.recipe.models import TrainRl
 
@@ -51,12 +51,13 @@ TRAINING = (
 
 def run(recipe: TrainRl, options: RunOptions, console: Console) -> None:
     """Fine-tune a generator; the result is a checkpoint like any other generator's."""
-    from chemeleon_cli.core import checkpoint, rl
-    from chemeleon_cli.core.latent_diffusion import LatentDiffusion, Sampling
-    from chemeleon_cli.core.layers import set_precision
-    from chemeleon_cli.core.novelty import Memory
-    from chemeleon_cli.core.tools import build_tools
-    from chemeleon_cli.core.trainer import Run, Settings
+    from chemeleon_cli.core.models.generator import LatentDiffusion, Sampling
+    from chemeleon_cli.core.models.layers import set_precision
+    from chemeleon_cli.core.rl import step
+    from chemeleon_cli.core.scoring.context import build_tools
+    from chemeleon_cli.core.scoring.novelty import Memory
+    from chemeleon_cli.core.training import checkpoint
+    from chemeleon_cli.core.training.trainer import Run, Settings
 
     fabric = runs.launch(recipe, console)
     source = find_model(recipe.model, "ldm")
@@ -79,7 +80,7 @@ def run(recipe: TrainRl, options: RunOptions, console: Console) -> None:
     model.chain(sampling)  # more steps than the model has: said before there is a run folder
     for wanted in recipe.conditions:
         model.check(wanted or {})
-    settings = rl.Settings(
+    settings = step.Settings(
         **recipe.model_dump(include=set(SETTINGS)), normalize_fn=recipe.reward.normalize_fn, eps=recipe.reward.eps
     )
     meta = runs.describe(recipe, model_meta["data"], [checkpoint.parent(source, model_meta)])
@@ -112,7 +113,7 @@ def run(recipe: TrainRl, options: RunOptions, console: Console) -> None:
         return scores
 
     for _ in training.steps():
-        training.log(rl.train_step(training, model, base, reward, settings, sampling))
+        training.log(step.train_step(training, model, base, reward, settings, sampling))
         if training.validation_is_due():
             metrics = on_first_rank(training, lambda: validate(model, recipe, tools, sampling))
             runs.say(training.step + 1, training, metrics, training.validated(metrics), console)
@@ -133,7 +134,7 @@ def on_first_rank(training: Run, measure: Callable[[], dict[str, float]]) -> dic
 
 def judge(crystals: Crystals, reward: ReinforceReward, tools: Tools) -> tuple[Candidates, Scores]:
     """Generated crystals, and what a reward says of them."""
-    from chemeleon_cli.core.candidates import Candidates
+    from chemeleon_cli.core.scoring.candidates import Candidates
 
     candidates = Candidates(crystals.to("cpu").to_structures(), tools)
     return candidates, reward(candidates)
@@ -141,12 +142,12 @@ def judge(crystals: Crystals, reward: ReinforceReward, tools: Tools) -> tuple[Ca
 
 def validate(model: LatentDiffusion, recipe: TrainRl, tools: Tools, sampling: Sampling) -> dict[str, float]:
     """The raw reward of crystals drawn from the same noise every time, and how good they are otherwise."""
-    from chemeleon_cli.core import rl
+    from chemeleon_cli.core.rl import step
 
     drawn = draw(model, recipe, sampling)
     candidates, scores = judge(drawn, recipe.reward, tools)
     metrics = {
-        "val/reward": rl.raw_reward(scores, [c.weight for c in recipe.reward.components]),
+        "val/reward": step.raw_reward(scores, [c.weight for c in recipe.reward.components]),
         **{f"val/reward/{name}": values.nanmean().item() for name, values in scores.raw.items()},
         "val/scored": scores.total.isfinite().float().mean().item(),
         "val/valid": candidates.valid.float().mean().item(),
@@ -165,7 +166,7 @@ def validate(model: LatentDiffusion, recipe: TrainRl, tools: Tools, sampling: Sa
 
 def stability(candidates: Candidates) -> dict[str, float]:
     """Where novelty is known: the share of crystals that are metastable, unique and novel as Chemeleon2 counts them."""
-    from chemeleon_cli.core.protocols import PROTOCOLS, rates
+    from chemeleon_cli.core.scoring.protocols import PROTOCOLS, rates
 
     known = candidates.tools.known
     if not known:
@@ -180,9 +181,9 @@ def draw(model: LatentDiffusion, recipe: TrainRl, sampling: Sampling) -> Crystal
     """The crystals of a validation, from the recipe's seed: an equal share for each of its condition sets."""
     import torch
 
-    from chemeleon_cli.core.crystals import Crystals
-    from chemeleon_cli.core.latent_diffusion import sample_many
-    from chemeleon_cli.core.tools import BATCH
+    from chemeleon_cli.core.data.crystals import Crystals
+    from chemeleon_cli.core.models.generator import sample_many
+    from chemeleon_cli.core.scoring.context import BATCH
 
     generator = torch.Generator().manual_seed(recipe.seed)
     asked = [conditions or {} for conditions in recipe.conditions] or [{}]

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from chemeleon_cli.core import cif
-from chemeleon_cli.core.limits import MAX_Z
+from chemeleon_cli.core.data import cif
+from chemeleon_cli.core.data.limits import MAX_Z
 from chemeleon_cli.core.paths import SPLITS
 from chemeleon_cli.errors import UserError
 from chemeleon_cli.sources.folders import sources_of

@@ -1,7 +1,7 @@
 """File formats, one module for each: what its files are called, how they are cut into crystals, parsed and written.
 
 For another format, write a module like these that ends in a `Format`, and add it to FORMATS: `fetch-data`, `score` and
-`sample` then know it. May import `core.cif`, and `records` and `streams` beside this folder.
+`sample` then know it. May import `core.data.cif`, and `records` and `streams` beside this folder.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from chemeleon_cli.core import cif
+from chemeleon_cli.core.data import cif
 from chemeleon_cli.sources.formats.base import Crystals, Format
 from chemeleon_cli.sources.records import Record
 from chemeleon_cli.sources.streams import Source, lines_of

@@ -8,7 +8,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, BinaryIO
 
-from chemeleon_cli.core import cif
+from chemeleon_cli.core.data import cif
 from chemeleon_cli.errors import UserError
 from chemeleon_cli.sources.formats.base import Crystals, Format, IsId
 from chemeleon_cli.sources.formats.tables import columns_of, crystal_column, of_cell

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from chemeleon_cli.core import cif
+from chemeleon_cli.core.data import cif
 from chemeleon_cli.errors import UserError
 from chemeleon_cli.sources.formats.base import Crystals, Format, named, no_ids
 from chemeleon_cli.sources.records import ID_COLUMNS, Record, name_of, number

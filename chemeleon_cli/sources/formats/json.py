@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from chemeleon_cli.core.cif import Unfit
+from chemeleon_cli.core.data.cif import Unfit
 from chemeleon_cli.errors import UserError
 from chemeleon_cli.sources.formats.base import Crystals, Format, IsId, NoCrystals, NoLabels, no_ids, refuse_isotopes
 from chemeleon_cli.sources.formats.tables import of_cell

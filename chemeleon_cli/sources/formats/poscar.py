@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
-from chemeleon_cli.core import cif
+from chemeleon_cli.core.data import cif
 from chemeleon_cli.sources.formats.base import Format, named, refuse_isotopes
 from chemeleon_cli.sources.records import Record
 from chemeleon_cli.sources.streams import Source, lines_of
