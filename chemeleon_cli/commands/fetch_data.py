@@ -51,6 +51,7 @@ def run(recipe: FetchData, console: Console, api_key: str | None = None, overwri
     """
     from chemeleon_cli.sources import data_folder, picture
     from chemeleon_cli.sources.folders import path_of
+    from chemeleon_cli.sources.labels import without_units
     from chemeleon_cli.sources.streams import write_lines
 
     source = path_of(recipe.source)
@@ -64,9 +65,10 @@ def run(recipe: FetchData, console: Console, api_key: str | None = None, overwri
         making.mkdir()
         items = _items(recipe, source, by, skipped, download, api_key, say)
         items = table.join(items) if table else items
+        items = without_units(items, recipe.units) if recipe.units else items
         gathered = _gather(items, recipe, waiting, making / "rejected.csv", console)
         wanted = _wanted(recipe, gathered)
-        labels, left_out = data_folder.choose_labels(gathered, wanted)
+        labels, left_out = data_folder.choose_labels(gathered, wanted, recipe.units)
         left_out |= {column: "holds no number" for column in recipe.fields.values() if column not in labels}
         if by == "source":
             splits = [row[3] for row in gathered.rows]
@@ -194,6 +196,7 @@ def _origin(recipe: FetchData, path: Path, unread: dict[str, str]) -> dict[str, 
         "source": recipe.source,
         "query": recipe.query,
         "columns": {**recipe.fields, **recipe.labels},
+        "units": recipe.units,
         "licence": None,
         "credit": None,
         "source_files": {},
@@ -330,7 +333,9 @@ def _show(manifest: dict[str, Any], folder: Path, console: Console) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    say = functools.partial(console.print, highlight=False, markup=False)
+    from chemeleon_cli.sources import data_folder
+
+    say = functools.partial(console.print, highlight=False, markup=False, soft_wrap=True)
     counts = manifest["counts"]
     table = Table(title=Text(str(folder)), title_justify="left")
     for name in ("", "crystals", "mean", "std", "min", "max"):
@@ -349,13 +354,21 @@ def _show(manifest: dict[str, Any], folder: Path, console: Console) -> None:
     say(f"{how}{'; there is no ' if empty else ''}{' and no '.join(empty)}")
     if files := manifest["left_out_files"]:
         kinds = ", ".join(f"{count:,} {suffix}" for suffix, count in files.items())
-        say(f"{sum(files.values()):,} files of the source are of no known format or beside its tables: {kinds}")
+        say(f"files of the source that are not read, by suffix: {kinds}")
     for name, why in manifest["unread_tables"].items():
         say(f"{name}: {why}; not read")
+    texts = {c: why for c, why in manifest["left_out_columns"].items() if why.startswith(data_folder.TEXT)}
+    if texts:
+        shown = ", ".join(f"{column} ({why.removeprefix(data_folder.TEXT)})" for column, why in texts.items())
+        say(f"columns of text are no labels: {shown}")
     for column, why in manifest["left_out_columns"].items():
-        say(f"column '{column}' is no label: {why}")
+        if column not in texts:
+            say(f"column '{column}' is no label: {why}")
     for column, why in manifest["not_numbers"].items():
         say(f"column '{column}': {why}; no label there")
+    for label, known in manifest["labels"].items():
+        if data_folder.constant(known):
+            say(f"label '{label}' is {known['mean']:.4g} wherever it is known: there is nothing to learn from it")
     if joined := manifest["labels_file"]:
         say(
             f"{joined['name']}: {joined['rows']:,} rows; {joined['crystals_without_row']:,} crystals have none, "
@@ -366,4 +379,4 @@ def _show(manifest: dict[str, Any], folder: Path, console: Console) -> None:
     if renamed := manifest["renamed_ids"]:
         say(f"{renamed:,} ids stood for several crystals and got a number")
     others = ["manifest.json", "picture.png", *(name for name in manifest["files"] if name not in TABLES)]
-    say(f"{folder}: tables, {', '.join(others)}", soft_wrap=True)
+    say(f"{folder}: tables, {', '.join(others)}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -14,7 +14,7 @@ from chemeleon_cli.errors import UserError
 from chemeleon_cli.sources.folders import is_collection, is_zip, path_of, sources_of
 from chemeleon_cli.sources.formats import FORMATS, stem_of
 from chemeleon_cli.sources.formats.base import IsId, NoCrystals, NoLabels
-from chemeleon_cli.sources.records import LABEL_ID_COLUMNS, Record, is_empty, is_row_count, name_of
+from chemeleon_cli.sources.records import LABEL_ID_COLUMNS, Record, is_empty, is_row_count, name_of, number
 from chemeleon_cli.sources.streams import Source, readable
 
 _NEITHER = ("atom_init.json",)
@@ -129,8 +129,8 @@ def _forms(name: str) -> tuple[str, str, str, str]:
     exact = unicodedata.normalize("NFC", name).strip()
     bare = stem_of(exact.replace("\\", "/"))
     base = bare.rpartition("/")[2]
-    number = re.fullmatch(r"0*([0-9]+)(?:\.0+)?", base)
-    return exact, bare, base, number[1] if number else ""
+    whole = re.fullmatch(r"0*([0-9]+)(?:\.0+)?", base)
+    return exact, bare, base, whole[1] if whole else ""
 
 
 def _identity(source: Source, rows: list[dict[str, Any]], id_column: str | None, is_id: IsId | None) -> str:
@@ -139,19 +139,19 @@ def _identity(source: Source, rows: list[dict[str, Any]], id_column: str | None,
     if id_column in columns:
         return str(id_column)
     usual = [c for name in LABEL_ID_COLUMNS for c in columns if c.lower() == name]
-    for some in (usual, columns):
-        fitting = [column for column in some if is_id and any(is_id(row.get(column)) for row in rows)]
-        if len(fitting) > 1 and some is columns:
-            raise UserError(
-                f"{source.name}: columns {' and '.join(map(repr, fitting))} both name crystals",
-                f"say which one: --set id_column='{fitting[0]}'",
-            )
-        if fitting:
-            return fitting[0]
-    if not usual:
+    with_ids = [c for c in usual if is_id and any(is_id(row.get(c)) for row in rows)]
+    # of another column, numbers prove nothing: a gap of 1 is no crystal in 1.cif
+    texts = [c for c in columns if is_id and any(is_id(row.get(c)) and number(row[c]) is None for row in rows)]
+    if not with_ids and len(texts) > 1:
+        raise UserError(
+            f"{source.name}: columns {' and '.join(map(repr, texts))} both name crystals",
+            f"say which one: --set id_column='{texts[0]}'",
+        )
+    found = [*with_ids, *texts, *usual]
+    if not found:
         what = f"{source.name}: no column with ids; found {', '.join(map(repr, columns[:12]))}"
         raise NoLabels(what, f"call it {LABEL_ID_COLUMNS[0]}, or name it as id_column")
-    return usual[0]
+    return found[0]
 
 
 @dataclass(frozen=True)
@@ -167,6 +167,22 @@ class Beside:
     table: LabelTable | None = None
     skipped: frozenset[str] = frozenset()
     unread: dict[str, str] = field(default_factory=dict)
+
+
+def without_units(items: Iterable[tuple[str, Record]], units: Mapping[str, str]) -> Iterator[tuple[str, Record]]:
+    """Every (split, record), the unit of a column taken off the numbers that it is written behind.
+
+    Args:
+        items: of every crystal.
+        units: column: its unit.
+    """
+    for split, record in items:
+        fields = dict(record.fields)
+        for column, cell in record.fields.items():
+            unit = units.get(column.strip())
+            if unit and isinstance(cell, str) and number(text := cell.strip().removesuffix(unit)) is not None:
+                fields[column] = text
+        yield split, dataclasses.replace(record, fields=fields)
 
 
 def labels_in(file: str, source: Path, id_column: str | None) -> LabelTable:
