@@ -82,7 +82,7 @@ def _names_in(folder: Path) -> list[str]:
 
 
 def _members(archive: zipfile.ZipFile) -> list[tuple[str, zipfile.ZipInfo]]:
-    """The files of an archive by the names that they would have in the folder that was packed.
+    """The files of an archive by the names that they would have in the folder that was packed, in the order there.
 
     Some programs of Windows write backslashes between folders. Where everything is in one folder, the archive stands
     for this folder.
@@ -92,7 +92,7 @@ def _members(archive: zipfile.ZipFile) -> list[tuple[str, zipfile.ZipInfo]]:
     tops = {name.partition("/")[0] if "/" in name else "" for name, _ in members}
     if len(tops) == 1 and tops != {""}:
         members = [(name.partition("/")[2], member) for name, member in members]
-    return members
+    return sorted(members, key=lambda member: PurePosixPath(member[0]))
 
 
 def _tables_in(folder: Path) -> list[str]:
