@@ -89,12 +89,11 @@ def _parse(content: str) -> Structure:
 
 def _check_columns(content: str) -> None:
     """Raise where `Properties` names more columns than the atoms have; the reader would make room for all of them."""
-    _, comment, *atoms = content.splitlines()
+    _, comment, atom, *_ = [*content.split("\n", 3), ""]
     properties = str(_info(comment).get("Properties", ""))
     columns = sum(int(count) for count in properties.split(":")[2::3])
-    there = len(atoms[0].split()) if atoms else 0
-    if atoms and columns > there:
-        raise ValueError(f"Properties names {columns:,} columns, the first atom has {there}")
+    if atom and columns > len(atom.split()):
+        raise ValueError(f"Properties names {columns:,} columns, the first atom has {len(atom.split())}")
 
 
 def _lines(crystals: Crystals) -> Iterator[str]:
