@@ -191,7 +191,7 @@ def test_a_column_of_numbers_is_not_taken_for_the_ids(tmp_path: Path) -> None:
         (["4", "004"], "id,gap\n04,1\n", "row '04' could be of crystal '004' and of '4'"),
         (["a", "b"], "id,gap\nx/a,1\ny/a,2\n", "rows 'x/a' and 'y/a' could both be of crystal 'a'"),
         (["a", "b"], "id,gap\na,1\na,2\n", "id 'a' has two rows that differ"),
-        (["a", "b"], "key,name2,gap\na,b,1\n", "columns 'key' and 'name2' both name crystals"),
+        (["a", "b"], "key,name2,gap\na,b,1\n", "columns 'key', 'name2' all name crystals"),
     ],
 )
 def test_what_could_belong_to_several_is_an_error(tmp_path: Path, names: list[str], table: str, message: str) -> None:

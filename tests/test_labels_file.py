@@ -88,7 +88,7 @@ def test_a_parquet_table_and_a_csv_source_with_other_labels(tmp_path: Path) -> N
         ("id,gap\nA.cif,1\n", {}, "none of its 1 ids is one of the 4 crystals", "there are like 'A.cif'"),
         ("id,gap\na,1,2\n", {}, "row 1 has 3 cells, its header 2", "mend"),
         ("key,gap\nA,1\n", {}, "no column with ids; found 'key', 'gap'", "id_column"),
-        ("key,other,gap\na,b,1\n", {}, "columns 'key' and 'other' both name crystals", "--set id_column='key'"),
+        ("key,other,gap\na,b,1\n", {}, "columns 'key', 'other' all name crystals", "--set id_column='key'"),
         ("id,gap\na,1\n", {"labels": {"gpa": "gap"}}, "no column 'gpa'", "did you mean 'gap'"),
         ("", {}, "none of its 0 ids", "nothing"),
         ('id,gap\nb,2\na,"1\n', {}, "labels.csv:3: not a readable CSV row", "quote"),

@@ -13,7 +13,7 @@ from typing import Any
 from chemeleon_cli.errors import UserError
 from chemeleon_cli.sources.folders import is_collection, is_zip, path_of, sources_of
 from chemeleon_cli.sources.formats import FORMATS, stem_of
-from chemeleon_cli.sources.formats.base import IsId, NoCrystals, NoLabels
+from chemeleon_cli.sources.formats.base import IsId, NoCrystals, NoLabels, shown
 from chemeleon_cli.sources.records import LABEL_ID_COLUMNS, Record, is_empty, is_row_count, name_of, number
 from chemeleon_cli.sources.streams import Source, readable
 
@@ -144,12 +144,12 @@ def _identity(source: Source, rows: list[dict[str, Any]], id_column: str | None,
     texts = [c for c in columns if is_id and any(is_id(row.get(c)) and number(row[c]) is None for row in rows)]
     if not with_ids and len(texts) > 1:
         raise UserError(
-            f"{source.name}: columns {' and '.join(map(repr, texts))} both name crystals",
+            f"{source.name}: columns {shown(texts)} all name crystals",
             f"say which one: --set id_column='{texts[0]}'",
         )
     found = [*with_ids, *texts, *usual]
     if not found:
-        what = f"{source.name}: no column with ids; found {', '.join(map(repr, columns[:12]))}"
+        what = f"{source.name}: no column with ids; found {shown(columns)}"
         raise NoLabels(what, f"call it {LABEL_ID_COLUMNS[0]}, or name it as id_column")
     return found[0]
 

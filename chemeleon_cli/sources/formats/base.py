@@ -53,9 +53,15 @@ class NoLabels(UserError):
     """A file that can be read, but has neither crystals nor labels for them in it."""
 
 
+def shown(names: list[str]) -> str:
+    """The first of some names, for a message."""
+    few = [repr(name if len(name) <= 40 else f"{name[:37]}...") for name in names[:12]]
+    return ", ".join([*few, *(["..."] if len(names) > 12 else [])]) or "nothing"
+
+
 def no_ids(source: Source, id_column: str, columns: list[str]) -> UserError:
     """The error of a file in which no crystal is named by `id_column`."""
-    hint = did_you_mean(id_column, columns, "") or f"found {', '.join(map(repr, columns[:12])) or 'none'}"
+    hint = did_you_mean(id_column, columns, "") or f"found {shown(columns)}"
     return UserError(f"{source.name}: no column '{id_column}' (id_column)", hint)
 
 

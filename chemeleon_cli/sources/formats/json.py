@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from chemeleon_cli.core.data.cif import Unfit
 from chemeleon_cli.errors import UserError
-from chemeleon_cli.sources.formats.base import Crystals, Format, IsId, NoCrystals, NoLabels, no_ids, refuse_isotopes
+from chemeleon_cli.sources.formats.base import (
+    Crystals,
+    Format,
+    IsId,
+    NoCrystals,
+    NoLabels,
+    no_ids,
+    refuse_isotopes,
+    shown,
+)
 from chemeleon_cli.sources.formats.tables import of_cell
 from chemeleon_cli.sources.records import CRYSTAL_COLUMNS, ID_COLUMNS, Record, is_empty, name_of, one_line
 from chemeleon_cli.sources.streams import Source, read_whole
@@ -149,8 +158,7 @@ def _described(content: Any) -> str:
     if isinstance(content, dict):
         if {"ids", "nextid"} <= set(content):
             return "a database of ASE (`ase convert` makes it x.extxyz)"
-        keys = ", ".join(repr(key[:40]) for key in list(content)[:6])
-        return f"an object with the keys {keys}{', ...' if len(content) > 6 else ''}" if content else "an empty object"
+        return f"an object with the keys {shown(list(content))}" if content else "an empty object"
     if isinstance(content, list):
         return f"a list of {len(content):,}, the first {type(content[0]).__name__}" if content else "an empty list"
     return f"only {str(content)[:40]!r}"
@@ -184,13 +192,20 @@ def _label_rows(content: Any, is_id: IsId) -> list[dict[str, Any]]:
 
 
 def _parse(content: dict[str, Any] | str) -> Structure:
+    fields = json.loads(content) if isinstance(content, str) else content
+    try:
+        return _from_optimade(fields) if "lattice_vectors" in fields else _from_pymatgen(fields)
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        raise ValueError(f"not a structure as pymatgen or OPTIMADE writes it: {one_line(error)}") from error
+
+
+def _from_pymatgen(fields: dict[str, Any]) -> Structure:
     from pymatgen.core import Structure
 
-    fields = json.loads(content) if isinstance(content, str) else content
-    if "lattice_vectors" in fields:
-        return _from_optimade(fields)
     for site in fields["sites"]:
         refuse_isotopes([species["element"] for species in site["species"]])
+        if not site["species"]:
+            raise Unfit("disorder: a site without atoms")
     return Structure.from_dict(fields)
 
 

@@ -89,6 +89,8 @@ def _numbers(line: str) -> list[float]:
 
 
 def _float(word: str) -> float:
+    if not _NUMBER.fullmatch(word):
+        raise ValueError(f"{_shown(word)} is no number")
     return float(word.lower().replace("d", "e"))
 
 

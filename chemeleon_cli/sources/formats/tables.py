@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from chemeleon_cli.errors import UserError
-from chemeleon_cli.sources.formats.base import NoCrystals, no_ids
+from chemeleon_cli.sources.formats.base import NoCrystals, no_ids, shown
 from chemeleon_cli.sources.records import CRYSTAL_COLUMNS, ID_COLUMNS, Record
 from chemeleon_cli.sources.streams import Source
 
@@ -29,16 +29,11 @@ def columns_of(source: Source, header: list[str], id_column: str | None) -> tupl
         raise NoCrystals(f"{source.name}: no column with crystals; found {shown(header)}", wanted)
     twice = {name for name in header if name and header.count(name) > 1}
     if twice:
-        raise UserError(f"{source.name}: column {', '.join(sorted(twice))} is there twice", "rename one")
+        raise UserError(f"{source.name}: column {shown(sorted(twice))} is there twice", "rename one")
     if id_column is not None and id_column not in header:
         raise no_ids(source, id_column, header)
     lower = {name.lower(): name for name in reversed(header)}
     return crystal, id_column or next((lower[c] for c in ID_COLUMNS if c in lower), None)
-
-
-def shown(header: list[str]) -> str:
-    """The first names of a header, for a message."""
-    return (", ".join(map(repr, header[:12])) + (", ..." if len(header) > 12 else "")) or "nothing"
 
 
 def of_cell(name: str, content: Any, fields: dict[str, Any], identity: str | None) -> Record:
