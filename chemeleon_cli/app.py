@@ -214,7 +214,7 @@ def _run(
         from chemeleon_cli.recipe.base import RunOptions
         from chemeleon_cli.recipe.load import load
         from chemeleon_cli.recipe.models import RECIPES
-        from chemeleon_cli.sources.models import find_model
+        from chemeleon_cli.sources.checkpoints import find_model
 
         common = {key: options.get(key) for key in ("seed", "device", "devices")}
         checked = load(

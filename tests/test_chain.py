@@ -130,8 +130,8 @@ def test_the_reward_of_train_rl_is_the_score_of_the_written_cif(work: Path):
     from chemeleon_cli.core.training import checkpoint
     from chemeleon_cli.recipe.load import load
     from chemeleon_cli.recipe.models import RECIPES
+    from chemeleon_cli.sources.checkpoints import find_model
     from chemeleon_cli.sources.files import write_crystals
-    from chemeleon_cli.sources.models import find_model
 
     settings = [s for s in STEER if s != "--set"]
     recipe: Any = load("bandgap", RECIPES["train-rl"], settings=settings, find_model=find_model)
@@ -163,8 +163,8 @@ def test_dng_runs_is_scored_alike_and_resumes_with_its_memory(work: Path):
     from chemeleon_cli.core.training import checkpoint
     from chemeleon_cli.recipe.load import load
     from chemeleon_cli.recipe.models import RECIPES
+    from chemeleon_cli.sources.checkpoints import find_model
     from chemeleon_cli.sources.files import write_crystals
-    from chemeleon_cli.sources.models import find_model
 
     said = call("train-rl", "starter/dng", "--set", "model=runs/ldm", "--set", "reward.hull=data/mine", code=2)
     assert "reward.hull: data/mine has no hull.csv.gz" in said

@@ -179,7 +179,7 @@ def test_a_dry_run_looks_for_the_source_and_its_labels(work: Path, ran: list) ->
     result = call("fetch-data", "--source", "mp-2O", "--set", "labels_file=gone.csv", "--dry-run")
     assert result.exit_code == 2
     labels, source = sorted(result.stderr.splitlines(), key=lambda line: "source:" in line)
-    assert "labels_file: found 'gone.csv'; expected a CSV or Parquet file" in labels
+    assert "labels_file: found 'gone.csv'; expected a CSV, Parquet or JSON file" in labels
     assert "source: found 'mp-2O'; expected a file or folder, or one of" in source
     assert source.endswith("did you mean 'mp-20'?")
 

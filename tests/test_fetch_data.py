@@ -27,7 +27,7 @@ from chemeleon_cli.commands import fetch_data
 from chemeleon_cli.core.data.cif import cif_text, parse_cif
 from chemeleon_cli.errors import UserError
 from chemeleon_cli.recipe.models import FetchData
-from chemeleon_cli.sources import crystals, examine, picture
+from chemeleon_cli.sources import data_folder, examine, picture
 from chemeleon_cli.sources.records import Record
 
 CATIONS, ANIONS = ("Li", "Na", "K", "Rb", "Mg", "Ca", "Sr", "Ba"), ("F", "Cl", "Br", "I", "O", "S")
@@ -143,7 +143,9 @@ def test_every_figure_of_the_manifest_is_true(table: Path) -> None:
     assert manifest["sizes"] == {str(n): c for n, c in sorted(Counter(map(len, structures)).items())}
     assert manifest["elements"] == dict(sorted(Counter(str(e) for s in structures for e in s.elements).items()))
     assert manifest["licence"] is None
-    assert manifest["left_out_columns"] == {"mixed": "not a number in 2 rows, the first m-0"}
+    assert manifest["left_out_columns"] == {
+        "note": "text, such as 'x'", "mixed": "no number in 2 rows, the first 'seven' of m-0"
+    }  # fmt: skip
     for name, entry in manifest["files"].items():
         assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == entry["sha256"]
     assert set(manifest["files"]) | {"manifest.json", "picture.png"} == {p.name for p in folder.iterdir()}
@@ -250,7 +252,7 @@ def test_a_random_split_has_its_shares_and_is_seeded(table: Path) -> None:
     seed=st.integers(0, 5),
 )
 def test_groups_stay_together_and_no_split_stays_empty(groups: list[str], val: float, test: float, seed: int) -> None:
-    splits = crystals.assign(groups, (1 - val - test, val, test), seed)
+    splits = data_folder.assign(groups, (1 - val - test, val, test), seed)
     assert len(set(zip(groups, splits, strict=True))) == len(set(groups))
     assert "train" in splits
     wanted = {"train"} | {s for s, f in (("val", val), ("test", test)) if f > 0}
@@ -308,7 +310,7 @@ def test_a_folder_is_known_again_by_its_files(tmp_path: Path, monkeypatch: pytes
     assert manifest["split"] == {"by": "source"}
     shown = console.export_text()
     assert "splits are the source's own; there is no test" in shown
-    assert "1 files of the source are of no known format or beside its tables: 1 .csv" in shown
+    assert "files of the source that are not read, by suffix: 1 .csv" in shown
     monkeypatch.setattr(fetch_data, "MANY_FILES", 1)
     lines = "".join(f"{digest}  {name}\n" for name, digest in digests.items())
     assert manifest_of(fetch(source, name="again"))["source_files"] == {
@@ -331,7 +333,7 @@ def test_labels_are_chosen_and_renamed(table: Path) -> None:
     assert list(rows[0]) == ["material_id", "pretty_formula", "formation_energy", "seven", "cif"]
     assert manifest_of(folder)["labels"]["seven"]["count"] == 94
     assert manifest_of(folder)["columns"] == {"e_form": "formation_energy", "mixed": "seven"}
-    assert manifest_of(folder)["not_numbers"] == {"mixed": "not a number in 2 rows, the first m-0"}
+    assert manifest_of(folder)["not_numbers"] == {"mixed": "no number in 2 rows, the first 'seven' of m-0"}
 
 
 @pytest.mark.parametrize(
@@ -384,7 +386,8 @@ def test_a_label_beyond_all_measure_is_no_number(tmp_path: Path) -> None:
     manifest = manifest_of(fetch(write_csv(tmp_path / "x.csv", rows)))
     assert list(manifest["labels"]) == ["y"]
     assert manifest["labels"]["y"]["mean"] == 1e30
-    assert manifest["left_out_columns"] == {"x": "not a number in 1 rows, the first Li"}
+    why = "no number in 1 row, the first '1.7e+308' of Li; numbers beyond 1e+30 are no labels"
+    assert manifest["left_out_columns"] == {"x": why}
 
 
 def test_a_copy_of_a_renamed_crystal_is_found(tmp_path: Path) -> None:
@@ -453,7 +456,7 @@ def test_a_failure_in_the_middle_leaves_nothing(table: Path, monkeypatch: pytest
     def fails(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(crystals, "write_tables", fails)
+    monkeypatch.setattr(data_folder, "write_tables", fails)
     for name, overwrite in (("kept", True), ("new", False)):
         with pytest.raises(UserError, match=f"{name}: cannot be written: No space left on device"):
             fetch(table, name=name, overwrite=overwrite)
@@ -462,7 +465,7 @@ def test_a_failure_in_the_middle_leaves_nothing(table: Path, monkeypatch: pytest
 
 
 def test_a_bug_keeps_its_traceback_and_leaves_nothing(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(crystals, "facts", lambda *_: 1 / 0)
+    monkeypatch.setattr(data_folder, "facts", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         fetch(table)
     assert not (table.parent / "data").exists()

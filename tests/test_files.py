@@ -17,8 +17,9 @@ from samples import rock_salt
 
 from chemeleon_cli.core.data.cif import cif_text, parse_cif
 from chemeleon_cli.errors import UserError
-from chemeleon_cli.sources import streams
+from chemeleon_cli.sources import folders, streams
 from chemeleon_cli.sources.files import Row, read_crystals, write_crystals
+from chemeleon_cli.sources.formats.csv import csv_rows
 from chemeleon_cli.sources.parallel import ordered_map
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -442,12 +443,12 @@ def test_a_gz_bomb_of_rows_is_refused(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(streams, "BOMB_SIZE", 1_000_000)
     (tmp_path / "x.csv.gz").write_bytes(gzip.compress(b"cif\n" + b"0\n" * 750_000))
     with pytest.raises(UserError, match=r"x\.csv\.gz unpacks to .* refused as a bomb"):
-        for _ in streams.csv_rows(next(streams.sources_of(tmp_path / "x.csv.gz")).open(), "x"):
+        for _ in csv_rows(next(folders.sources_of(tmp_path / "x.csv.gz")).open(), "x"):
             pass
 
 
 def test_a_quote_that_is_not_closed_ends_with_its_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streams, "MAX_LINE", 1000)
+    monkeypatch.setattr("chemeleon_cli.sources.formats.csv.MAX_LINE", 1000)
     (tmp_path / "x.csv").write_text('cif\n""\n"\n' + "x\n" * 5000)
     with pytest.raises(UserError, match=r"x\.csv:3: not a readable CSV row: field larger than"):
         read(tmp_path / "x.csv")
@@ -461,14 +462,14 @@ def test_bytes_that_are_no_text_are_named(tmp_path: Path) -> None:
 
 def test_files_that_are_not_read_are_counted(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
-    for name in ("a.cif", "Si_POSCAR", "x.cif.bz2", "notes.res", "more.zip", ".hidden"):
+    for name in ("a.cif", "Si_POSCAR", "x.cif.zst", "notes.res", "more.zip", ".hidden"):
         (tmp_path / "in" / name).write_text(cif_text(SALT, ""))
     with zipfile.ZipFile(tmp_path / "in.zip", "w") as archive:
         for path in (tmp_path / "in").iterdir():
             archive.write(path, f"in/{path.name}")
     for path in (tmp_path / "in", tmp_path / "in.zip"):
-        assert streams.left_out(path) == {"no suffix": 1, ".bz2": 1, ".res": 1, ".zip": 1}
-    assert not streams.left_out(tmp_path / "in" / "a.cif")
+        assert folders.left_out(path) == {"no suffix": 1, ".zst": 1, ".res": 1, ".zip": 1}
+    assert not folders.left_out(tmp_path / "in" / "a.cif")
 
 
 def test_a_bomb_inside_a_small_member_of_an_archive_is_stopped(tmp_path: Path) -> None:

@@ -17,8 +17,8 @@ import torch
 from chemeleon_cli.core.chemeleon2.convert import SHARES
 from chemeleon_cli.errors import UserError
 from chemeleon_cli.sources import hub
+from chemeleon_cli.sources.checkpoints import find_model
 from chemeleon_cli.sources.hub import PUBLISHED, REPOSITORY, published_pair
-from chemeleon_cli.sources.models import find_model
 
 COMMIT = "1234567890123456789012345678901234567890"
 DOWNLOAD = """
@@ -34,7 +34,7 @@ assert "torch" not in sys.modules
 """
 FIND = """
 import sys
-from chemeleon_cli.sources.models import find_model
+from chemeleon_cli.sources.checkpoints import find_model
 print(find_model(sys.argv[1], sys.argv[2]))
 assert "torch" not in sys.modules
 """

@@ -83,11 +83,12 @@ def test_a_parquet_table_and_a_csv_source_with_other_labels(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("table", "settings", "message", "hint"),
     [
-        ("id,gap\na,high\n", {"labels": {"gap": "gap"}}, "column 'gap' holds no number", "in 1 rows, the first a"),
+        ("id,gap\na,high\n", {"labels": {"gap": "gap"}}, "column 'gap' holds no number", "the first 'high' of a"),
         ("id,gap\na,1\na,2\n", {}, "id 'a' has two rows that differ", "keep one"),
-        ("id,gap\na.cif,1\n", {}, "none of its 1 ids is one of the 4 crystals", "there are like 'a.cif'"),
+        ("id,gap\nA.cif,1\n", {}, "none of its 1 ids is one of the 4 crystals", "there are like 'A.cif'"),
         ("id,gap\na,1,2\n", {}, "row 1 has 3 cells, its header 2", "mend"),
-        ("name,gap\na,1\n", {}, "no column with ids; found 'name', 'gap'", "id_column"),
+        ("key,gap\nA,1\n", {}, "no column with ids; found 'key', 'gap'", "id_column"),
+        ("key,other,gap\na,b,1\n", {}, "columns 'key', 'other' all name crystals", "--set id_column='key'"),
         ("id,gap\na,1\n", {"labels": {"gpa": "gap"}}, "no column 'gpa'", "did you mean 'gap'"),
         ("", {}, "none of its 0 ids", "nothing"),
         ('id,gap\nb,2\na,"1\n', {}, "labels.csv:3: not a readable CSV row", "quote"),

@@ -22,7 +22,7 @@ from chemeleon_cli.core.models.predictor import Predictor
 from chemeleon_cli.core.models.vae import VAE, Decoded, cell_features, cell_from_features
 from chemeleon_cli.core.paths import STARTER
 from chemeleon_cli.core.training import checkpoint
-from chemeleon_cli.sources.models import find_model
+from chemeleon_cli.sources.checkpoints import find_model
 
 SMALL = {"hidden_dim": 32, "num_heads": 4, "encoder_layers": 2, "decoder_layers": 2, "latent_dim": 4}
 SIZES = {"2": 3, "5": 1, "8": 2}

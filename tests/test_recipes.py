@@ -14,7 +14,7 @@ from chemeleon_cli.recipe import document as documents
 from chemeleon_cli.recipe.load import dump, find, load, shipped, shipped_name
 from chemeleon_cli.recipe.models import RECIPES, Sample, Score, TrainLdm, TrainPredictor, TrainRl, TrainVae
 from chemeleon_cli.recipe.schema import schema
-from chemeleon_cli.sources.models import find_model
+from chemeleon_cli.sources.checkpoints import find_model
 
 VAE = "data: {path: data/mp-20}\n"
 RL = "model: runs/ldm\nreward:\n  components:\n    - {type: predictor, predictor: runs/gap, target_name: band_gap}\n"
@@ -426,7 +426,7 @@ import sys
 from chemeleon_cli.errors import UserError
 from chemeleon_cli.recipe.load import load, shipped
 from chemeleon_cli.recipe.models import RECIPES
-from chemeleon_cli.sources.models import find_model
+from chemeleon_cli.sources.checkpoints import find_model
 for path in shipped():
     command = path.read_text().partition(":")[0].removeprefix("# ")
     model = RECIPES[command]

@@ -26,8 +26,8 @@ from chemeleon_cli.core.scoring.hull import Hull
 from chemeleon_cli.core.training import checkpoint
 from chemeleon_cli.errors import UserError
 from chemeleon_cli.recipe.models import Score
+from chemeleon_cli.sources.checkpoints import find_model
 from chemeleon_cli.sources.files import read_crystals, write_crystals
-from chemeleon_cli.sources.models import find_model
 
 SALT = rock_salt(5.6)
 CESIUM = Structure(Lattice.cubic(4.1), ["Cs", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])

@@ -27,7 +27,7 @@ from chemeleon_cli.core.training import checkpoint
 from chemeleon_cli.errors import UserError
 from chemeleon_cli.recipe.load import load
 from chemeleon_cli.recipe.models import TrainPredictor, TrainVae
-from chemeleon_cli.sources import models, published
+from chemeleon_cli.sources import checkpoints, published
 from chemeleon_cli.starter import check, demo, figures, pack
 from chemeleon_cli.starter.build import assemble
 
@@ -97,7 +97,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def elsewhere(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder with nothing in it, of a program that comes with these models."""
-    monkeypatch.setattr(models, "STARTER", made / "starter")
+    monkeypatch.setattr(checkpoints, "STARTER", made / "starter")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CHEMELEON_CACHE", str(made / "cache"))
     return tmp_path

@@ -11,7 +11,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from chemeleon_cli.recipe.data import FetchData
-    from chemeleon_cli.sources.crystals import Gathered
+    from chemeleon_cli.sources.data_folder import Gathered
+    from chemeleon_cli.sources.labels import LabelTable
     from chemeleon_cli.sources.records import Record
 
 TABLES = tuple(f"{split}.csv.gz" for split in SPLITS)
@@ -48,45 +49,46 @@ def run(recipe: FetchData, console: Console, api_key: str | None = None, overwri
     Raises:
         UserError: nothing usable in the source, or the folder is there already.
     """
-    from chemeleon_cli.sources import crystals, picture
-    from chemeleon_cli.sources.files import write_lines
-    from chemeleon_cli.sources.labels import LabelTable
-    from chemeleon_cli.sources.streams import path_of
+    from chemeleon_cli.sources import data_folder, picture
+    from chemeleon_cli.sources.folders import path_of
+    from chemeleon_cli.sources.labels import without_units
+    from chemeleon_cli.sources.streams import write_lines
 
     source = path_of(recipe.source)
     folder = _target(recipe, source, overwrite)
     by = _split_by(recipe, source)
     say = functools.partial(console.print, highlight=False, markup=False)
-    table = LabelTable(recipe.labels_file, recipe.id_column) if recipe.labels_file else None
+    table, skipped, unread = _labels(recipe, source)
     download = folder.with_name(f".{folder.name}.download")
     with writable(str(folder)), _beside(folder) as scratch:
         making, waiting = scratch / folder.name, scratch / "waiting.jsonl"
         making.mkdir()
-        items = _items(recipe, source, by, download, api_key, say)
+        items = _items(recipe, source, by, skipped, download, api_key, say)
         items = table.join(items) if table else items
+        items = without_units(items, recipe.units) if recipe.units else items
         gathered = _gather(items, recipe, waiting, making / "rejected.csv", console)
         wanted = _wanted(recipe, gathered)
-        labels, left_out = crystals.choose_labels(gathered, wanted)
+        labels, left_out = data_folder.choose_labels(gathered, wanted, recipe.units)
         left_out |= {column: "holds no number" for column in recipe.fields.values() if column not in labels}
         if by == "source":
             splits = [row[3] for row in gathered.rows]
         else:
             groups = [row[1] if by == "formula" else row[0] for row in gathered.rows]
-            splits = crystals.assign(groups, recipe.split.fractions, recipe.split.seed)
+            splits = data_folder.assign(groups, recipe.split.fractions, recipe.split.seed)
         drawn = {"fractions": list(recipe.split.fractions), "seed": recipe.split.seed}
         manifest = {
             "name": folder.name,
-            **_origin(recipe, source),
+            **_origin(recipe, source, unread),
             "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "chemeleon": __version__,
             "max_atoms": recipe.max_atoms,
             "split": {"by": by} if by == "source" else {"by": by, **drawn},
-            **crystals.facts(gathered, labels, splits),
-            "labels_file": table.summary() if table else None,
+            **data_folder.facts(gathered, labels, splits),
+            "labels_file": _about(table, recipe) if table else None,
             "left_out_columns": left_out,
             "not_numbers": {column: why for column in wanted if (why := gathered.not_numbers(column))},
             "energy_scale": None,
-            "files": crystals.write_tables(making, gathered, labels, splits, waiting),
+            "files": data_folder.write_tables(making, gathered, labels, splits, waiting),
         }
         if recipe.entries:
             elements = sorted(gathered.elements)
@@ -117,11 +119,38 @@ def _wanted(recipe: FetchData, gathered: Gathered) -> dict[str, str]:
     return {column: column for column in found}
 
 
+def _labels(recipe: FetchData, path: Path) -> tuple[LabelTable | None, Collection[str], dict[str, str]]:
+    """The table of labels, the files of the source that hold no crystals, and those that are of no use, and why."""
+    from chemeleon_cli.sources import labels, published
+
+    named = recipe.labels_file
+    if _is_remote(recipe) or recipe.source in published.NAMES:
+        return (labels.labels_in(named, path, recipe.id_column) if named else None), (), {}
+    beside = labels.look_beside(path, recipe.id_column, search=not named)
+    table = labels.labels_in(named, path, recipe.id_column) if named else beside.table
+    return table, beside.skipped, beside.unread
+
+
+def _about(table: LabelTable, recipe: FetchData) -> dict[str, Any]:
+    """What the manifest says of the table of labels; the hash of one in the source is among those of its files."""
+    from chemeleon_cli.core.paths import file_sha256
+    from chemeleon_cli.sources.folders import path_of
+
+    hashed = {"sha256": file_sha256(path_of(recipe.labels_file))} if recipe.labels_file else {}
+    return table.summary() | hashed
+
+
 def _items(
-    recipe: FetchData, path: Path, by: str, download: Path, api_key: str | None, say: Callable[[str], object]
+    recipe: FetchData,
+    path: Path,
+    by: str,
+    skipped: Collection[str],
+    download: Path,
+    api_key: str | None,
+    say: Callable[[str], object],
 ) -> Iterator[tuple[str, Record]]:
     """Every crystal of the source with the split it is in there, or ""."""
-    from chemeleon_cli.sources import materials_project, published, records
+    from chemeleon_cli.sources import files, materials_project, published
 
     if _is_remote(recipe):
         found = materials_project.fetch(recipe.query, recipe.fields, download, api_key, say)
@@ -129,8 +158,8 @@ def _items(
     if recipe.source in published.NAMES:
         return published.read_set(recipe.source, say)
     if by == "source":
-        return records.read_splits(path, recipe.id_column)
-    return (("", record) for record in records.read_records(path, recipe.id_column))
+        return files.read_splits(path, recipe.id_column, skipped)
+    return (("", record) for record in files.read_records(path, recipe.id_column, skipped))
 
 
 def _gather(
@@ -141,12 +170,12 @@ def _gather(
     Raises:
         UserError: no crystal of the source can be used.
     """
-    from chemeleon_cli.sources import crystals
+    from chemeleon_cli.sources import data_folder
 
-    gathered = crystals.Gathered()
+    gathered = data_folder.Gathered()
     start = time.monotonic()
     with console.status("reading") as status:
-        for gathered in crystals.gather(items, recipe.max_atoms, waiting, rejected):
+        for gathered in data_folder.gather(items, recipe.max_atoms, waiting, rejected):
             if gathered.read % 100 == 0:
                 status.update(f"{gathered.read:,} crystals read, {gathered.rejected.total():,} rejected")
     if not gathered.rows:
@@ -159,31 +188,34 @@ def _gather(
     return gathered
 
 
-def _origin(recipe: FetchData, path: Path) -> dict[str, Any]:
+def _origin(recipe: FetchData, path: Path, unread: dict[str, str]) -> dict[str, Any]:
     """Where the crystals are from and what their columns were called there, for the manifest."""
-    from chemeleon_cli.sources import published, streams
+    from chemeleon_cli.sources import folders, published
 
     origin = {
         "source": recipe.source,
         "query": recipe.query,
         "columns": {**recipe.fields, **recipe.labels},
+        "units": recipe.units,
         "licence": None,
         "credit": None,
         "source_files": {},
         "left_out_files": {},
+        "unread_tables": unread,
     }
     if _is_remote(recipe):
         return origin | {"licence": LICENCE, "credit": "Jain et al., APL Materials 1, 011002 (2013)"}
     if recipe.source in published.NAMES:
         origin["columns"] = {**published.columns_of(recipe.source), **recipe.labels}
         return origin | published.terms(recipe.source) | {"source_files": published.provenance(recipe.source)}
-    return origin | {"source_files": _hashes(path), "left_out_files": dict(sorted(streams.left_out(path).items()))}
+    return origin | {"source_files": _hashes(path), "left_out_files": dict(sorted(folders.left_out(path).items()))}
 
 
 def _hashes(path: Path) -> dict[str, dict[str, Any]]:
     """sha256 of every file that was read; of many files, that of the lines that `sha256sum` prints of them."""
     from chemeleon_cli.core.paths import file_sha256
-    from chemeleon_cli.sources.streams import readable, sources_of
+    from chemeleon_cli.sources.folders import sources_of
+    from chemeleon_cli.sources.streams import readable
 
     with readable(str(path)):
         if not path.is_dir():
@@ -231,12 +263,12 @@ def _split_by(recipe: FetchData, path: Path) -> str:
 def _is_split(recipe: FetchData, path: Path) -> bool:
     """Whether the source is a set with splits, or all that is read of it are tables called train, val and test."""
     from chemeleon_cli.core.paths import split_path
+    from chemeleon_cli.sources.folders import is_zip, sources_of
     from chemeleon_cli.sources.published import NAMES
-    from chemeleon_cli.sources.streams import kind_of, sources_of
 
     if recipe.source in NAMES or split_path(path, "train") is not None:
         return True
-    if not path.is_dir() and not (path.is_file() and kind_of(path.name) == "zip"):
+    if not path.is_dir() and not (path.is_file() and is_zip(path)):
         return False
     names = {PurePosixPath(source.stem).name for source in sources_of(path)}
     return "train" in names and names <= set(SPLITS)
@@ -245,7 +277,7 @@ def _is_split(recipe: FetchData, path: Path) -> bool:
 def _target(recipe: FetchData, source: Path, overwrite: bool) -> Path:
     """The folder to make, once it is certain that nothing is lost there."""
     from chemeleon_cli.core.paths import split_path
-    from chemeleon_cli.sources.streams import path_of
+    from chemeleon_cli.sources.folders import path_of
 
     stem = re.sub(r"(\.[A-Za-z]+)+$", "", source.resolve().name)
     name = recipe.name or re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-.") or "data"
@@ -301,7 +333,9 @@ def _show(manifest: dict[str, Any], folder: Path, console: Console) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    say = functools.partial(console.print, highlight=False, markup=False)
+    from chemeleon_cli.sources import data_folder
+
+    say = functools.partial(console.print, highlight=False, markup=False, soft_wrap=True)
     counts = manifest["counts"]
     table = Table(title=Text(str(folder)), title_justify="left")
     for name in ("", "crystals", "mean", "std", "min", "max"):
@@ -320,11 +354,21 @@ def _show(manifest: dict[str, Any], folder: Path, console: Console) -> None:
     say(f"{how}{'; there is no ' if empty else ''}{' and no '.join(empty)}")
     if files := manifest["left_out_files"]:
         kinds = ", ".join(f"{count:,} {suffix}" for suffix, count in files.items())
-        say(f"{sum(files.values()):,} files of the source are of no known format or beside its tables: {kinds}")
+        say(f"files of the source that are not read, by suffix: {kinds}")
+    for name, why in manifest["unread_tables"].items():
+        say(f"{name}: {why}; not read")
+    texts = {c: why for c, why in manifest["left_out_columns"].items() if why.startswith(data_folder.TEXT)}
+    if texts:
+        shown = ", ".join(f"{column} ({why.removeprefix(data_folder.TEXT)})" for column, why in texts.items())
+        say(f"columns of text are no labels: {shown}")
     for column, why in manifest["left_out_columns"].items():
-        say(f"column '{column}' is no label: {why}")
+        if column not in texts:
+            say(f"column '{column}' is no label: {why}")
     for column, why in manifest["not_numbers"].items():
         say(f"column '{column}': {why}; no label there")
+    for label, known in manifest["labels"].items():
+        if data_folder.constant(known):
+            say(f"label '{label}' is {known['mean']:.4g} wherever it is known: there is nothing to learn from it")
     if joined := manifest["labels_file"]:
         say(
             f"{joined['name']}: {joined['rows']:,} rows; {joined['crystals_without_row']:,} crystals have none, "
@@ -335,4 +379,4 @@ def _show(manifest: dict[str, Any], folder: Path, console: Console) -> None:
     if renamed := manifest["renamed_ids"]:
         say(f"{renamed:,} ids stood for several crystals and got a number")
     others = ["manifest.json", "picture.png", *(name for name in manifest["files"] if name not in TABLES)]
-    say(f"{folder}: tables, {', '.join(others)}", soft_wrap=True)
+    say(f"{folder}: tables, {', '.join(others)}")

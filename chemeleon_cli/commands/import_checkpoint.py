@@ -27,8 +27,8 @@ def run(file: str, out: str, vae: str | None, overwrite: bool, console: Console)
     Raises:
         UserError: the file cannot be read or is refused, or there is something at `out` already.
     """
+    from chemeleon_cli.sources.checkpoints import META, find_model
     from chemeleon_cli.sources.hub import published_pair
-    from chemeleon_cli.sources.models import META, find_model
 
     source, folder = Path(file).expanduser(), Path(out).expanduser()
     if not source.is_file():

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 from chemeleon_cli.commands import runs
 from chemeleon_cli.core.paths import check_writable
 from chemeleon_cli.errors import UserError
-from chemeleon_cli.sources.models import find_model
+from chemeleon_cli.sources.checkpoints import find_model
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure

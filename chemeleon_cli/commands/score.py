@@ -89,7 +89,7 @@ def _load(recipe: Score, device: str, console: Console) -> Tools:
     """Models, hull and reference sets: what the reward needs, and what novelty is against."""
     from chemeleon_cli.core.scoring.context import build_tools, load_known
     from chemeleon_cli.core.training import checkpoint
-    from chemeleon_cli.sources.models import find_model
+    from chemeleon_cli.sources.checkpoints import find_model
 
     vae, training_data = None, None
     if recipe.model is not None:

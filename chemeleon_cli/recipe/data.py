@@ -50,8 +50,11 @@ class FetchData(Recipe):
     """Crystals whose primitive cell has more atoms are left out; null keeps all."""
     labels: dict[str, str] = {}
     """Column of the source: name of the label; empty takes every column of numbers under its own name."""
+    units: dict[str, str] = {}
+    """Column of the source: the unit that is written behind its numbers and is taken off them, such as `{gap: eV}`."""
     labels_file: str | None = None
-    """A second table (CSV or Parquet) with more columns for the same crystals, a row for each, joined by id."""
+    """A second table (CSV, Parquet or JSON) with more columns for the same crystals, a row for each, joined by id;
+    null: the one that is in the folder or zip of the crystals, if there is one."""
     id_column: str | None = None
     """The column of the source (and of `labels_file`) that names a crystal; null: found by its usual names."""
     split: SplitSection = SplitSection()
@@ -77,20 +80,22 @@ class FetchData(Recipe):
     @classmethod
     def _is_a_file(cls, file: str | None, info: ValidationInfo) -> str | None:
         if info.context and file is not None and not os.path.isfile(os.path.expanduser(file)):
-            raise mistake(f"found '{file}'; expected a CSV or Parquet file")
+            raise mistake(f"found '{file}'; expected a CSV, Parquet or JSON file")
         return file
 
-    @field_validator("labels", "query", "fields", "entries")
+    @field_validator("labels", "units", "query", "fields", "entries")
     @classmethod
     def _fit_the_source(cls, value: Any, info: ValidationInfo) -> Any:
         source = info.data.get("source", "")
-        if value and source == MATERIALS_PROJECT and info.field_name == "labels":
-            raise mistake(f"found {', '.join(value)}; labels of {MATERIALS_PROJECT} are chosen by `fields`")
-        if value and source not in ("", MATERIALS_PROJECT) and info.field_name != "labels":
+        of_files = info.field_name in ("labels", "units")
+        if value and source == MATERIALS_PROJECT and of_files:
+            chosen = f"labels of {MATERIALS_PROJECT} are chosen by `fields` and have no units written behind them"
+            raise mistake(f"found {', '.join(value)}; {chosen}")
+        if value and source not in ("", MATERIALS_PROJECT) and not of_files:
             raise mistake(f"is for {MATERIALS_PROJECT} only; found '{source}' as `source`")
         return value
 
-    @field_validator("labels", "query", "fields")
+    @field_validator("labels", "units", "query", "fields")
     @classmethod
     def _holds_no_key(cls, value: dict[str, Any]) -> dict[str, Any]:
         if any(names_a_key(name) for name in value):

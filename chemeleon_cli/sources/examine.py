@@ -20,6 +20,8 @@ SPARSEST = 1_000.0
 """Å^3 per atom. Far above the models' MAX_VOLUME, as what is rare is not wrong: caesium has 116."""
 LARGEST_BOX = 1e7
 """Å^3 of the upright box around a cell, a cube of 215 Å. The search for neighbours takes 30 bytes for each."""
+SHOWN = 40
+"""Characters of a cell that are shown in messages."""
 REASONS = {
     "duplicate": "its id and its crystal were there before",
     "too_many_atoms": "its primitive cell has more than max_atoms atoms",
@@ -43,7 +45,7 @@ class Examined:
         size: atoms in its cell.
         cif: its text, without an id; "" of a rejected one.
         labels: the row's numbers by column, None where the cell is empty.
-        words: columns in which the row has something else than a number.
+        words: what stands in columns in which the row has something else than a number, by column, in one line.
     """
 
     id: str
@@ -54,7 +56,7 @@ class Examined:
     size: int = 0
     cif: str = ""
     labels: dict[str, float | None] = field(default_factory=dict)
-    words: tuple[str, ...] = ()
+    words: dict[str, str] = field(default_factory=dict)
 
 
 def examine(item: tuple[str, Record], max_atoms: int | None) -> Examined:
@@ -84,7 +86,7 @@ def examine(item: tuple[str, Record], max_atoms: int | None) -> Examined:
         len(structure),
         cif,
         labels,
-        tuple(k for k in cells if k not in labels),
+        {k: " ".join(str(cell)[:SHOWN].split()) for k, cell in cells.items() if k not in labels},
     )
 
 

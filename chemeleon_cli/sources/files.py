@@ -1,4 +1,4 @@
-"""Crystals in files of every common format: read row by row, written whole or not at all.
+"""Crystals in files of every format: read row by row, written whole or not at all.
 
 A row that does not parse is a row without a structure and with a reason, never a crash. A reason is
 `code: detail`; the codes are in REASONS.
@@ -6,29 +6,29 @@ A row that does not parse is a row without a structure and with a reason, never 
 
 from __future__ import annotations
 
-import csv
-import gzip
-import io
-import json
 import math
-import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from chemeleon_cli.core.data import cif
 from chemeleon_cli.core.data.limits import MAX_Z
-from chemeleon_cli.core.paths import replacing, writable
+from chemeleon_cli.core.paths import SPLITS
 from chemeleon_cli.errors import UserError
+from chemeleon_cli.sources.folders import sources_of
+from chemeleon_cli.sources.formats import FORMATS, format_of
+from chemeleon_cli.sources.labels import look_beside
 from chemeleon_cli.sources.parallel import ordered_map
-from chemeleon_cli.sources.records import Record, number, read_records
-from chemeleon_cli.sources.streams import kind_of
+from chemeleon_cli.sources.records import Record, number
+from chemeleon_cli.sources.streams import Source, readable, write_lines
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
 
+FARTHEST = 10_000.0
+"""Cells from the origin. Beyond, a coordinate has lost its digits or is no coordinate."""
 REASONS = {
     "no_structure": "an empty cell, or no atoms",
     "unreadable": "the text does not parse",
@@ -38,6 +38,7 @@ REASONS = {
     "incomplete": "atoms without a position: hydrogen that is only mentioned, coordinates left open",
     "symmetry": "a space group that is unknown, ambiguous, or contradicts the operations or the cell",
     "formula": "the atoms of the cell are not those of the formula that the file gives",
+    "coordinates": f"an atom more than {FARTHEST:,.0f} cells away from the origin",
 }
 """What the part of a reason before its colon means."""
 
@@ -65,14 +66,65 @@ def read_crystals(path: str | Path, id_column: str | None = None) -> Iterator[Ro
     Streams; a long table is parsed by worker processes.
 
     Args:
-        path: CIF (any number of data blocks), CSV or Parquet with a column cif, cif_string or structure,
-            JSON list of pymatgen Structures, extxyz, POSCAR, each maybe .gz; a folder or a zip of these.
+        path: a file of one of `formats.FORMATS`, maybe compressed; a folder or a zip of these.
         id_column: the column with the ids; found by its usual names where it is not given.
 
     Raises:
         UserError: there is nothing to read, or a file is broken as a whole (cut short, of another format).
     """
-    return ordered_map(parse, read_records(path, id_column))
+    skipped = look_beside(Path(path), search=False).skipped
+    return ordered_map(parse, read_records(path, id_column, skipped))
+
+
+def read_records(
+    path: str | Path, id_column: str | None = None, skipped: Collection[str] = ()
+) -> Iterator[Record]:
+    """Every crystal in a file, folder or zip, in order, a piece at a time, before anything is parsed.
+
+    Args:
+        path: as for `read_crystals`.
+        id_column: as for `read_crystals`.
+        skipped: names of files that are not read.
+
+    Raises:
+        UserError: as of `read_crystals`.
+    """
+    for source in sources_of(Path(path)):
+        if source.name not in skipped:
+            yield from _records_of(source, id_column)
+
+
+def read_splits(
+    path: str | Path, id_column: str | None = None, skipped: Collection[str] = ()
+) -> Iterator[tuple[str, Record]]:
+    """Every crystal with the split it is in: the name of its table (train, val, test), else its column `split`.
+
+    Args:
+        path: as for `read_crystals`.
+        id_column: as for `read_crystals`.
+        skipped: names of files that are not read.
+
+    Raises:
+        UserError: as of `read_crystals`, or a crystal that is in no split.
+    """
+    for source in sources_of(Path(path)):
+        if source.name in skipped:
+            continue
+        table = PurePosixPath(source.stem).name
+        for record in _records_of(source, id_column):
+            split = table if table in SPLITS else record.fields.get("split")
+            if split not in SPLITS:
+                raise UserError(
+                    f"{source.name}: has no splits of its own: {record.id} is in none",
+                    "name tables train.csv, val.csv, test.csv, or add a column `split` with these words; "
+                    "or take `split.by: formula`",
+                )
+            yield split, record
+
+
+def _records_of(source: Source, id_column: str | None) -> Iterator[Record]:
+    with readable(source.name), source.open() as file:
+        yield from FORMATS[source.format].split(source, file, id_column)
 
 
 def parse(record: Record) -> Row:
@@ -84,58 +136,24 @@ def parse(record: Record) -> Row:
 
 def structure_of(record: Record) -> tuple[Structure | None, str | None]:
     """The ordered structure of a record, cell, elements and coordinates only, or the reason why not."""
-    if record.kind == "broken":
+    if record.format == "broken":
         return None, f"unreadable: {record.content}"
     if not record.content or (isinstance(record.content, str) and not record.content.strip()):
         return None, "no_structure: nothing there"
+    parser = FORMATS[record.format].parse
+    assert parser is not None, f"no record is of the format {record.format}"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            return cif.plain(_PARSERS[record.kind](record.content)), None
+            structure = cif.plain(parser(record.content))
         except cif.Unfit as error:
             return None, str(error)
         except Exception as error:  # parsers raise whatever they stumble over; the row gets the blame
             return None, f"unreadable: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
-
-
-def _from_dict(content: dict[str, Any] | str) -> Structure:
-    from pymatgen.core import Structure
-
-    fields = json.loads(content) if isinstance(content, str) else content
-    for site in fields["sites"]:
-        _known([species["element"] for species in site["species"]])
-    return Structure.from_dict(fields)
-
-
-def _from_poscar(content: str) -> Structure:
-    from pymatgen.io.vasp import Poscar
-
-    poscar = Poscar.from_str(content)
-    if not poscar.true_names:
-        raise cif.Unfit("element: this POSCAR does not name its elements")
-    _known(content.splitlines()[5].split())
-    return poscar.structure
-
-
-def _from_extxyz(content: str) -> Structure:
-    from ase.io.extxyz import read_extxyz
-    from pymatgen.core import Structure
-
-    atoms = next(read_extxyz(io.StringIO(content)))
-    if not atoms.pbc.all() or atoms.cell.rank < 3:
-        raise cif.Unfit("no_cell: not periodic in three directions")
-    if atoms.numbers.min(initial=1) < 1:
-        raise cif.Unfit("element: X")
-    return Structure(atoms.cell.array, atoms.numbers.tolist(), atoms.positions, coords_are_cartesian=True)
-
-
-def _known(symbols: Sequence[str]) -> None:
-    for symbol in symbols:
-        if symbol in cif.ISOTOPES:
-            raise cif.Unfit(f"element: {symbol}")
-
-
-_PARSERS = {"cif": cif.parse_cif, "poscar": _from_poscar, "extxyz": _from_extxyz, "structure": _from_dict}
+    farthest = abs(structure.frac_coords).max()
+    if farthest > FARTHEST:
+        return None, f"coordinates: an atom {farthest:.3g} cells away from the origin"
+    return structure, None
 
 
 def write_crystals(
@@ -169,77 +187,11 @@ def writer_for(path: Path) -> Callable[..., Iterable[str]]:
     Raises:
         UserError: nothing does.
     """
-    writer = _WRITERS.get(kind_of(path.name) or "")
-    if writer is None or path.name.lower().endswith(".xyz"):
+    name = path.name.lower()
+    known = FORMATS.get(format_of(name) or "")
+    if known is None or known.write is None or not name.removesuffix(".gz").endswith(known.suffixes[0]):
         raise UserError(f"{path}: cannot write this format", "name it .cif, .extxyz, .csv(.gz) or .json(.gz)")
-    return writer
-
-
-def write_lines(path: Path, lines: Iterable[str]) -> None:
-    """Write text (compressed where the name ends in .gz), under a temporary name until all is written."""
-    with writable(str(path)), replacing(path) as temporary, temporary.open("wb") as file:
-        zipped = path.name.lower().endswith(".gz")
-        # without name and date, so that equal content has equal hashes
-        out = gzip.GzipFile("", "wb", 6, file, mtime=0) if zipped else file
-        for line in lines:
-            out.write(line.encode())
-        if zipped:
-            out.close()
-
-
-def csv_lines(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[str]:
-    """Lines of a CSV table; None is an empty cell."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(header)
-    for row in rows:
-        writer.writerow(row)
-        yield buffer.getvalue()
-        buffer.seek(0)
-        buffer.truncate()
-    yield buffer.getvalue()
-
-
-_Crystals = Iterable[tuple[str, "Structure", dict[str, Any]]]
-
-
-def _cif_lines(crystals: _Crystals) -> Iterator[str]:
-    for name, structure, values in crystals:
-        yield cif.cif_text(structure, name, {k: v for k, v in values.items() if isinstance(v, float)})
-
-
-def _csv_lines(crystals: _Crystals) -> Iterator[str]:
-    header: list[str] = []
-    rows = []
-    for name, structure, values in crystals:
-        header = ["material_id", "pretty_formula", *values, "cif"]
-        formula = structure.composition.reduced_formula
-        rows.append([name, formula, *values.values(), cif.cif_text(structure, name)])
-    yield from csv_lines(header or ["material_id", "pretty_formula", "cif"], rows)
-
-
-def _json_lines(crystals: _Crystals) -> Iterator[str]:
-    before = "["
-    for name, structure, values in crystals:
-        content = structure.as_dict() | {"properties": {"material_id": name, **values}}
-        yield before + json.dumps(content, allow_nan=False)
-        before = ",\n"
-    yield "]\n" if before != "[" else "[]\n"
-
-
-def _extxyz_lines(crystals: _Crystals) -> Iterator[str]:
-    for name, structure, values in crystals:
-        cell = " ".join(repr(x) for x in structure.lattice.matrix.ravel().tolist())
-        identifier = re.sub(r'["\\\s]+', "_", name)  # the format cannot hold these
-        info = [f'Lattice="{cell}"', "Properties=species:S:1:pos:R:3", f'material_id="{identifier}"']
-        info += [f"{re.sub(r'[^A-Za-z0-9_]', '_', k)}={v!r}" for k, v in values.items() if isinstance(v, float)]
-        yield f'{len(structure)}\n{" ".join(info)} pbc="T T T"\n'
-        for site in structure:
-            x, y, z = site.coords.tolist()
-            yield f"{site.specie.symbol} {x:.10f} {y:.10f} {z:.10f}\n"
-
-
-_WRITERS = {"cif": _cif_lines, "csv": _csv_lines, "json": _json_lines, "extxyz": _extxyz_lines}
+    return known.write
 
 
 def _cell(value: Any) -> Any:

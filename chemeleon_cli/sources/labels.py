@@ -1,77 +1,262 @@
-"""Labels from a second table, joined to crystals by id."""
+"""Labels in a table beside the crystals: found in their folder or named, and joined to them by id."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from chemeleon_cli.core.paths import file_sha256
 from chemeleon_cli.errors import UserError
-from chemeleon_cli.sources.records import Record, is_empty, read_rows
-from chemeleon_cli.sources.streams import path_of
+from chemeleon_cli.sources.folders import is_collection, is_zip, path_of, sources_of
+from chemeleon_cli.sources.formats import FORMATS, stem_of
+from chemeleon_cli.sources.formats.base import IsId, NoCrystals, NoLabels, shown
+from chemeleon_cli.sources.records import LABEL_ID_COLUMNS, Record, is_empty, is_row_count, name_of, number
+from chemeleon_cli.sources.streams import Source, readable
+
+_NEITHER = ("atom_init.json",)
+"""Files of a CGCNN data set that hold neither crystals nor labels."""
 
 
 class LabelTable:
     """The rows of a table by id, and which of them found a crystal.
 
     Attributes:
+        name: of its file.
         rows: columns by id.
         found: ids of rows that belong to a crystal.
         without: crystals that have no row.
     """
 
-    def __init__(self, path: str | Path, id_column: str | None = None) -> None:
+    def __init__(self, source: Source, id_column: str | None = None, is_id: IsId | None = None) -> None:
         """Read a table.
 
         Args:
-            path: CSV or Parquet with a header, maybe .gz; a row per crystal.
-            id_column: the column with the ids; found by its usual names where it is not given or not there.
+            source: a file of a format that holds labels; a row per crystal.
+            id_column: the column with the ids; found by its usual names, or as the one in which there are ids, where
+                it is not given or not there.
+            is_id: whether a cell is the id of a crystal, where that is known before the crystals are read.
 
         Raises:
-            UserError: no such table, no ids in it, or an id with two different rows.
+            NoLabels: no column with ids.
+            UserError: a row that does not fit the header, an id with two different rows, or several columns with ids.
         """
-        self.path = path_of(path)
+        self.name = source.name
         self.rows: dict[str, dict[str, Any]] = {}
         self.found: set[str] = set()
         self.without = 0
-        for name, row in read_rows(self.path, id_column):
-            if self.rows.setdefault(name, row) != row:
-                raise UserError(f"{self.path}: id '{name}' has two rows that differ", "keep one of them")
+        self._by_form: tuple[dict[str, list[str]], ...] = ({}, {}, {}, {})
+        self._taken: dict[str, tuple[str, int]] = {}
+        labels = FORMATS[source.format].labels
+        if labels is None:
+            raise UserError(f"{source.name}: is no table", "expected CSV, Parquet or JSON, a row for each crystal")
+        with readable(source.name), source.open() as file:
+            rows = list(labels(source, file, is_id))
+        identity = _identity(source, rows, id_column, is_id) if rows else ""
+        for n, row in enumerate(rows, 1):
+            name = name_of(row.get(identity), f"{source.stem}-{n}")
+            kept = {k: v for k, v in row.items() if k != identity and not is_row_count(k)}
+            if self.rows.setdefault(name, kept) != kept:
+                raise UserError(f"{self.name}: id '{name}' has two rows that differ", "keep one of them")
+        for name in self.rows:
+            for form, names in zip(_forms(name), self._by_form, strict=True):
+                names.setdefault(form, []).append(name)
 
     def join(self, items: Iterable[tuple[str, Record]]) -> Iterator[tuple[str, Record]]:
         """Every (split, record) with the columns of its row added.
 
+        An id and the name of a crystal's file are the same if they are so without suffix (`a.cif`), then without
+        folders (`set/a`), then as whole numbers (`004`, `4.0`).
+
         Raises:
-            UserError: a column is in both tables, or no crystal at all has a row.
+            UserError: a column is in both tables, an id could be that of several crystals or the other way round, or
+                no crystal at all has a row.
         """
         first = ""
         for split, record in items:
             first = first or record.id
-            row = self.rows.get(record.id)
-            if row is None:
+            name = self._row_of(record.id)
+            if name is None:
                 self.without += 1
                 yield split, record
                 continue
-            self.found.add(record.id)
+            self.found.add(name)
+            row = self.rows[name]
             for column in row:
                 if not is_empty(record.fields.get(column)):
-                    raise UserError(f"{self.path}: column '{column}' is in the source too", "rename one of them")
+                    raise UserError(f"{self.name}: column '{column}' is in the source too", "rename one of them")
             yield split, dataclasses.replace(record, fields={**record.fields, **row})
         if first and not self.found:
             there = next(iter(self.rows), "nothing")
             raise UserError(
-                f"{self.path}: none of its {len(self.rows):,} ids is one of the {self.without:,} crystals",
+                f"{self.name}: none of its {len(self.rows):,} ids is one of the {self.without:,} crystals",
                 f"ids there are like '{there}', those of the crystals like '{first}'; is it the right id_column?",
             )
 
+    def _row_of(self, crystal: str) -> str | None:
+        """The id of the row of a crystal, or None."""
+        for step, (form, names) in enumerate(zip(_forms(crystal), self._by_form, strict=True)):
+            found = names.get(form, []) if form else []
+            if any(self.rows[name] != self.rows[found[0]] for name in found[1:]):
+                rows = " and ".join(f"'{name}'" for name in found[:2])
+                raise UserError(f"{self.name}: rows {rows} could both be of crystal '{crystal}'", "keep one of them")
+            if found:
+                other, before = self._taken.setdefault(found[0], (crystal, step))
+                if other != crystal and (before or step):
+                    raise UserError(
+                        f"{self.name}: row '{found[0]}' could be of crystal '{other}' and of '{crystal}'",
+                        "write the ids as they are in the names of the files, with folders and zeros",
+                    )
+                return found[0]
+        return None
+
     def summary(self) -> dict[str, Any]:
-        """What the manifest says: name, sha256, rows, crystals without one, rows without a crystal."""
+        """What the manifest says: name, rows, crystals without one, rows without a crystal."""
         return {
-            "name": self.path.name,
-            "sha256": file_sha256(self.path),
+            "name": PurePosixPath(self.name.replace("\\", "/")).name,
             "rows": len(self.rows),
             "crystals_without_row": self.without,
             "rows_without_crystal": len(self.rows) - len(self.found),
         }
+
+
+def _forms(name: str) -> tuple[str, str, str, str]:
+    """An id as it may be written elsewhere, ever less exactly: as it is, without suffix, without folders, and as a
+    whole number ("" where it is none)."""
+    exact = unicodedata.normalize("NFC", name).strip()
+    bare = stem_of(exact.replace("\\", "/"))
+    base = bare.rpartition("/")[2]
+    whole = re.fullmatch(r"0*([0-9]+)(?:\.0+)?", base)
+    return exact, bare, base, whole[1] if whole else ""
+
+
+def _identity(source: Source, rows: list[dict[str, Any]], id_column: str | None, is_id: IsId | None) -> str:
+    """The column of a table that names the crystals."""
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    if id_column in columns:
+        return str(id_column)
+    usual = [c for name in LABEL_ID_COLUMNS for c in columns if c.lower() == name]
+    with_ids = [c for c in usual if is_id and any(is_id(row.get(c)) for row in rows)]
+    # of another column, numbers prove nothing: a gap of 1 is no crystal in 1.cif
+    texts = [c for c in columns if is_id and any(is_id(row.get(c)) and number(row[c]) is None for row in rows)]
+    if not with_ids and len(texts) > 1:
+        raise UserError(
+            f"{source.name}: columns {shown(texts)} all name crystals",
+            f"say which one: --set id_column='{texts[0]}'",
+        )
+    found = [*with_ids, *texts, *usual]
+    if not found:
+        what = f"{source.name}: no column with ids; found {shown(columns)}"
+        raise NoLabels(what, f"call it {LABEL_ID_COLUMNS[0]}, or name it as id_column")
+    return found[0]
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What a folder or archive holds beside crystals.
+
+    Attributes:
+        table: the labels of its crystals.
+        skipped: names of the files without crystals.
+        unread: of these, the files that are neither crystals nor labels, and why.
+    """
+
+    table: LabelTable | None = None
+    skipped: frozenset[str] = frozenset()
+    unread: dict[str, str] = field(default_factory=dict)
+
+
+def without_units(items: Iterable[tuple[str, Record]], units: Mapping[str, str]) -> Iterator[tuple[str, Record]]:
+    """Every (split, record), the unit of a column taken off the numbers that it is written behind.
+
+    Args:
+        items: of every crystal.
+        units: column: its unit.
+    """
+    for split, record in items:
+        fields = dict(record.fields)
+        for column, cell in record.fields.items():
+            unit = units.get(column.strip())
+            if unit and isinstance(cell, str) and number(text := cell.strip().removesuffix(unit)) is not None:
+                fields[column] = text
+        yield split, dataclasses.replace(record, fields=fields)
+
+
+def labels_in(file: str, source: Path, id_column: str | None) -> LabelTable:
+    """The table of labels that a person named.
+
+    Args:
+        file: of the table.
+        source: of the crystals.
+        id_column: as for `LabelTable`.
+
+    Raises:
+        UserError: as of `LabelTable`, or it is a folder.
+    """
+    path = path_of(file)
+    if path.is_dir() or is_zip(path):
+        raise UserError(f"{path}: is no table", "expected CSV, Parquet or JSON, a row for each crystal")
+    (table,) = sources_of(path)
+    return LabelTable(table, id_column, _ids_in(source))
+
+
+def look_beside(path: Path, id_column: str | None = None, search: bool = True) -> Beside:
+    """What is in a folder or archive that holds no crystals, and which of it are the labels of the crystals.
+
+    Args:
+        path: of the crystals; in a file, and in a folder with train.csv and so on, there is nothing beside them.
+        id_column: as for `LabelTable`.
+        search: whether to look for labels.
+
+    Raises:
+        UserError: several tables could be the labels, or a file is broken.
+    """
+    if not is_collection(path):
+        return Beside()
+    is_id = _ids_in(path)
+    tables, skipped, unread, crystals = [], set(), {}, 0
+    for source in sources_of(path):
+        if _holds_crystals(source, is_id):
+            crystals += 1
+            continue
+        skipped.add(source.name)
+        if not search or source.name.endswith(_NEITHER):
+            continue
+        try:
+            tables.append(LabelTable(source, id_column, is_id))
+        except NoLabels as error:
+            unread[source.name] = error.message.removeprefix(f"{source.name}: ")
+    if not crystals:
+        return Beside()  # reading them says what is missing
+    if len(tables) > 1:
+        names = " and ".join(table.summary()["name"] for table in tables[:2])
+        raise UserError(
+            f"{path}: {names} could both be the labels of its crystals",
+            "name one of them, or one made of both: --set labels_file=FILE",
+        )
+    return Beside(tables[0] if tables else None, frozenset(skipped), unread)
+
+
+def _ids_in(path: Path) -> IsId | None:
+    """Whether a cell is the name of a crystal's file in a folder or archive; None where crystals are in tables."""
+    if not is_collection(path):
+        return None
+    stems = [source.stem for source in sources_of(path) if FORMATS[source.format].labels is None]
+    names = {form for stem in stems for form in _forms(stem)[:3]}
+    return (lambda cell: not names.isdisjoint(_forms(name_of(cell, ""))[:3])) if names else None
+
+
+def _holds_crystals(source: Source, is_id: IsId | None) -> bool:
+    """Whether a file has crystals in it; a table whose column `cif` has the names of files has none."""
+    known = FORMATS[source.format]
+    if known.labels is None:
+        return True
+    with readable(source.name), source.open() as file:
+        try:
+            first = next(known.split(source, file, None), None)
+        except NoCrystals:
+            return False
+    return first is None or not (is_id and isinstance(first.content, str) and is_id(first.content))

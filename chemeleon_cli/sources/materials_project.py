@@ -218,7 +218,7 @@ def _record(name: str, document: Mapping[str, Any] | None, fields: Mapping[str, 
     if document is None:
         return Record(name, "broken", "found by the query, but the server did not send it", {})
     structure = {k: v for k, v in (document.get("structure") or {}).items() if k != "properties"}
-    return Record(name, "structure", structure, {label: _inward(document, name) for name, label in fields.items()})
+    return Record(name, "json", structure, {label: _inward(document, name) for name, label in fields.items()})
 
 
 def _inward(document: Any, field: str) -> Any:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from chemeleon_cli.errors import UserError
-from chemeleon_cli.sources.files import write_lines
+from chemeleon_cli.sources.streams import write_lines
 
 if TYPE_CHECKING:
     from mp_api.client.core.client import BaseRester

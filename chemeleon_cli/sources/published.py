@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 from chemeleon_cli.core.paths import STARTER, cache_folder, file_sha256, writable
 from chemeleon_cli.errors import UserError
-from chemeleon_cli.sources.records import Record, read_splits
+from chemeleon_cli.sources.files import read_splits
+from chemeleon_cli.sources.records import Record
 
 if TYPE_CHECKING:
     import requests
@@ -206,7 +207,7 @@ def read_set(name: str, say: Callable[[str], object]) -> Iterator[tuple[str, Rec
     for path in files_of(name, say):
         for split, record in read_splits(path):
             fields = {columns.get(k, k): v for k, v in record.fields.items() if k != "split"}
-            yield split, Record(record.id, record.kind, record.content, fields)
+            yield split, Record(record.id, record.format, record.content, fields)
 
 
 def _check(file: Download, path: Path) -> None:

@@ -14,7 +14,7 @@ import typer
 
 from chemeleon_cli.core.paths import STARTER
 from chemeleon_cli.errors import UserError
-from chemeleon_cli.sources.models import find_model
+from chemeleon_cli.sources.checkpoints import find_model
 from chemeleon_cli.starter import pack
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from chemeleon_cli.errors import UserError
-from chemeleon_cli.sources.models import find_model
+from chemeleon_cli.sources.checkpoints import find_model
 
 if TYPE_CHECKING:
     import numpy as np

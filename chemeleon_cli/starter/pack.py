@@ -17,7 +17,7 @@ import typer
 from chemeleon_cli.core.paths import STARTER, file_sha256, replacing, texts_in
 from chemeleon_cli.core.training import checkpoint
 from chemeleon_cli.errors import UserError
-from chemeleon_cli.sources.models import find_model
+from chemeleon_cli.sources.checkpoints import find_model
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from chemeleon_cli.errors import UserError
-from chemeleon_cli.sources import models
-from chemeleon_cli.sources.models import find_model
+from chemeleon_cli.sources import checkpoints
+from chemeleon_cli.sources.checkpoints import find_model
 
 
 def checkpoint(folder: Path, kind: str) -> Path:
@@ -82,7 +82,7 @@ def test_a_broken_meta_is_named(runs: Path, content: str) -> None:
 
 
 def test_starter_names_the_models_of_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(models, "STARTER", tmp_path)
+    monkeypatch.setattr(checkpoints, "STARTER", tmp_path)
     with pytest.raises(UserError, match="no 'starter' model of kind ldm in this installation; there is none"):
         find_model("starter", "ldm")
     for name, kind in (("ldm", "ldm"), ("predictor", "predictor"), ("judge", "predictor")):
@@ -96,7 +96,8 @@ def test_starter_names_the_models_of_the_package(tmp_path: Path, monkeypatch: py
 
 def test_nothing_heavy_is_imported() -> None:
     code = (
-        "import sys, chemeleon_cli.sources.models, chemeleon_cli.sources.files, chemeleon_cli.commands.fetch_data\n"
+        "import sys\n"
+        "import chemeleon_cli.sources.checkpoints, chemeleon_cli.sources.files, chemeleon_cli.commands.fetch_data\n"
         "heavy = {'torch', 'pymatgen', 'ase', 'pandas', 'mp_api', 'numpy'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )

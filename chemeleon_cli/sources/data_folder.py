@@ -14,6 +14,7 @@ import functools
 import hashlib
 import json
 import random
+import re
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -24,11 +25,34 @@ from typing import Any
 from chemeleon_cli.core.paths import SPLITS, file_sha256
 from chemeleon_cli.errors import UserError, did_you_mean
 from chemeleon_cli.sources.examine import Examined, examine
-from chemeleon_cli.sources.files import csv_lines, write_lines
+from chemeleon_cli.sources.formats.csv import csv_lines
 from chemeleon_cli.sources.parallel import ordered_map
-from chemeleon_cli.sources.records import ID_COLUMNS, Record, is_row_count
+from chemeleon_cli.sources.records import ID_COLUMNS, LARGEST, Record, is_row_count
+from chemeleon_cli.sources.streams import write_lines
 
 RESERVED = ("material_id", "pretty_formula", "cif")
+TEXT = "text, such as "
+"""How the reason starts why a column without any number is no label."""
+_NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
+_WITH_COMMA = re.compile(r"[-+]?\d+(,\d+)+(\.\d*)?([eE][-+]?\d+)?")
+_WITH_UNIT = re.compile(rf"(?>{_NUMBER.pattern})\s*([^\d\s.,;:+-][^;:]*)")
+_PLAIN_YAML = re.compile(r"[^\W\d][\w .()/^*-]*")
+"""Text that YAML takes as it is."""
+
+
+@dataclass
+class Words:
+    """Cells of a column that are no numbers.
+
+    Attributes:
+        count: how many.
+        first: the id of the first crystal with one.
+        example: its text there.
+    """
+
+    count: int
+    first: str
+    example: str
 
 
 @dataclass
@@ -41,7 +65,7 @@ class Gathered:
         rejected: how many, by code.
         first_rejected: `id: code: detail`.
         labels: every column with numbers: one per accepted crystal, None where empty.
-        words: (count, first id) of columns with something else than numbers.
+        words: of every column in which something else than numbers stands.
         elements: crystals that hold each element.
         renamed: ids that had to be made unique.
     """
@@ -51,7 +75,7 @@ class Gathered:
     rejected: Counter[str] = field(default_factory=Counter)
     first_rejected: str = ""
     labels: dict[str, list[float | None]] = field(default_factory=dict)
-    words: dict[str, tuple[int, str]] = field(default_factory=dict)
+    words: dict[str, Words] = field(default_factory=dict)
     elements: Counter[str] = field(default_factory=Counter)
     renamed: int = 0
 
@@ -60,9 +84,13 @@ class Gathered:
         return any(value is not None for value in self.labels.get(column, ()))
 
     def not_numbers(self, column: str) -> str:
-        """How often a column holds something else, and where first; "" where it never does."""
-        count, first = self.words.get(column, (0, ""))
-        return f"not a number in {count} rows, the first {first}" if count else ""
+        """What a column holds that is no number, how often, and what would make it one; "" where it never does."""
+        words = self.words.get(column)
+        if words is None:
+            return ""
+        rows = "row" if words.count == 1 else "rows"
+        what = f"no number in {words.count:,} {rows}, the first {words.example!r} of {words.first}"
+        return f"{what}; {hint}" if (hint := what_makes_numbers(column, words.example)) else what
 
 
 class _Names:
@@ -134,30 +162,46 @@ def _take(crystal: Examined, result: Gathered, name: str) -> None:
         result.labels.setdefault(column, [None] * len(result.rows))
     for column, values in result.labels.items():
         values.append(crystal.labels.get(column))
-    for column in crystal.words:
-        count, first = result.words.get(column, (0, crystal.id))
-        result.words[column] = (count + 1, first)
+    for column, text in crystal.words.items():
+        words = result.words.setdefault(column, Words(0, crystal.id, text))
+        words.count += 1
     result.rows.append((name, crystal.formula, crystal.size, crystal.split))
     result.elements.update(crystal.elements)
 
 
+def what_makes_numbers(column: str, text: str) -> str:
+    """What makes a label of a text that a person reads as a number; "" for other texts."""
+    if _NUMBER.fullmatch(text):
+        return f"numbers beyond {LARGEST:g} are no labels"
+    if _WITH_COMMA.fullmatch(text):
+        return "write numbers with a point and without other signs: 1.5, not 1,5; 1000, not 1,000"
+    with_unit = _WITH_UNIT.fullmatch(text)
+    if with_unit is None:
+        return ""
+    name, unit = (key if _PLAIN_YAML.fullmatch(key) else json.dumps(key) for key in (column, with_unit[1]))
+    return f"if the unit is {with_unit[1]}: --set 'units={{{name}: {unit}}}'"
+
+
 def choose_labels(
-    gathered: Gathered, wanted: Mapping[str, str]
+    gathered: Gathered, wanted: Mapping[str, str], units: Iterable[str] = ()
 ) -> tuple[dict[str, list[float | None]], dict[str, str]]:
-    """The labels by name, and why every other column with numbers is none.
+    """The labels by name, and why every other column is none.
 
     Args:
         gathered: complete.
         wanted: column: name; empty takes every column that holds numbers and nothing else.
+        units: columns that have to be there besides.
 
     Raises:
-        UserError: a wanted column is not there or holds no number, or two would have one name.
+        UserError: a column that was named is not there or holds no number, or two would have one name.
     """
     columns = sorted({*gathered.labels, *gathered.words})
+    for setting, names in (("labels", wanted), ("units", units)):
+        for column in names:
+            if column not in columns:
+                hint = did_you_mean(column, columns, "") or f"found {', '.join(columns[:12]) or 'none'}"
+                raise UserError(f"{setting}: the source has no column '{column}'", hint)
     for column in wanted:
-        if column not in columns:
-            hint = did_you_mean(column, columns, "") or f"found {', '.join(columns[:12]) or 'none'}"
-            raise UserError(f"labels: the source has no column '{column}'", hint)
         if not gathered.has_number(column):
             raise UserError(f"labels: column '{column}' holds no number", gathered.not_numbers(column) or "it is empty")
     twice = [n for n, count in Counter(wanted.values()).items() if count > 1 or n in RESERVED or not n.strip()]
@@ -166,16 +210,22 @@ def choose_labels(
     if wanted:
         return {name: gathered.labels[column] for column, name in wanted.items()}, {}
     labels, left_out = {}, {}
-    for column, values in gathered.labels.items():
-        if not gathered.has_number(column):
-            continue
+    for column in (*gathered.labels, *(column for column in gathered.words if column not in gathered.labels)):
         if column in RESERVED or column in ID_COLUMNS or is_row_count(column):
-            left_out[column] = "names or counts rows"
+            if gathered.has_number(column):
+                left_out[column] = "names or counts rows"
         elif column in gathered.words:
-            left_out[column] = gathered.not_numbers(column)
-        else:
-            labels[column] = values
+            why, example = gathered.not_numbers(column), gathered.words[column].example
+            is_text = not gathered.has_number(column) and not what_makes_numbers(column, example)
+            left_out[column] = f"{TEXT}{example!r}" if is_text else why
+        elif gathered.has_number(column):
+            labels[column] = gathered.labels[column]
     return labels, left_out
+
+
+def constant(known: Mapping[str, Any]) -> bool:
+    """Whether a label, by its statistics, is the same number for all of several crystals."""
+    return known["count"] > 1 and known["min"] == known["max"]
 
 
 def assign(groups: Sequence[str], fractions: Sequence[float], seed: int) -> list[str]:
