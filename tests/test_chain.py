@@ -127,7 +127,7 @@ def test_the_reward_of_train_rl_is_the_score_of_the_written_cif(work: Path):
 
     from chemeleon_cli.commands.train_rl import judge
     from chemeleon_cli.core.models.generator import Sampling
-    from chemeleon_cli.core.scoring.context import build_tools
+    from chemeleon_cli.core.scoring.loading import load_context
     from chemeleon_cli.core.training import checkpoint
     from chemeleon_cli.recipe.load import load
     from chemeleon_cli.recipe.models import RECIPES
@@ -137,10 +137,12 @@ def test_the_reward_of_train_rl_is_the_score_of_the_written_cif(work: Path):
     settings = [s for s in STEER if s != "--set"]
     recipe: Any = load("bandgap", RECIPES["train-rl"], settings=settings, find_model=find_model)
     model, meta = checkpoint.load(find_model("runs/ldm", "ldm"), "ldm")
-    tools = build_tools(recipe.reward, find_model, model.vae, meta["data"]["path"])  # type: ignore[arg-type]
+    needs, training_data = recipe.reward.needs(), meta["data"]["path"]
+    context = load_context(recipe.reward, needs, find_model, model.vae, training_data)  # type: ignore[arg-type]
+    recipe.reward.prepare(context)
     sizes = torch.full((24,), 2)
     crystals = model.sample(sizes, Sampling("ddim", 5), torch.Generator().manual_seed(0))  # type: ignore[operator]
-    candidates, scores = judge(crystals, recipe.reward, tools)
+    candidates, scores = judge(crystals, recipe.reward, context)
     write_crystals(Path("drawn.cif"), crystals.to_structures(), [f"g{i}" for i in range(24)])
     call("score", "drawn.cif", "--reward", "bandgap", *STEER, "--out", "drawn.csv")
     table = rows_of(work / "drawn.csv")
@@ -160,7 +162,7 @@ def test_dng_runs_is_scored_alike_and_resumes_with_its_memory(work: Path):
 
     from chemeleon_cli.commands.train_rl import judge
     from chemeleon_cli.core.data.crystals import Crystals
-    from chemeleon_cli.core.scoring.context import build_tools
+    from chemeleon_cli.core.scoring.loading import load_context
     from chemeleon_cli.core.training import checkpoint
     from chemeleon_cli.recipe.load import load
     from chemeleon_cli.recipe.models import RECIPES
@@ -178,10 +180,12 @@ def test_dng_runs_is_scored_alike_and_resumes_with_its_memory(work: Path):
     settings = [s for s in DNG if s != "--set"]
     recipe: Any = load("starter/dng", RECIPES["train-rl"], settings=settings, find_model=find_model)
     model, meta = checkpoint.load(find_model("runs/ldm", "ldm"), "ldm")
-    tools = build_tools(recipe.reward, find_model, model.vae, meta["data"]["path"])  # type: ignore[arg-type]
+    needs, training_data = recipe.reward.needs(), meta["data"]["path"]
+    context = load_context(recipe.reward, needs, find_model, model.vae, training_data)  # type: ignore[arg-type]
+    recipe.reward.prepare(context)
     shaken = [s.copy().perturb(0.1) for s in (*crystals[1:20:2], *crystals[:6], *alone[:2])]
     drawn = Crystals.from_structures(shaken)
-    candidates, scores = judge(drawn, recipe.reward, tools)
+    candidates, scores = judge(drawn, recipe.reward, context)
     assert candidates.e_above_hull.isfinite().sum() >= 8
     write_crystals(Path("drawn.cif"), drawn.to_structures(), [f"g{i}" for i in range(len(drawn))])
     said = call("score", "drawn.cif", "--reward", "starter/dng", *DNG, "--out", "drawn.csv")

@@ -15,15 +15,16 @@ from safetensors.torch import load_file, save_file
 from samples import known_structures, random_structures, rock_salt
 
 from chemeleon_cli.core.scoring import matching, metrics, novelty
-from chemeleon_cli.core.scoring.comparison import Cell, MatchSettings, OutOfTime, at_most
+from chemeleon_cli.core.scoring.comparison import Cell, OutOfTime, at_most
 from chemeleon_cli.core.scoring.matching import Reference
 from chemeleon_cli.core.scoring.novelty import CAP, PER_FORMULA, Memory, creativity
+from chemeleon_cli.core.scoring.settings import Matching
 
 SALT = rock_salt(5.6)
 CESIUM = Structure(Lattice.cubic(3.5), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
 SLOW = Structure(Lattice.tetragonal(2.5, 9.1), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.4]])
 NOTHING = Reference.from_structures([])
-HASTY = MatchSettings(time_limit=0.2)
+HASTY = Matching(time_limit=0.2)
 
 
 def shaken(structure: Structure, seed: int, distance: float = 0.05) -> Structure:
@@ -116,7 +117,7 @@ def test_a_comparison_that_runs_out_of_time_is_unknown() -> None:
 @pytest.mark.usefixtures("_odd_pairs_hang")
 def test_reports_leave_what_is_unknown_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(matching.rms, "__defaults__", (HASTY,))
-    monkeypatch.setattr(matching.rms_pairs, "__defaults__", (HASTY, None))
+    monkeypatch.setattr(matching.rms_pairs, "__defaults__", (HASTY,))
     report = metrics.reconstruction_report([SLOW, CESIUM], [SLOW, CESIUM])
     assert report["match_rate"] == 0.5
     assert report["rms"] == pytest.approx(0, abs=1e-6)

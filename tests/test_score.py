@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,8 @@ from chemeleon_cli.core.models.generator import LatentDiffusion
 from chemeleon_cli.core.models.predictor import Predictor
 from chemeleon_cli.core.rewards import Matching, ReinforceReward
 from chemeleon_cli.core.scoring.candidates import Candidates
-from chemeleon_cli.core.scoring.comparison import MatchSettings
-from chemeleon_cli.core.scoring.context import build_tools
 from chemeleon_cli.core.scoring.hull import Hull
+from chemeleon_cli.core.scoring.loading import load_context
 from chemeleon_cli.core.training import checkpoint
 from chemeleon_cli.errors import UserError
 from chemeleon_cli.recipe.models import Score
@@ -111,7 +109,6 @@ def test_novelty_names_its_reference() -> None:
 def test_when_two_are_the_same_can_be_said() -> None:
     long = Structure(Lattice.tetragonal(4.1, 4.5), ["Cs", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
     write_crystals("made.cif", [CESIUM, long], ["cubic", "long"])
-    assert Matching().model_dump() == asdict(MatchSettings()), "the defaults are written twice"
     _, rows = run(reference="data")
     assert [row["group_size"] for row in rows] == ["2", "2"]
     assert [row["novel"] for row in rows] == ["False", "False"]
@@ -127,8 +124,8 @@ def test_when_two_are_the_same_can_be_said() -> None:
 def test_rewards_are_those_of_the_same_batch_in_training() -> None:
     text, rows = run(model="ldm", reward=reward())
     vae, _ = checkpoint.load(Path("ldm"), "vae")
-    tools = build_tools(reward(), find_model, vae, "data")  # type: ignore[arg-type]
-    in_training = reward()(Candidates(CRYSTALS, tools)).raw
+    context = load_context(reward(), reward().needs(), find_model, vae, "data")  # type: ignore[arg-type]
+    in_training = reward()(Candidates(CRYSTALS, context)).raw
     for name in ("band_gap", "composition_diversity"):
         written = [float(row[f"reward_{name}"] or "nan") for row in rows]
         assert written == pytest.approx(in_training[name].tolist(), abs=1e-5, nan_ok=True)
@@ -177,7 +174,7 @@ ENERGIES = {"NaCl": -2.01, "CsCl": -2.0, "ZnS": -1.0, "Fe": 0.08, "SrTiO3": -3.0
 @pytest.fixture
 def measured(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The same place with a potential of known energies, a hull, and crystals at known distances from it."""
-    monkeypatch.setattr("chemeleon_cli.core.scoring.context.load_energy_model", lambda *_: Levels(ENERGIES))
+    monkeypatch.setattr("chemeleon_cli.core.scoring.loading.load_energy_model", lambda *_: Levels(ENERGIES))
     Hull.from_entries(list(HULL), list(HULL.values()), list(HULL), "a test", Levels.energy_scale).write("hull.csv.gz")
     write_crystals("made.cif", STABLE, [f"c{i}" for i in range(len(STABLE))])
     return place

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from chemeleon_cli.core.models.vae import VAE
     from chemeleon_cli.core.scoring.candidates import Candidates
-    from chemeleon_cli.core.scoring.context import Tools
+    from chemeleon_cli.core.scoring.context import ScoringContext
     from chemeleon_cli.recipe.models import Score
     from chemeleon_cli.sources.files import Row
 
@@ -64,8 +64,8 @@ def run(recipe: Score, overwrite: bool, console: Console) -> None:
     if recipe.write_hull:
         return score_hull.write(recipe, rows, device, console)
     candidates = Candidates([row.structure for row in rows], _load(recipe, device, console))
-    tools = candidates.tools
-    if tools.relax is not None:
+    context = candidates.context
+    if context.relax is not None:
         score_summary.announce(candidates, console)
     scores = recipe.reward(candidates) if recipe.reward else None
     columns = _columns(rows, candidates, recipe.reference)
@@ -85,29 +85,33 @@ def run(recipe: Score, overwrite: bool, console: Console) -> None:
         console.print(f"{len(kept)} relaxed crystals: {recipe.relaxed_out}", highlight=False, soft_wrap=True)
 
 
-def _load(recipe: Score, device: str, console: Console) -> Tools:
+def _load(recipe: Score, device: str, console: Console) -> ScoringContext:
     """Models, hull and reference sets: what the reward needs, and what novelty is against."""
-    from chemeleon_cli.core.scoring.context import build_tools, load_known
+    from chemeleon_cli.core.scoring.loading import load_context, load_known
+    from chemeleon_cli.core.scoring.needs import Needs
     from chemeleon_cli.core.training import checkpoint
     from chemeleon_cli.sources.models import find_model
 
     vae, training_data = None, None
+    needs = Needs() if recipe.reward is None else recipe.reward.needs()
     if recipe.model is not None:
         folder = find_model(recipe.model, "ldm")
         training_data = checkpoint.read_meta(folder).get("data", {}).get("path")
-        if recipe.reward is not None and recipe.reward.needs().encoder:
+        if needs.encoder:
             loaded, _ = checkpoint.load(folder, "vae", device)
             vae = cast("VAE", loaded)
-    tools = build_tools(recipe.reward, find_model, vae, training_data, device, recipe.energies())
-    if recipe.reward is not None:  # relaxed for the report; the reward is the one that train-rl gave
-        tools = replace(tools, reward_relaxed=recipe.reward.relax is not None)
+    context = load_context(recipe.energies(), needs, find_model, vae, training_data, device)
+    if recipe.reward is not None:
+        recipe.reward.prepare(context)
+        # relaxed for the report; the reward is the one that train-rl gave
+        context = replace(context, reward_relaxed=recipe.reward.relax is not None)
     wanted = recipe.reference or training_data
-    if recipe.reference in tools.known:
-        return tools
+    if recipe.reference in context.known:
+        return context
     if wanted is None or split_path(wanted, "train") is None:
         console.print(f"novelty is not measured: {f'{wanted} is not there' if wanted else 'no --reference is named'}")
-        return tools
-    return replace(tools, known={**tools.known, recipe.reference: load_known(wanted)})
+        return context
+    return replace(context, known={**context.known, recipe.reference: load_known(wanted)})
 
 
 def _columns(rows: list[Row], candidates: Candidates, reference: str | None) -> Columns:
@@ -123,16 +127,16 @@ def _columns(rows: list[Row], candidates: Candidates, reference: str | None) -> 
         "smact_valid": _where(candidates.valid.tolist(), candidates.smact_valid.tolist()),
         **{name: fired.tolist() for name, fired in candidates.guards.items()},
     }
-    if candidates.tools.energy_model is not None:
+    if candidates.context.energy_model is not None:
         columns |= _energies(candidates)
     columns |= _newness(candidates, reference)
-    if candidates.tools.relax is not None:
+    if candidates.context.relax is not None:
         relaxed = candidates.relaxed
         columns |= {f"relaxed_{name}": values for name, values in _energies(relaxed).items()}
         columns |= {f"relaxed_{name}": values for name, values in _newness(relaxed, reference).items()}
         for name in ("converged", "steps", "fmax", "problem"):
             columns[f"relaxation_{name}"] = [found and getattr(found, name) for found in candidates.relaxations]
-    for name in candidates.tools.predictors:
+    for name in candidates.context.predictors:
         for target, values in candidates.predict(name).items():
             column = f"predicted_{target}"
             columns[column if column not in columns else f"{column}_{Path(name).name}"] = values.tolist()
@@ -142,7 +146,7 @@ def _columns(rows: list[Row], candidates: Candidates, reference: str | None) -> 
 def _energies(candidates: Candidates) -> Columns:
     """Energies of crystals as they are, and above the hull where there is one."""
     columns: Columns = {"energy_per_atom": candidates.energy_per_atom.tolist()}
-    if candidates.tools.hull is not None:
+    if candidates.context.hull is not None:
         columns["e_above_hull"] = candidates.e_above_hull.tolist()
         reasons = candidates.notes.get("e_above_hull", {})
         columns["e_above_hull_problem"] = [reasons.get(i) for i in range(len(candidates))]
@@ -154,7 +158,7 @@ def _newness(candidates: Candidates, reference: str | None) -> Columns:
     from chemeleon_cli.core.scoring import matching
 
     forms = candidates.canonical
-    if reference in candidates.tools.known:
+    if reference in candidates.context.known:
         found = candidates.newness(reference)
         groups, unique = found.groups, found.unique
         more: Columns = {"novel": _where(candidates.has_form.tolist(), found.novel), "creativity": found.values}

@@ -23,13 +23,15 @@ def write(recipe: Score, rows: list[Row], device: str, console: Console) -> None
         UserError: no crystal has an energy.
     """
     from chemeleon_cli.core.scoring.candidates import Candidates
-    from chemeleon_cli.core.scoring.context import Tools, load_energies
+    from chemeleon_cli.core.scoring.context import ScoringContext
     from chemeleon_cli.core.scoring.hull import Hull
+    from chemeleon_cli.core.scoring.loading import load_energies
 
     settings = recipe.energies()
     model, _ = load_energies(settings, device)
     assert model is not None, "the recipe names one where a hull is to be written"
-    drawn = Candidates([row.structure for row in rows], Tools(device=device, energy_model=model, relax=settings.relax))
+    context = ScoringContext(device=device, energy_model=model, relax=settings.relax)
+    drawn = Candidates([row.structure for row in rows], context)
     console.print(f"energies of {len(rows)} crystals by {settings.energy_model}", highlight=False)
     relaxed, short = "", 0
     if settings.relax:

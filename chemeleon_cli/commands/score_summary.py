@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from chemeleon_cli.core.rewards import ReinforceReward, Scores
     from chemeleon_cli.core.scoring.candidates import Candidates
-    from chemeleon_cli.core.scoring.context import Tools
+    from chemeleon_cli.core.scoring.context import ScoringContext
     from chemeleon_cli.core.scoring.protocols import Rate
     from chemeleon_cli.recipe.models import Score
 
@@ -31,21 +31,21 @@ MEASURED_STEPS = 5
 
 def announce(candidates: Candidates, console: Console) -> None:
     """Say how long relaxing will take, from a few steps of a crystal of median size."""
-    tools, forms = candidates.tools, sorted((s for s in candidates.canonical if s is not None), key=len)
-    assert tools.energy_model is not None and tools.relax is not None, "checked with the recipe"
+    context, forms = candidates.context, sorted((s for s in candidates.canonical if s is not None), key=len)
+    assert context.energy_model is not None and context.relax is not None, "checked with the recipe"
     if not forms:
         return
     median = forms[len(forms) // 2]
-    tools.energy_model.relax([median], tools.relax.fmax, 1)  # what is compiled on first use is not measured
+    context.energy_model.relax([median], context.relax.fmax, 1)  # what is compiled on first use is not measured
     start = time.perf_counter()
-    steps = tools.energy_model.relax([median], 1e-9, MEASURED_STEPS)[0].steps
+    steps = context.energy_model.relax([median], 1e-9, MEASURED_STEPS)[0].steps
     rate = (time.perf_counter() - start) / max(steps, 1)
-    workers = min(processors(), len(forms)) if tools.device == "cpu" else 1
-    minutes = len(forms) * tools.relax.steps * rate / workers / 60
+    workers = min(processors(), len(forms)) if context.device == "cpu" else 1
+    minutes = len(forms) * context.relax.steps * rate / workers / 60
     console.print(
-        f"relaxing {len(forms)} crystals by {tools.energy_model.name}: about {max(minutes, 0.1):.1f} min "
+        f"relaxing {len(forms)} crystals by {context.energy_model.name}: about {max(minutes, 0.1):.1f} min "
         "if none converges early "
-        f"({rate:.2g} s a step for {len(median)} atoms, {tools.relax.steps} steps, {workers} at a time)",
+        f"({rate:.2g} s a step for {len(median)} atoms, {context.relax.steps} steps, {workers} at a time)",
         highlight=False,
         soft_wrap=True,
     )
@@ -55,9 +55,9 @@ def figures(
     recipe: Score, candidates: Candidates, columns: Mapping[str, list[Any]], scores: Scores | None
 ) -> dict[str, Any]:
     """Everything that is printed and what it depends on, as plain values."""
-    tools, valid = candidates.tools, columns["valid"]
-    reference = tools.known.get(recipe.reference)
-    model, hull = tools.energy_model, tools.hull
+    context, valid = candidates.context, columns["valid"]
+    reference = context.known.get(recipe.reference)
+    model, hull = context.energy_model, context.hull
     formed = [group for group in columns["group"] if group is not None]
     summary: dict[str, Any] = {
         "file": recipe.file,
@@ -69,8 +69,8 @@ def figures(
         "reference": reference and {"name": reference.name, "sha256": reference.sha256},
         "energy_model": model and {"name": model.name, "energy_scale": model.energy_scale},
         "hull": hull and {"name": hull.name, **asdict(hull.manifest)},
-        "relax": tools.relax and tools.relax.model_dump(),
-        "matching": asdict(tools.matching),
+        "relax": context.relax and context.relax.model_dump(),
+        "matching": context.matching.model_dump(),
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
         "smact_valid_of_valid": _share(columns["smact_valid"].count(True), sum(valid)),
         "impossible": _counts(text.split(":")[0] for text in columns["problem"] if text),
@@ -79,7 +79,7 @@ def figures(
             for name, values in columns.items()
             if name.startswith("predicted_") or name in MEASURED
         },
-        "relaxation_converged": columns["relaxation_converged"].count(True) if tools.relax else None,
+        "relaxation_converged": columns["relaxation_converged"].count(True) if context.relax else None,
         "reward": recipe.reward and scores and _rewards(recipe.reward, candidates, scores),
         "unscored": _reasons(candidates),
     }
@@ -94,7 +94,7 @@ def _protocols(candidates: Candidates, columns: Mapping[str, list[Any]]) -> dict
 
     found: dict[str, Any] = {}
     for protocol in PROTOCOLS:
-        if protocol.relaxed and candidates.tools.relax is None:
+        if protocol.relaxed and candidates.context.relax is None:
             found[protocol.name] = None
             continue
         prefix, judged = ("relaxed_", candidates.relaxed) if protocol.relaxed else ("", candidates)
@@ -152,9 +152,9 @@ def show(recipe: Score, candidates: Candidates, summary: Mapping[str, Any], cons
             table.add_row(f"unscored, {fact}: {reason}", str(count), "valid")
     console.print(table)
     if summary.get("protocols"):
-        return _show_protocols(summary, candidates.tools, console)
-    if candidates.tools.energies:
-        console.print(candidates.tools.energies, highlight=False, soft_wrap=True)
+        return _show_protocols(summary, candidates.context, console)
+    if candidates.context.energies:
+        console.print(candidates.context.energies, highlight=False, soft_wrap=True)
     if summary["energy_model"] and summary["hull"]:
         console.print("S.U.N. is not computed: novelty is not measured", highlight=False)
 
@@ -165,13 +165,13 @@ MOST_REASONS = 3
 """How many of the reasons for which crystals have no number are printed, of each fact."""
 
 
-def _show_protocols(summary: Mapping[str, Any], tools: Tools, console: Console) -> None:
+def _show_protocols(summary: Mapping[str, Any], context: ScoringContext, console: Console) -> None:
     from rich.table import Table
 
     reference = summary["reference"]
     title = (
         f"Stable, unique, novel: share of all {summary['n']} [95 % bootstrap interval]\n"
-        f"{tools.energies}; novel against {reference['name']}, {(reference['sha256'] or '')[:12]}"
+        f"{context.energies}; novel against {reference['name']}, {(reference['sha256'] or '')[:12]}"
     )
     table = Table(title=title, title_justify="left")
     for header in ("as defined by", "crystals", "S.U.N.", "", "M.S.U.N.", ""):

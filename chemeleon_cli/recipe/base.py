@@ -19,7 +19,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, Va
 from pydantic_core import PydanticCustomError
 
 from chemeleon_cli.core.paths import split_path
-from chemeleon_cli.core.rewards.base import FindModel, RewardSection
+from chemeleon_cli.core.rewards import FindModel, Section
 from chemeleon_cli.errors import UserError, did_you_mean
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -129,10 +129,6 @@ def _is_folder_name(name: str) -> str:
 
 RunName = Annotated[str, AfterValidator(_is_folder_name)]
 UserPath = Annotated[str, AfterValidator(os.path.expanduser)]
-
-
-class Section(RewardSection):
-    """A part of a recipe: frozen and strict, as the sections of a reward are."""
 
 
 class Recipe(Section):

@@ -15,8 +15,14 @@ from pydantic import (
     model_validator,
 )
 
-from chemeleon_cli.core.rewards import EnergySettings, Matching, Relaxation
-from chemeleon_cli.core.rewards.settings import CHGNET, FOUNDATION_MODELS, UNKNOWN_SCALE
+from chemeleon_cli.core.rewards import (
+    CHGNET,
+    FOUNDATION_MODELS,
+    UNKNOWN_SCALE,
+    EnergySettings,
+    Matching,
+    Relaxation,
+)
 from chemeleon_cli.recipe.base import (
     ComputeRecipe,
     Count,

@@ -22,7 +22,7 @@ from chemeleon_cli.core.models.predictor import Predictor
 from chemeleon_cli.core.models.vae import VAE
 from chemeleon_cli.core.scoring import metrics
 from chemeleon_cli.core.scoring.candidates import Candidates
-from chemeleon_cli.core.scoring.context import Tools
+from chemeleon_cli.core.scoring.context import ScoringContext
 from chemeleon_cli.core.scoring.matching import Reference
 from chemeleon_cli.errors import UserError
 
@@ -201,7 +201,7 @@ def gaps(structures: Sequence[Structure | None], predictors: Mapping[str, Predic
     for name, predictor in predictors.items():
         if "band_gap" not in predictor.targets:
             raise UserError(f"the {name} predicts {', '.join(predictor.targets)}, and no band_gap", "name another")
-    candidates = Candidates(structures, Tools(predictors=dict(predictors)))
+    candidates = Candidates(structures, ScoringContext(predictors=dict(predictors)))
     return {name: candidates.predict(name)["band_gap"].numpy().astype(float) for name in predictors}
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from chemeleon_cli.core.rewards.base import FindModel, Needs, RewardComponent, reference_mistake
+from chemeleon_cli.core.rewards.base import RewardComponent, reference_mistake
+from chemeleon_cli.core.scoring.needs import FindModel, Needs
 
 if TYPE_CHECKING:
     from torch import Tensor

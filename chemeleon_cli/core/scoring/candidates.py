@@ -19,7 +19,8 @@ from chemeleon_cli.core.data.crystals import Crystals, canonical
 from chemeleon_cli.core.data.validity import problem, smact_valid
 from chemeleon_cli.core.potentials.relaxation import Relaxed
 from chemeleon_cli.core.scoring import matching, novelty
-from chemeleon_cli.core.scoring.context import BATCH, Tools, features
+from chemeleon_cli.core.scoring.context import ScoringContext
+from chemeleon_cli.core.scoring.features import BATCH, features
 from chemeleon_cli.core.scoring.hull import HOLE, Hull
 from chemeleon_cli.errors import UserError
 
@@ -30,15 +31,15 @@ class Candidates:
 
     Attributes:
         structures: as they came; None where there is none. An impossible one may hold NaN.
-        tools: models and reference sets.
+        context: models and reference sets.
         notes: why a possible crystal has no number: component or fact -> row -> reason.
         left_out: (B,) bool: possible, but stopped by a guard of the reward; it is not scored, and has no say in what
             others get. Set by the reward.
     """
 
-    def __init__(self, structures: Sequence[Structure | None], tools: Tools | None = None) -> None:
+    def __init__(self, structures: Sequence[Structure | None], context: ScoringContext | None = None) -> None:
         self.structures = list(structures)
-        self.tools = tools or Tools()
+        self.context = context or ScoringContext()
         self.notes: dict[str, dict[int, str]] = defaultdict(dict)
         self.left_out = torch.zeros(len(self.structures), dtype=torch.bool)
         self._predictions: dict[str, dict[str, Tensor]] = {}
@@ -129,15 +130,15 @@ class Candidates:
     def groups(self) -> list[int]:
         """The number of each crystal's group of duplicates, -1 where it has no canonical form or is unknown."""
         known = next(iter(self._newness.values()), None)
-        return matching.unique_groups(self.canonical, self.tools.matching) if known is None else known.groups
+        return matching.unique_groups(self.canonical, self.context.matching) if known is None else known.groups
 
     @property
     def ranking(self) -> list[float] | None:
         """eV/atom, the lowest of which stands for its duplicates: energies; with a hull, those above it, so that a copy
         which fell into a hole of the potential does not stand for the others; None without a potential."""
-        if self.tools.energy_model is None:
+        if self.context.energy_model is None:
             return None
-        return (self.energy_per_atom if self.tools.hull is None else self.e_above_hull).tolist()
+        return (self.energy_per_atom if self.context.hull is None else self.e_above_hull).tolist()
 
     def newness(self, name: str | None = None) -> novelty.Creativity:
         """Whether each crystal is unique, novel, and how much it is worth as such; see `novelty.creativity`.
@@ -145,24 +146,24 @@ class Candidates:
         Of duplicates the best by `ranking` is the unique one.
 
         Args:
-            name: of the reference set, as in the tools; None is the set that the generator was trained on.
+            name: of the reference set, as in the context; None is the set that the generator was trained on.
 
         Raises:
-            UserError: there is no such set among the tools.
+            UserError: there is no such set among the context.
         """
-        if name not in self.tools.known:
+        if name not in self.context.known:
             hint = "reward creativity, give a reward of your own `needs = ('novelty',)`, or score with --reference DIR"
             raise UserError("novelty needs a reference set", hint)
         if name not in self._newness:
             self._newness[name] = novelty.creativity(
-                self.canonical, self.tools.known[name], self.tools.memory, self.ranking, self.tools.matching
+                self.canonical, self.context.known[name], self.context.memory, self.ranking, self.context.matching
             )
         return self._newness[name]
 
     @property
     def unique(self) -> list[bool | None]:
         """Whether each is the first of its kind in the batch and in the run's memory; None where unknown."""
-        names = [*self._newness, *self.tools.known]  # the same whichever set novelty is against
+        names = [*self._newness, *self.context.known]  # the same whichever set novelty is against
         return self.newness(names[0] if names else None).unique
 
     @property
@@ -180,7 +181,7 @@ class Candidates:
     @functools.cached_property
     def energy_per_atom(self) -> Tensor:
         """(B,) eV/atom by the potential, float64, of each crystal as it is."""
-        model = self.tools.energy_model
+        model = self.context.energy_model
         if model is None:
             raise UserError("these energies need a potential", "name one: --set reward.energy_model=chgnet")
         forms = [(i, form) for i, form in enumerate(self.canonical) if form is not None]
@@ -210,8 +211,8 @@ class Candidates:
 
     @functools.cached_property
     def relaxations(self) -> list[Relaxed | None]:
-        """What became of each possible crystal when it was relaxed as the tools say."""
-        model, how = self.tools.energy_model, self.tools.relax
+        """What became of each possible crystal when it was relaxed as the context say."""
+        model, how = self.context.energy_model, self.context.relax
         if model is None or how is None:
             raise UserError(
                 "relaxing needs a potential and settings", "name them: --set 'reward.relax={steps: 200, fmax: 0.05}'"
@@ -227,9 +228,9 @@ class Candidates:
 
     @functools.cached_property
     def relaxed(self) -> Candidates:
-        """The relaxed crystals, converged or not, to be judged by the same tools; None where nothing is left."""
+        """The relaxed crystals, converged or not, to be judged by the same context; None where nothing is left."""
         structures = [None if result is None else result.structure for result in self.relaxations]
-        relaxed = Candidates(structures, replace(self.tools, relax=None))
+        relaxed = Candidates(structures, replace(self.context, relax=None))
         for i in self.rows.tolist():
             reason = relaxed.problems[i]
             if reason is not None:
@@ -238,8 +239,8 @@ class Candidates:
 
     @property
     def judged(self) -> Candidates:
-        """The candidates whose energies rewards count: relaxed ones, if the tools say so."""
-        return self.relaxed if self.tools.relax is not None and self.tools.reward_relaxed else self
+        """The candidates whose energies rewards count: relaxed ones, if the context say so."""
+        return self.relaxed if self.context.relax is not None and self.context.reward_relaxed else self
 
     # --- guards ---------------------------------------------------------------------------------
 
@@ -287,21 +288,21 @@ class Candidates:
     def guards(self) -> dict[str, Tensor]:
         """(B,) bool of each guard by name, True where it stops a crystal; those of the hull where there is one."""
         names = ["too_close", "bad_cell", "charge_imbalance", "single_element"]
-        if self.tools.hull is not None:
-            names += ["sparse_hull", "uncharted_alloy"] + ["potential_hole"] * (self.tools.energy_model is not None)
+        if self.context.hull is not None:
+            names += ["sparse_hull", "uncharted_alloy"] + ["potential_hole"] * (self.context.energy_model is not None)
         return {name: getattr(self, name) for name in names}
 
     @property
     def _hull(self) -> Hull:
-        if self.tools.hull is None:
+        if self.context.hull is None:
             raise UserError("energies above the hull need a hull", "name one: --set reward.hull=hull.csv.gz")
-        return self.tools.hull
+        return self.context.hull
 
     # --- features and predictions ---------------------------------------------------------------
 
     @functools.cached_property
     def _features(self) -> tuple[Tensor, Tensor]:
-        encoder = self.tools.encoder
+        encoder = self.context.encoder
         if encoder is None:
             raise UserError("these features need a generator's autoencoder", "name the generator: --set model=NAME")
         widths = [encoder.config["latent_dim"], encoder.atom_embedding.embedding_dim]
@@ -326,7 +327,7 @@ class Candidates:
             name: what the recipe calls the predictor.
         """
         if name not in self._predictions:
-            predictor = self.tools.predictors[name]
+            predictor = self.context.predictors[name]
             values = self._in_batches(predictor.predict, len(predictor.targets))
             found = {target: self.scatter(values[:, k]) for k, target in enumerate(predictor.targets)}
             self._predictions[name] = found
@@ -337,5 +338,5 @@ class Candidates:
         if not len(self.rows):
             return torch.zeros(0, width)
         order = torch.argsort(self.crystals.num_atoms, stable=True)
-        values = torch.cat([function(self.crystals[rows].to(self.tools.device)).cpu() for rows in order.split(BATCH)])
+        values = torch.cat([function(self.crystals[rows].to(self.context.device)).cpu() for rows in order.split(BATCH)])
         return values[torch.argsort(order)]

@@ -17,36 +17,34 @@ from pymatgen.core import Structure
 
 from chemeleon_cli.core.data.validity import problem
 from chemeleon_cli.core.scoring.comparison import (
-    DEFAULT,
     Cell,
-    MatchSettings,
     OutOfTime,
     at_most,
     comparison,
     parallel,
     quietly,
 )
+from chemeleon_cli.core.scoring.settings import DEFAULT_MATCHING, Matching
 
 
 def unique_groups(
-    structures: Sequence[Structure | None], settings: MatchSettings = DEFAULT, workers: int | None = None
+    structures: Sequence[Structure | None], settings: Matching = DEFAULT_MATCHING
 ) -> list[int]:
     """Number the groups of matching crystals.
 
     Args:
         structures: None where there is no crystal to compare.
         settings: tolerances.
-        workers: processes; None: as many as processors where there is enough to do.
 
     Returns:
         For each structure the number of its group, counted in order of first appearance, or -1 where there is
         none or a comparison ran out of time.
     """
-    return [group for group, _ in grouped(structures, settings, workers)]
+    return [group for group, _ in grouped(structures, settings)]
 
 
 def grouped(
-    structures: Sequence[Structure | None], settings: MatchSettings = DEFAULT, workers: int | None = None
+    structures: Sequence[Structure | None], settings: Matching = DEFAULT_MATCHING
 ) -> list[tuple[int, list[int]]]:
     """The group of each crystal as by `unique_groups`, and the crystals by whose match it came into the group."""
     several = {formula: rows for formula, rows in by_formula(structures).items() if len(rows) > 1}
@@ -54,7 +52,7 @@ def grouped(
     neighbours: list[list[int]] = [[] for _ in structures]
     jobs = (([Cell.of(structures[i]) for i in rows], settings) for rows in several.values())  # type: ignore[arg-type]
     for rows, found in zip(
-        several.values(), parallel(_components, jobs, workers, sum(map(len, several.values()))), strict=True
+        several.values(), parallel(_components, jobs, sum(map(len, several.values()))), strict=True
     ):
         for i, (first, near) in zip(rows, found, strict=True):
             label[i] = -1 if first is None else rows[first]
@@ -92,8 +90,7 @@ def representatives(
 def novel(
     structures: Sequence[Structure | None],
     reference: Reference,
-    settings: MatchSettings = DEFAULT,
-    workers: int | None = None,
+    settings: Matching = DEFAULT_MATCHING,
 ) -> list[bool | None]:
     """Which crystals match none of a reference set's; False where there is no crystal, None where it is unknown
     because a comparison ran out of time.
@@ -102,9 +99,8 @@ def novel(
         structures: None where there is no crystal to compare.
         reference: the set; only crystals of a formula that both have are built.
         settings: tolerances.
-        workers: processes; None: as many as processors where there is enough to do.
     """
-    found = matches(structures, reference, settings, workers)
+    found = matches(structures, reference, settings)
     return [
         False if s is None else None if rows is None else not rows for s, rows in zip(structures, found, strict=True)
     ]
@@ -113,8 +109,7 @@ def novel(
 def matches(
     structures: Sequence[Structure | None],
     known: Known,
-    settings: MatchSettings = DEFAULT,
-    workers: int | None = None,
+    settings: Matching = DEFAULT_MATCHING,
 ) -> list[list[Cell] | None]:
     """The known crystals that each crystal matches; None where there is no match and a comparison ran out of time.
 
@@ -122,7 +117,6 @@ def matches(
         structures: None where there is no crystal to compare.
         known: a reference set, or the memory of a run.
         settings: tolerances.
-        workers: processes; None: as many as processors where there is enough to do.
     """
     shared = {formula: rows for formula, rows in by_formula(structures).items() if formula in known}
     found: list[list[Cell] | None] = [[] for _ in structures]
@@ -130,7 +124,7 @@ def matches(
         ([Cell.of(structures[i]) for i in rows], known.cells(formula), settings)  # type: ignore[arg-type]
         for formula, rows in shared.items()
     )
-    answers = parallel(_matching, jobs, workers, sum(map(len, shared.values())))
+    answers = parallel(_matching, jobs, sum(map(len, shared.values())))
     for (formula, rows), answer in zip(shared.items(), answers, strict=True):
         cells = known.cells(formula)
         for i, which in zip(rows, answer, strict=True):
@@ -192,7 +186,7 @@ class Reference:
         return self._cells[formula]
 
 
-def rms(original: Structure, other: Structure | None, settings: MatchSettings = DEFAULT) -> float | None:
+def rms(original: Structure, other: Structure | None, settings: Matching = DEFAULT_MATCHING) -> float | None:
     """Root mean square displacement of matched sites in units of (volume per atom)^(1/3).
 
     Returns:
@@ -211,10 +205,10 @@ def rms(original: Structure, other: Structure | None, settings: MatchSettings = 
 
 
 def rms_pairs(
-    pairs: Sequence[tuple[Structure, Structure | None]], settings: MatchSettings = DEFAULT, workers: int | None = None
+    pairs: Sequence[tuple[Structure, Structure | None]], settings: Matching = DEFAULT_MATCHING
 ) -> list[float | None]:
     """`rms` of many pairs, in worker processes."""
-    return list(parallel(rms, [(a, b, settings) for a, b in pairs], workers, len(pairs)))
+    return list(parallel(rms, [(a, b, settings) for a, b in pairs], len(pairs)))
 
 
 def by_formula(structures: Sequence[Structure | None]) -> dict[str, list[int]]:
@@ -226,7 +220,7 @@ def by_formula(structures: Sequence[Structure | None]) -> dict[str, list[int]]:
     return rows
 
 
-def _components(cells: Sequence[Cell], settings: MatchSettings) -> list[tuple[int | None, list[int]]]:
+def _components(cells: Sequence[Cell], settings: Matching) -> list[tuple[int | None, list[int]]]:
     """Connected components of matching crystals, all of one reduced formula.
 
     Both crystals of a pair that ran out of time are set aside: one of them is the reason, and would be again.
@@ -265,7 +259,7 @@ def _components(cells: Sequence[Cell], settings: MatchSettings) -> list[tuple[in
     return [(None if i in aside else first.setdefault(root(i), i), neighbours[i]) for i in range(len(cells))]
 
 
-def _matching(cells: Sequence[Cell], known: Sequence[Cell], settings: MatchSettings) -> list[list[int] | None]:
+def _matching(cells: Sequence[Cell], known: Sequence[Cell], settings: Matching) -> list[list[int] | None]:
     """Which of the known crystals each crystal matches, all of one reduced formula; None: none, but one is unknown."""
     compare = comparison(settings)
     answers: list[list[int] | None] = []

@@ -25,7 +25,6 @@ def generation_report(
     reference: matching.Reference,
     train: Sequence[Structure],
     comparison: Sequence[Structure] | None = None,
-    workers: int | None = None,
 ) -> dict[str, float]:
     """What a generator makes.
 
@@ -34,7 +33,6 @@ def generation_report(
         reference: what it learnt from, all of it; novelty is against these.
         train: a sample of the same.
         comparison: crystals whose distributions are to be met, usually val.
-        workers: processes for matching; None: as many as processors where there is enough to do.
 
     Returns:
         n; valid, the share of possible crystals; of these: unique (groups of duplicates per crystal), novel and
@@ -44,8 +42,8 @@ def generation_report(
     """
     candidates = Candidates(structures)
     possible = [form for form in candidates.canonical if form is not None]
-    groups = len(set(matching.unique_groups(possible, workers=workers)) - {-1})
-    novel = matching.novel(possible, reference, workers=workers)
+    groups = len(set(matching.unique_groups(possible)) - {-1})
+    novel = matching.novel(possible, reference)
     report = {
         "n": float(len(structures)),
         "valid": share(int(candidates.valid.sum()), len(structures)),
@@ -145,21 +143,20 @@ def _mean(values: np.ndarray) -> float:
 
 
 def reconstruction_report(
-    originals: Sequence[Structure], decoded: Sequence[Structure | None], workers: int | None = None
+    originals: Sequence[Structure], decoded: Sequence[Structure | None]
 ) -> dict[str, float]:
     """How well an autoencoder gives crystals back.
 
     Args:
         originals: what went in.
         decoded: what came out, atoms in the same order.
-        workers: processes for matching; None: as many as processors where there is enough to do.
 
     Returns:
         n; match_rate by StructureMatcher, which rescales volumes; rms, the mean over matches, in units of
         (volume per atom)^(1/3); volume_error, mean |dV|/V over all that have a volume; elements, the share of
         atoms with the right element.
     """
-    found = matching.rms_pairs(list(zip(originals, decoded, strict=True)), workers=workers)
+    found = matching.rms_pairs(list(zip(originals, decoded, strict=True)))
     matched = [value for value in found if value is not None and not math.isnan(value)]
     right = total = 0
     volume_errors = []

@@ -13,8 +13,9 @@ from pymatgen.core import Composition, Element, Structure
 from torch import Tensor
 
 from chemeleon_cli.core.scoring import matching
-from chemeleon_cli.core.scoring.comparison import DEFAULT, Cell, MatchSettings
+from chemeleon_cli.core.scoring.comparison import Cell
 from chemeleon_cli.core.scoring.matching import Known
+from chemeleon_cli.core.scoring.settings import DEFAULT_MATCHING, Matching
 
 CAP = 0.99
 """The most that a crystal gets that is new in one way only; one that is new in both gets 1."""
@@ -108,8 +109,7 @@ def creativity(
     reference: Known,
     memory: Known | None = None,
     energies: Sequence[float] | None = None,
-    settings: MatchSettings = DEFAULT,
-    workers: int | None = None,
+    settings: Matching = DEFAULT_MATCHING,
 ) -> Creativity:
     """How new each crystal of a batch is, as Chemeleon2 rewards it (Park & Walsh 2025, arXiv:2511.07158), but with
     the matcher's displacement as the distance, and within [0, 1].
@@ -129,12 +129,11 @@ def creativity(
         memory: what the run generated before this batch; it is not changed.
         energies: eV/atom of each, which choose the representatives; NaN where there is none.
         settings: tolerances.
-        workers: processes; None: as many as processors where there is enough to do.
     """
-    grouped = matching.grouped(structures, settings, workers)
+    grouped = matching.grouped(structures, settings)
     groups = [group for group, _ in grouped]
-    known = matching.matches(structures, reference, settings, workers)
-    earlier = [[] for _ in structures] if memory is None else matching.matches(structures, memory, settings, workers)
+    known = matching.matches(structures, reference, settings)
+    earlier = [[] for _ in structures] if memory is None else matching.matches(structures, memory, settings)
     first = matching.representatives(structures, groups, energies)
     novel = [None if s is None or cells is None else not cells for s, cells in zip(structures, known, strict=True)]
     repeated = {group for group, cells in zip(groups, earlier, strict=True) if cells}
@@ -156,7 +155,7 @@ def creativity(
         pairs += [(original, structure) for original in originals]
         rows += [i] * len(originals)
     distances: dict[int, list[float]] = defaultdict(list)
-    for i, distance in zip(rows, matching.rms_pairs(pairs, settings, workers), strict=True):
+    for i, distance in zip(rows, matching.rms_pairs(pairs, settings), strict=True):
         distances[i].append(math.inf if distance is None else distance)
     values = [_value(unique[i], novel[i], distances[i], settings.stol) for i in range(len(structures))]
     return Creativity(values, unique, novel, groups)

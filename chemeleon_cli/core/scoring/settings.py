@@ -1,22 +1,33 @@
-"""What crystals are measured with: one choice of potential, hull and matcher for all rewards of a run and `score`."""
+"""Settings that all rewards of a run share with `score`: potential, hull, relaxation and matcher. Recipes read these
+classes, so nothing here imports torch, numpy or pymatgen before it is used."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from chemeleon_cli.core.potentials.energy import FOUNDATION_MODELS, UNKNOWN_SCALE
-from chemeleon_cli.core.rewards.base import RewardSection
 from chemeleon_cli.core.scoring.hull_file import check_scales, find_hull, read_manifest
 from chemeleon_cli.errors import UserError, did_you_mean
+
+if TYPE_CHECKING:
+    from pymatgen.analysis.structure_matcher import StructureMatcher
 
 CHGNET = "chgnet"
 CHGNET_SCALE = "PBE/MP2020"
 
 
-class Relaxation(RewardSection):
+class Section(BaseModel):
+    """A part of a recipe: frozen and strict, without unknown keys."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+class Relaxation(Section):
     """How crystals are relaxed, cell and positions, before their energy is taken."""
 
     steps: Annotated[int, Field(ge=1)] = 200
@@ -25,7 +36,7 @@ class Relaxation(RewardSection):
     """The largest force, eV/Å, of a crystal that counts as relaxed."""
 
 
-class Matching(RewardSection):
+class Matching(Section):
     """When two crystals are the same: the tolerances of pymatgen's StructureMatcher, by default its own."""
 
     ltol: Annotated[float, Field(gt=0)] = 0.2
@@ -35,10 +46,19 @@ class Matching(RewardSection):
     angle_tol: Annotated[float, Field(gt=0)] = 5.0
     """Of cell angles, degrees."""
     time_limit: Annotated[float, Field(gt=0)] = 10.0
-    """Of one comparison, seconds; after it whether the two are the same is unknown."""
+    """Of one comparison, seconds of processor time; after it whether the two are the same is unknown."""
+
+    def matcher(self) -> StructureMatcher:
+        """pymatgen's, for whole structures; it reduces both to their primitive cells first."""
+        from pymatgen.analysis.structure_matcher import StructureMatcher
+
+        return StructureMatcher(ltol=self.ltol, stol=self.stol, angle_tol=self.angle_tol)
 
 
-class EnergySettings(RewardSection):
+DEFAULT_MATCHING = Matching()
+
+
+class EnergySettings(Section):
     """The potential, the hull, whether crystals are relaxed, and when two are the same."""
 
     energy_model: str | None = None
