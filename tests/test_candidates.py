@@ -1,4 +1,4 @@
-"""Candidates, the context they are judged with, and matching."""
+"""Candidates, the context they are scored with, and matching."""
 
 import math
 import random
@@ -21,6 +21,7 @@ from chemeleon_cli.core.scoring.context import ScoringContext
 from chemeleon_cli.core.scoring.features import features
 from chemeleon_cli.core.scoring.loading import load_context, load_references
 from chemeleon_cli.core.scoring.needs import Needs
+from chemeleon_cli.core.scoring.novelty import find_novel
 from chemeleon_cli.core.scoring.settings import EnergySettings
 from chemeleon_cli.errors import UserError
 
@@ -89,11 +90,11 @@ def test_a_batch_without_any_crystal_has_facts_too() -> None:
     candidates = Candidates([None, CRUSHED], ScoringContext(tiny_encoder(), {"p": CountingPredictor()}))  # type: ignore[dict-item]
     assert candidates.predict("p")["atoms"].isnan().all()
     assert candidates.structure_features.shape == (2, 4)
-    assert candidates.groups == [-1, -1]
+    assert candidates.uniqueness.groups == [-1, -1]
     assert len(Candidates([])) == 0
 
 
-def test_a_candidate_is_judged_in_its_canonical_form() -> None:
+def test_a_candidate_is_scored_in_its_canonical_form() -> None:
     moved = SALT.copy()
     moved.translate_sites(range(len(moved)), [0.13, 0.4, 0.7])
     moved.make_supercell([1, 1, 2])
@@ -187,7 +188,7 @@ def noisy_copies(seed: int = 0) -> list[Structure | None]:
 
 def test_duplicates_are_what_pymatgen_calls_so() -> None:
     structures = noisy_copies()
-    groups = matching.unique_groups(structures)
+    groups = matching.matcher_groups(structures)[0]
     assert groups == [-1, 0, 1, 2, 3, 0, 0, 1, 2]
     theirs = StructureMatcher().group_structures([s for s in structures if s is not None])
     assert len(theirs) == len(set(groups)) - 1
@@ -203,15 +204,15 @@ def test_groups_do_not_depend_on_order() -> None:
     assert not matcher.fit(chain[0], chain[3])
     for seed in range(6):
         random.Random(seed).shuffle(chain)
-        assert matching.unique_groups(chain) == [0, 0, 0, 0]
+        assert matching.matcher_groups(chain)[0] == [0, 0, 0, 0]
 
 
 def test_worker_processes_find_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     structures = noisy_copies()
-    here = matching.unique_groups(structures)
+    here = matching.matcher_groups(structures)[0]
     monkeypatch.setattr("chemeleon_cli.core.scoring.comparison.PARALLEL_FROM", 1)
     monkeypatch.setattr("chemeleon_cli.core.scoring.comparison.processors", lambda: 2)
-    assert matching.unique_groups(structures) == here
+    assert matching.matcher_groups(structures)[0] == here
 
 
 def test_novel_is_what_no_reference_matches() -> None:
@@ -223,13 +224,9 @@ def test_novel_is_what_no_reference_matches() -> None:
         return [known[row] for row in rows]
 
     reference = matching.Reference([s.composition.reduced_formula for s in known], build)
-    assert matching.novel([None, SALT, CESIUM, CESIUM * (1, 1, 2), CRUSHED], reference) == [
-        False,
-        True,
-        False,
-        False,
-        True,
-    ]
+    found = find_novel([None, SALT, CESIUM, CESIUM * (1, 1, 2), CRUSHED], reference)
+    assert found.novel == [None, True, False, False, True]
+    assert (found.compared, found.novel_of_valid) == (4, 0.5)
     assert built == [[0]]  # only what shares a formula
 
 

@@ -83,8 +83,8 @@ def reward() -> ReinforceReward:
 def test_without_a_reward_no_model_is_needed() -> None:
     text, rows = run()
     assert [row["valid"] for row in rows] == ["True", "True", "True", "False", "True"]
-    assert [row["group"] for row in rows] == ["0", "1", "0", "", "2"]
-    assert [row["group_size"] for row in rows] == ["2", "1", "2", "", "1"]
+    assert [row["matcher_group"] for row in rows] == ["0", "1", "0", "", "2"]
+    assert [row["matcher_group_size"] for row in rows] == ["2", "1", "2", "", "1"]
     assert [row["formula"] for row in rows] == ["NaCl", "CsCl", "NaCl", "Fe", "SrTiO3"]
     assert rows[3]["problem"] == "volume"
     assert rows[0]["spacegroup"] == "Fm-3m (225)"
@@ -99,10 +99,29 @@ def test_without_a_reward_no_model_is_needed() -> None:
 def test_novelty_names_its_reference() -> None:
     text, rows = run(model="ldm")
     assert [row["novel"] for row in rows] == ["True", "False", "True", "", "False"]
-    assert "novel (against data)" in text
+    assert "novel (against data: train)" in text
     text, rows = run(model="ldm", reference="other", out="elsewhere/s.csv")
     assert [row["novel"] for row in rows] == ["False", "True", "False", "", "True"]
-    assert "novel (against other)" in text
+    assert "novel (against other: train)" in text
+
+
+@pytest.mark.usefixtures("place")
+def test_a_named_reference_is_the_whole_folder_and_a_training_set_its_train_split() -> None:
+    for split, known in (("val", SALT), ("test", CESIUM)):
+        pd.DataFrame({"cif": [known.to(fmt="cif")]}).to_csv(f"data/{split}.csv", index=False)
+    pd.DataFrame({"cif": [PEROVSKITE.to(fmt="cif")]}).to_csv("data/train.csv", index=False)
+    text, rows = run(reference="data")
+    assert [row["novel"] for row in rows] == ["False", "False", "False", "", "False"]
+    assert "novel (against data: train, val, test)" in text
+    assert list(json.loads(Path("made.scores.json").read_text())["reference"]["sha256"]) == ["train", "val", "test"]
+    text, rows = run(model="ldm")
+    assert [row["novel"] for row in rows] == ["True", "True", "True", "", "False"]
+    assert "novel (against data: train)" in text
+    creative = ReinforceReward.model_validate({"components": [{"type": "creativity", "reference_dataset": "data"}]})
+    _, rows = run(model="ldm", reference="data", reward=creative)
+    assert [row["novel"] for row in rows] == ["False", "False", "False", "", "False"]
+    rewarded, reported = ([float(row[c] or "nan") for row in rows] for c in ("reward_creativity", "creativity"))
+    assert rewarded == pytest.approx(reported, abs=1e-6, nan_ok=True)
 
 
 @pytest.mark.usefixtures("place")
@@ -110,10 +129,10 @@ def test_when_two_are_the_same_can_be_said() -> None:
     long = Structure(Lattice.tetragonal(4.1, 4.5), ["Cs", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
     write_crystals("made.cif", [CESIUM, long], ["cubic", "long"])
     _, rows = run(reference="data")
-    assert [row["group_size"] for row in rows] == ["2", "2"]
+    assert [row["matcher_group_size"] for row in rows] == ["2", "2"]
     assert [row["novel"] for row in rows] == ["False", "False"]
     _, rows = run(reference="data", matching={"ltol": 0.01})
-    assert [row["group_size"] for row in rows] == ["1", "1"]
+    assert [row["matcher_group_size"] for row in rows] == ["1", "1"]
     assert [row["novel"] for row in rows] == ["False", "True"]
     assert json.loads(Path("made.scores.json").read_text())["matching"]["ltol"] == 0.01
     _, rows = run(model="ldm", reward=reward().model_copy(update={"matching": Matching(ltol=0.01)}))
@@ -207,13 +226,17 @@ def test_definitions_side_by_side_with_guards_and_origin() -> None:
     assert chemeleon["msun"]["share"] == pytest.approx(2 / 7)
     low, high = chemeleon["msun"]["interval_95"]
     assert 0 <= low < 2 / 7 < high < 1
-    assert (lemat["sun"]["count"], lemat["msun"]["count"]) == (1, 1)
+    assert (lemat["n"], lemat["of"], lemat["sun"]["count"], lemat["msun"]["count"]) == (6, "valid", 1, 1)
     assert summary["guards"]["single_element"] == pytest.approx(1 / 7)
     assert summary["guards"]["bad_cell"] == pytest.approx(1 / 7)
     assert chemeleon["msun"]["guards"]["single_element"] == 0
-    assert len(summary["hull"]["sha256"]) == len(summary["reference"]["sha256"]) == 64
+    assert len(summary["hull"]["sha256"]) == len(summary["reference"]["sha256"]["train"]) == 64
     assert summary["matching"]["stol"] == 0.3
     assert {"torch", "pymatgen", "chgnet"} <= summary["versions"].keys()
+    assert summary["counts"] == {"valid": 6, "compared": 6, "compared_with_reference": 6, "matcher_groups": 5}
+    assert (summary["unique_of_valid"], summary["unique_of_all"]) == (5 / 6, 5 / 7)
+    assert (summary["measured"]["e_above_hull"]["count"], chemeleon["measured"]) == (5, 5)
+    assert text.count("5 of 6") == 5 and "the shares are lower bounds" in text
     for word in ("levels (PBE/MP2020)", "a test", "needs relax", "28.6 %", "M.S.U.N.", "sparse hull"):
         assert word in text, word
 
@@ -234,7 +257,7 @@ def test_what_is_printed_is_in_the_summary() -> None:
     gap = summary["reward"]["band_gap"]
     assert f"{gap['raw_mean']:.4g}" in text and gap["window"] == pytest.approx([2.7, 3.3])
     assert f"{100 * gap['in_window_of_valid']:.1f} %" in text
-    assert {"mean", "median"} == summary["measured"]["predicted_band_gap"].keys()
+    assert summary["measured"]["predicted_band_gap"].keys() == {"mean", "median", "count"}
     assert summary["impossible"] == {"volume": 1}
     assert 0 <= summary["novel_of_valid"] <= 1 and 0 <= summary["smact_valid_of_valid"] <= 1
     assert summary["unscored"] == {"reward": {"single_element": 1}}

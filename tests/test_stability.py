@@ -132,7 +132,7 @@ def test_creativity_is_that_of_novelty_against_the_named_set() -> None:
     named = CreativityReward(reference_dataset="other").compute(candidates)
     assert sorted(named[:2].tolist()) == pytest.approx([0, 1], abs=1e-6)
     assert named[2].item() == pytest.approx(0, abs=1e-6)
-    assert candidates.groups == [0, 0, 1, -1]
+    assert candidates.uniqueness.groups == [0, 0, 1, -1]
     assert CreativityReward(reference_dataset="nowhere").check(lambda n, k: Path(n))[0][0] == "reference_dataset"
 
 
@@ -318,7 +318,7 @@ def test_the_context_brings_potential_hull_and_known_crystals(tmp_path: Path, mo
     assert loaded == [("chgnet", "cpu")]
     assert made.relax == Relaxation(steps=7)
     assert made.known[None].name == tmp_path.name
-    assert len(made.known[None].sha256 or "") == 64
+    assert len(made.known[None].sha256["train"]) == 64
     assert made.memory is None
     assert Candidates([SALT, CESIUM], made).novel == [False, True]
     with pytest.raises(UserError, match="trained on"):

@@ -4,13 +4,12 @@
 from __future__ import annotations
 
 import csv
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from chemeleon_cli.commands import score_against, score_hull, score_summary
+from chemeleon_cli.commands import score_against, score_hull, score_summary, score_tables
 from chemeleon_cli.commands.runs import find_device
 from chemeleon_cli.core.paths import check_writable, replacing, split_path
 from chemeleon_cli.errors import UserError
@@ -29,7 +28,7 @@ Columns = dict[str, list[Any]]
 
 
 def run(recipe: Score, overwrite: bool, console: Console) -> None:
-    """Judge the crystals of a file; print the summary, write the table and the summary as JSON."""
+    """Score the crystals of a file; print the summary, write the table and the summary as JSON."""
     from chemeleon_cli.core.scoring.candidates import Candidates
     from chemeleon_cli.core.scoring.hull_file import manifest_path
     from chemeleon_cli.core.training.checkpoint import json_text
@@ -49,7 +48,7 @@ def run(recipe: Score, overwrite: bool, console: Console) -> None:
         raise UserError(f"{names}: one file for two outputs", "give relaxed_out or --out another name")
     for written in tables:
         if written.resolve() == Path(recipe.file).resolve():
-            raise UserError(f"{written}: holds the crystals to be judged; it is left alone", "write to another file")
+            raise UserError(f"{written}: holds the crystals to be scored; it is left alone", "write to another file")
         check_writable(written, overwrite)
     rows = list(read_crystals(recipe.file))
     if not rows:
@@ -71,8 +70,8 @@ def run(recipe: Score, overwrite: bool, console: Console) -> None:
     columns = _columns(rows, candidates, recipe.reference)
     if scores:
         columns |= {f"reward_{name}": values.tolist() for name, values in scores.raw.items()}
-    summary = score_summary.figures(recipe, candidates, columns, scores)
-    score_summary.show(recipe, candidates, summary, console)
+    summary = score_summary.figures(recipe, rows, candidates, scores)
+    score_tables.show(summary, context, console)
     if known is not None:
         summary["structure_prediction"] = score_against.figures(str(recipe.against), known, rows, console)
     _write(out, columns)
@@ -87,7 +86,7 @@ def run(recipe: Score, overwrite: bool, console: Console) -> None:
 
 def _load(recipe: Score, device: str, console: Console) -> ScoringContext:
     """Models, hull and reference sets: what the reward needs, and what novelty is against."""
-    from chemeleon_cli.core.scoring.loading import load_context, load_known
+    from chemeleon_cli.core.scoring.loading import load_context, load_known, load_training_set
     from chemeleon_cli.core.scoring.needs import Needs
     from chemeleon_cli.core.training import checkpoint
     from chemeleon_cli.sources.models import find_model
@@ -111,7 +110,8 @@ def _load(recipe: Score, device: str, console: Console) -> ScoringContext:
     if wanted is None or split_path(wanted, "train") is None:
         console.print(f"novelty is not measured: {f'{wanted} is not there' if wanted else 'no --reference is named'}")
         return context
-    return replace(context, known={**context.known, recipe.reference: load_known(wanted)})
+    known = load_known(wanted) if recipe.reference else load_training_set(wanted)
+    return replace(context, known={**context.known, recipe.reference: known})
 
 
 def _columns(rows: list[Row], candidates: Candidates, reference: str | None) -> Columns:
@@ -129,18 +129,14 @@ def _columns(rows: list[Row], candidates: Candidates, reference: str | None) -> 
     }
     if candidates.context.energy_model is not None:
         columns |= _energies(candidates)
-    columns |= _newness(candidates, reference)
+    columns |= _comparisons(candidates, reference)
     if candidates.context.relax is not None:
         relaxed = candidates.relaxed
         columns |= {f"relaxed_{name}": values for name, values in _energies(relaxed).items()}
-        columns |= {f"relaxed_{name}": values for name, values in _newness(relaxed, reference).items()}
+        columns |= {f"relaxed_{name}": values for name, values in _comparisons(relaxed, reference).items()}
         for name in ("converged", "steps", "fmax", "problem"):
             columns[f"relaxation_{name}"] = [found and getattr(found, name) for found in candidates.relaxations]
-    for name in candidates.context.predictors:
-        for target, values in candidates.predict(name).items():
-            column = f"predicted_{target}"
-            columns[column if column not in columns else f"{column}_{Path(name).name}"] = values.tolist()
-    return columns
+    return columns | {f"predicted_{name}": values.tolist() for name, values in candidates.predictions.items()}
 
 
 def _energies(candidates: Candidates) -> Columns:
@@ -153,26 +149,19 @@ def _energies(candidates: Candidates) -> Columns:
     return columns
 
 
-def _newness(candidates: Candidates, reference: str | None) -> Columns:
-    """Groups of duplicates and, where there is a reference set, what is new against it."""
-    from chemeleon_cli.core.scoring import matching
-
-    forms = candidates.canonical
-    if reference in candidates.context.known:
-        found = candidates.newness(reference)
-        groups, unique = found.groups, found.unique
-        more: Columns = {"novel": _where(candidates.has_form.tolist(), found.novel), "creativity": found.values}
-    else:
-        groups, more = candidates.groups, {}
-        best = matching.representatives(forms, groups, candidates.ranking)
-        unique = _where([group >= 0 for group in groups], best)
-    sizes = Counter(groups)
-    return {
-        "group": [None if group < 0 else group for group in groups],
-        "group_size": [None if group < 0 else sizes[group] for group in groups],
-        "unique": unique,
-        **more,
+def _comparisons(candidates: Candidates, reference: str | None) -> Columns:
+    """Duplicates and, where there is a reference set, what is new against it."""
+    found = candidates.uniqueness
+    in_group = [group >= 0 for group in found.groups]
+    columns: Columns = {
+        "matcher_group": _where(in_group, found.groups),
+        "matcher_group_size": _where(in_group, found.sizes),
+        "unique": found.unique,
     }
+    if reference in candidates.context.known:
+        columns["novel"] = candidates.novelty(reference).novel
+        columns["creativity"] = candidates.creativity_against(reference).tolist()
+    return columns
 
 
 def _spacegroup(structure: Structure) -> str | None:

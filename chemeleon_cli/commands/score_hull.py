@@ -38,12 +38,12 @@ def write(recipe: Score, rows: list[Row], device: str, console: Console) -> None
         announce(drawn, console)
         short = sum(r is not None and r.structure is not None and not r.converged for r in drawn.relaxations)
         relaxed = f", relaxed ({short} not to the end)" if short else ", relaxed"
-    judged = drawn.judged
-    kept = judged.energy_per_atom.isfinite().nonzero().flatten().tolist()
+    evaluated = drawn.evaluated
+    kept = evaluated.energy_per_atom.isfinite().nonzero().flatten().tolist()
     if not kept:
         raise UserError(f"{recipe.file}: none of its {len(rows)} crystals has an energy by {settings.energy_model}")
-    forms = [form for i in kept if (form := judged.canonical[i]) is not None]
-    energies = [judged.energy_per_atom[i].item() for i in kept]
+    forms = [form for i in kept if (form := evaluated.canonical[i]) is not None]
+    energies = [evaluated.energy_per_atom[i].item() for i in kept]
     source = f"{Path(recipe.file).name} by {settings.energy_model}{relaxed}"
     hull = Hull.from_entries(
         [s.composition for s in forms], energies, [rows[i].id for i in kept], source, model.energy_scale
@@ -55,7 +55,7 @@ def write(recipe: Score, rows: list[Row], device: str, console: Console) -> None
         text = "what did not relax to the end lies too high, and so does the hull there"
         console.print(f"[yellow]warning[/]: {text}", highlight=False, soft_wrap=True)
     reasons: dict[int, str] = {}
-    for notes in (judged.notes, drawn.notes):
+    for notes in (evaluated.notes, drawn.notes):
         for name in ("e_above_hull", "energy_per_atom", "canonical"):
             reasons |= notes.get(name, {})
     without = set(range(len(rows))) - set(kept)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from chemeleon_cli.commands import runs
@@ -110,9 +109,9 @@ def run(recipe: TrainRl, options: RunOptions, console: Console) -> None:
         runs.say(0, training, metrics, training.validated(metrics, before_training=True), console)
 
     def reward(crystals: Crystals) -> Scores:
-        candidates, scores = judge(crystals, recipe.reward, remembering)
+        candidates, scores = score_crystals(crystals, recipe.reward, remembering)
         if memory is not None:
-            memory.update(candidates.judged.canonical, candidates.judged.unique)
+            memory.update(candidates.evaluated.canonical, candidates.evaluated.unique)
         return scores
 
     for _ in training.steps():
@@ -135,7 +134,7 @@ def on_first_rank(training: Run, measure: Callable[[], dict[str, float]]) -> dic
         return measure()
 
 
-def judge(crystals: Crystals, reward: ReinforceReward, context: ScoringContext) -> tuple[Candidates, Scores]:
+def score_crystals(crystals: Crystals, reward: ReinforceReward, context: ScoringContext) -> tuple[Candidates, Scores]:
     """Generated crystals, and what a reward says of them."""
     from chemeleon_cli.core.scoring.candidates import Candidates
 
@@ -148,23 +147,18 @@ def validate(model: LatentDiffusion, recipe: TrainRl, context: ScoringContext, s
     from chemeleon_cli.core.rl import step
 
     drawn = draw(model, recipe, sampling)
-    candidates, scores = judge(drawn, recipe.reward, context)
+    candidates, scores = score_crystals(drawn, recipe.reward, context)
     metrics = {
         "val/reward": step.raw_reward(scores, [c.weight for c in recipe.reward.components]),
         **{f"val/reward/{name}": values.nanmean().item() for name, values in scores.raw.items()},
         "val/scored": scores.total.isfinite().float().mean().item(),
         "val/valid": candidates.valid.float().mean().item(),
-        "val/unique": len({g for g in candidates.groups if g >= 0}) / len(candidates),
+        "val/unique_of_all": candidates.uniqueness.unique_of_all,
         **{f"val/{name}": fired.float().mean().item() for name, fired in candidates.guards.items()},
     }
     if context.energy_model is not None and context.hull is not None:
         metrics |= stability(candidates)
-    for name, predictor in context.predictors.items():
-        for target in predictor.targets:
-            key = f"val/mean_{target}"
-            key = key if key not in metrics else f"{key}_{Path(name).name}"
-            metrics[key] = candidates.predict(name)[target].nanmean().item()
-    return metrics
+    return metrics | {f"val/mean_{name}": values.nanmean().item() for name, values in candidates.predictions.items()}
 
 
 def stability(candidates: Candidates) -> dict[str, float]:
@@ -174,8 +168,9 @@ def stability(candidates: Candidates) -> dict[str, float]:
     known = candidates.context.known
     if not known:
         return {}
-    found = candidates.newness(None if None in known else min(map(str, known)))
-    _, metastable = rates(PROTOCOLS[0], found.unique, found.novel, candidates.e_above_hull.tolist())
+    novelty = candidates.novelty(None if None in known else min(map(str, known)))
+    above = candidates.e_above_hull.tolist()
+    _, metastable = rates(PROTOCOLS[0], candidates.valid.tolist(), candidates.uniqueness, novelty.novel, above)
     assert metastable is not None, "Chemeleon2 defines it"
     return {"val/msun": metastable.share}
 

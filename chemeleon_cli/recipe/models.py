@@ -297,7 +297,7 @@ class Sample(ComputeRecipe, SamplerSection, Asked):
 
 
 class Score(ComputeRecipe):
-    """Judge crystals: a row for each and a summary."""
+    """Score crystals: a row for each and a summary."""
 
     command: ClassVar[str] = "score"
     file: Annotated[UserPath, AfterValidator(_look_for_crystals)]
@@ -308,7 +308,8 @@ class Score(ComputeRecipe):
     """The generator that diversity and novelty are about: its autoencoder and its training set. A run folder, a
     checkpoint folder or a name; null: the `model` of the recipe that `--reward` names, if any."""
     reference: ReferenceFolder | None = None
-    """The data folder that novelty is measured against; null: the training set of `model`."""
+    """The data folder, all of its splits, that novelty is measured against; null: the train split that `model` has
+    learned from."""
     against: Annotated[UserPath, AfterValidator(_look_for_crystals)] | None = None
     """Known crystals to be found among these (a file, or a data folder's test split): match rate and RMSE."""
     energy_model: str | None = None

@@ -111,7 +111,7 @@ def generation(
         and of train.
     """
     known = train.structures()
-    reference = Reference(train.formulas, train.structures, "starter", train.sha256)
+    reference = Reference.of_tables({"train": train}, "starter")
     figures = metrics.generation_report(structures, reference, known, test.structures())
     figures["smact_valid_data"] = metrics.share(int(Candidates(known).smact_valid.sum()), len(known))
     possible = [form for form in Candidates(structures).canonical if form is not None]
@@ -244,10 +244,10 @@ def steering(
         train: what novelty is against.
 
     Returns:
-        Of `before` and `after`: n, valid, unique, novel and smact_valid as of `metrics.generation_report`, and for
-        each predictor gap_<name>, the mean in eV, and window_<name>, the share in WINDOW.
+        Of `before` and `after`: n and the shares of `metrics.generation_report`, and for each predictor gap_<name>, the
+        mean in eV, and window_<name>, the share in WINDOW.
     """
-    reference = Reference(train.formulas, train.structures, "starter", train.sha256)
+    reference = Reference.of_tables({"train": train}, "starter")
     found = {}
     for when, structures in (("before", before), ("after", after)):
         figures = metrics.generation_report(structures, reference, [])

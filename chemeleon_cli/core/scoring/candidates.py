@@ -10,6 +10,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from pymatgen.core import Structure
@@ -18,20 +19,20 @@ from torch import Tensor
 from chemeleon_cli.core.data.crystals import Crystals, canonical
 from chemeleon_cli.core.data.validity import problem, smact_valid
 from chemeleon_cli.core.potentials.relaxation import Relaxed
-from chemeleon_cli.core.scoring import matching, novelty
 from chemeleon_cli.core.scoring.context import ScoringContext
 from chemeleon_cli.core.scoring.features import BATCH, features
 from chemeleon_cli.core.scoring.hull import HOLE, Hull
+from chemeleon_cli.core.scoring.novelty import Novelty, creativity, find_novel
+from chemeleon_cli.core.scoring.uniqueness import Uniqueness, find_duplicates
 from chemeleon_cli.errors import UserError
 
 
 class Candidates:
-    """B crystals to be judged. Every fact has B rows, on the CPU, with NaN, False or None where there is
-    none.
+    """B crystals to be scored. Every fact has B rows, on the CPU, with NaN, False or None where there is none.
 
     Attributes:
         structures: as they came; None where there is none. An impossible one may hold NaN.
-        context: models and reference sets.
+        context: what they are scored with.
         notes: why a possible crystal has no number: component or fact -> row -> reason.
         left_out: (B,) bool: possible, but stopped by a guard of the reward; it is not scored, and has no say in what
             others get. Set by the reward.
@@ -43,7 +44,8 @@ class Candidates:
         self.notes: dict[str, dict[int, str]] = defaultdict(dict)
         self.left_out = torch.zeros(len(self.structures), dtype=torch.bool)
         self._predictions: dict[str, dict[str, Tensor]] = {}
-        self._newness: dict[str | None, novelty.Creativity] = {}
+        self._novelty: dict[str | None, Novelty] = {}
+        self._creativity: dict[str | None, Tensor] = {}
 
     def __len__(self) -> int:
         return len(self.structures)
@@ -124,57 +126,72 @@ class Candidates:
         found = [form is not None and smact_valid(form.composition) for form in self.canonical]
         return torch.tensor(found, dtype=torch.bool)
 
-    # --- new ------------------------------------------------------------------------------------
-
-    @functools.cached_property
-    def groups(self) -> list[int]:
-        """The number of each crystal's group of duplicates, -1 where it has no canonical form or is unknown."""
-        known = next(iter(self._newness.values()), None)
-        return matching.unique_groups(self.canonical, self.context.matching) if known is None else known.groups
+    # --- unique and novel -----------------------------------------------------------------------
 
     @property
     def ranking(self) -> list[float] | None:
-        """eV/atom, the lowest of which stands for its duplicates: energies; with a hull, those above it, so that a copy
-        which fell into a hole of the potential does not stand for the others; None without a potential."""
+        """(B) eV/atom, of which the lowest stands for its duplicates: the energy or, with a hull, that above the hull,
+        so that a copy which fell into a hole of the potential does not stand for the others. None without a
+        potential."""
         if self.context.energy_model is None:
             return None
         return (self.energy_per_atom if self.context.hull is None else self.e_above_hull).tolist()
 
-    def newness(self, name: str | None = None) -> novelty.Creativity:
-        """Whether each crystal is unique, novel, and how much it is worth as such; see `novelty.creativity`.
+    @functools.cached_property
+    def uniqueness(self) -> Uniqueness:
+        """The duplicates among these crystals and, in a run, among all that it generated before. Of duplicates the
+        best by `ranking` counts."""
+        return find_duplicates(self.canonical, self.context.memory, self.ranking, self.context.matching)
 
-        Of duplicates the best by `ranking` is the unique one.
+    def novelty(self, name: str | None = None) -> Novelty:
+        """How these crystals compare with a reference set.
 
         Args:
-            name: of the reference set, as in the context; None is the set that the generator was trained on.
+            name: of the set, as in the context; None is the generator's training set.
 
         Raises:
-            UserError: there is no such set among the context.
+            UserError: the context holds no such set.
         """
-        if name not in self.context.known:
-            hint = "reward creativity, give a reward of your own `needs = ('novelty',)`, or score with --reference DIR"
-            raise UserError("novelty needs a reference set", hint)
-        if name not in self._newness:
-            self._newness[name] = novelty.creativity(
-                self.canonical, self.context.known[name], self.context.memory, self.ranking, self.context.matching
-            )
-        return self._newness[name]
+        self._check_known(name)
+        if name not in self._novelty:
+            self._novelty[name] = find_novel(self.canonical, self.context.known[name], self.context.matching)
+        return self._novelty[name]
+
+    def creativity_against(self, name: str | None) -> Tensor:
+        """(B,) float64, without unit: how new each crystal is, see `novelty.creativity`; NaN where unknown.
+
+        Args:
+            name: of the reference set, as of `novelty`.
+        """
+        if name not in self._creativity:
+            values = creativity(self.canonical, self.uniqueness, self.novelty(name), self.context.matching)
+            self._creativity[name] = torch.tensor(values, dtype=torch.float64)
+        return self._creativity[name]
 
     @property
     def unique(self) -> list[bool | None]:
-        """Whether each is the first of its kind in the batch and in the run's memory; None where unknown."""
-        names = [*self._newness, *self.context.known]  # the same whichever set novelty is against
-        return self.newness(names[0] if names else None).unique
+        """(B) Whether each is the first of its kind in the batch and in the run; None where unknown.
+
+        Raises:
+            UserError: the context holds no reference set; a run then keeps no memory either.
+        """
+        self._check_known(next(iter(self.context.known), None))
+        return self.uniqueness.unique
 
     @property
     def novel(self) -> list[bool | None]:
-        """Whether each is in no reference set that the generator was trained on; None where unknown."""
-        return self.newness().novel
+        """(B) Whether each is not in the set that the generator was trained on; None where unknown."""
+        return self.novelty().novel
 
     @property
     def creativity(self) -> Tensor:
-        """(B,) 1 where unique and novel, 0 where neither, between where one of them; NaN where unknown."""
-        return torch.tensor(self.newness().values, dtype=torch.float64)
+        """(B,) `creativity_against` the set that the generator was trained on."""
+        return self.creativity_against(None)
+
+    def _check_known(self, name: str | None) -> None:
+        if name not in self.context.known:
+            hint = "reward creativity, give a reward of your own `needs = ('novelty',)`, or score with --reference DIR"
+            raise UserError("novelty needs a reference set", hint)
 
     # --- stable ---------------------------------------------------------------------------------
 
@@ -211,7 +228,7 @@ class Candidates:
 
     @functools.cached_property
     def relaxations(self) -> list[Relaxed | None]:
-        """What became of each possible crystal when it was relaxed as the context say."""
+        """What became of each possible crystal when it was relaxed as the context says."""
         model, how = self.context.energy_model, self.context.relax
         if model is None or how is None:
             raise UserError(
@@ -228,7 +245,7 @@ class Candidates:
 
     @functools.cached_property
     def relaxed(self) -> Candidates:
-        """The relaxed crystals, converged or not, to be judged by the same context; None where nothing is left."""
+        """The relaxed crystals, converged or not, in the same context; None where nothing is left."""
         structures = [None if result is None else result.structure for result in self.relaxations]
         relaxed = Candidates(structures, replace(self.context, relax=None))
         for i in self.rows.tolist():
@@ -238,8 +255,8 @@ class Candidates:
         return relaxed
 
     @property
-    def judged(self) -> Candidates:
-        """The candidates whose energies rewards count: relaxed ones, if the context say so."""
+    def evaluated(self) -> Candidates:
+        """The candidates that rewards are given for: the relaxed ones, if the context says so."""
         return self.relaxed if self.context.relax is not None and self.context.reward_relaxed else self
 
     # --- guards ---------------------------------------------------------------------------------
@@ -267,7 +284,7 @@ class Candidates:
 
     @functools.cached_property
     def sparse_hull(self) -> Tensor:
-        """(B,) bool: possible, but the hull holds too little to judge it."""
+        """(B,) bool: possible, but the hull holds too little to measure it."""
         gaps = [form is not None and self._hull.gap(form.composition) is not None for form in self.canonical]
         return torch.tensor(gaps, dtype=torch.bool)
 
@@ -319,6 +336,16 @@ class Candidates:
     def composition_features(self) -> Tensor:
         """(B, E) mean atom-type embedding of each crystal."""
         return self._features[1]
+
+    @property
+    def predictions(self) -> dict[str, Tensor]:
+        """(B,) every target of every predictor, in the target's unit, by the target's name; a target that an earlier
+        predictor has too is called by its predictor as well."""
+        found: dict[str, Tensor] = {}
+        for name in self.context.predictors:
+            for target, values in self.predict(name).items():
+                found[target if target not in found else f"{target}_{Path(name).name}"] = values
+        return found
 
     def predict(self, name: str) -> dict[str, Tensor]:
         """Every target of a predictor, (B,) each, in the target's unit.

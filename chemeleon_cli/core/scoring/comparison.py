@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import multiprocessing
 import signal
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +20,7 @@ import numpy as np
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Lattice, Structure
 
-from chemeleon_cli.core.machine import processors
+from chemeleon_cli.core.machine import processors, worker_pool
 from chemeleon_cli.core.scoring.settings import Matching
 
 PARALLEL_FROM = 1000
@@ -128,8 +126,7 @@ def parallel(
     if main and (workers < 2 or len(jobs) < 2):
         yield from (function(*job) for job in jobs)
     elif jobs:
-        context = multiprocessing.get_context("spawn")  # forking a process that runs torch threads can hang
-        with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        with worker_pool(workers) as pool:
             yield from pool.map(function, *zip(*jobs, strict=True), chunksize=4)
 
 

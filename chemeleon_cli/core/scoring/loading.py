@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from chemeleon_cli.core.data.batches import in_batches
 from chemeleon_cli.core.data.dataset import keeping, load_split
 from chemeleon_cli.core.models.layers import set_precision
-from chemeleon_cli.core.paths import cache_folder, file_sha256, replacing, split_path
+from chemeleon_cli.core.paths import SPLITS, cache_folder, file_sha256, replacing, split_path
 from chemeleon_cli.core.potentials.energy import EnergyModel, load_energy_model
 from chemeleon_cli.core.scoring.context import References, ScoringContext
 from chemeleon_cli.core.scoring.features import BATCH, features
@@ -84,7 +84,10 @@ def load_context(
         predictors,
         {name: load_references(cast("Encoder", encoder), folders[name], device) for name in needs.references},
         device,
-        {name: load_known(folders[name]) for name in needs.known},
+        {
+            name: load_training_set(folders[name]) if name is None else load_known(folders[name])
+            for name in needs.known
+        },
         matching=settings.matching or DEFAULT_MATCHING,
         energy_model=energy_model,
         hull=hull,
@@ -107,16 +110,25 @@ def load_energies(settings: EnergySettings, device: str = "cpu") -> tuple[Energy
     return model, hull
 
 
-def load_known(folder: str | Path) -> Reference:
-    """The crystals of a data folder's train split, to compare others with.
+def load_known(folder: str | Path, splits: Sequence[str] = SPLITS) -> Reference:
+    """The crystals of a data folder, to compare others with.
+
+    Args:
+        folder: a data folder.
+        splits: which of its splits to take; those that it lacks are left out, but for train.
 
     Raises:
-        UserError: the folder has no train split, or it cannot be read.
+        UserError: the folder has no train split, or one cannot be read.
     """
-    table = load_split(folder, "train")
-    if table is None:
+    if split_path(folder, "train") is None:
         raise _no_split(folder)
-    return Reference(table.formulas, table.structures, Path(folder).name, table.sha256)
+    tables = {split: load_split(folder, split) for split in splits}
+    return Reference.of_tables({split: t for split, t in tables.items() if t is not None}, Path(folder).name)
+
+
+def load_training_set(folder: str | Path) -> Reference:
+    """The crystals that a generator has learned from: the train split of its data folder."""
+    return load_known(folder, ("train",))
 
 
 def load_references(

@@ -1,17 +1,18 @@
-"""Which crystals are the same one: unique within a set, novel against another.
+"""Which crystals are the same one, within a set and against another.
 
 Cheap exact tests come before the matcher of `comparison`: crystals of different reduced formula, or with different
-numbers of atoms in the primitive cell, cannot match. Matching is not transitive, so the duplicates of a crystal are
-its connected component, which does not depend on the order of the set. Where a comparison ran out of time, a crystal
-is neither unique nor novel nor their opposite: it is unknown.
+numbers of atoms in the primitive cell, cannot match. Matching is not transitive, so a matcher group is a
+connected component of matching crystals, which does not depend on the order of the set. Where a comparison ran out of
+time, it is unknown whether a crystal has duplicates.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol
 
 from pymatgen.core import Structure
 
@@ -26,27 +27,23 @@ from chemeleon_cli.core.scoring.comparison import (
 )
 from chemeleon_cli.core.scoring.settings import DEFAULT_MATCHING, Matching
 
+if TYPE_CHECKING:
+    from chemeleon_cli.core.data.dataset import Table
 
-def unique_groups(
+
+def matcher_groups(
     structures: Sequence[Structure | None], settings: Matching = DEFAULT_MATCHING
-) -> list[int]:
-    """Number the groups of matching crystals.
+) -> tuple[list[int], list[list[int]]]:
+    """Number the groups of crystals that match.
 
     Args:
         structures: None where there is no crystal to compare.
         settings: tolerances.
 
     Returns:
-        For each structure the number of its group, counted in order of first appearance, or -1 where there is
-        none or a comparison ran out of time.
+        For each structure the number of its group, counted in order of first appearance, or -1 where there is none or a
+        comparison ran out of time; and the structures by whose match it came into the group.
     """
-    return [group for group, _ in grouped(structures, settings)]
-
-
-def grouped(
-    structures: Sequence[Structure | None], settings: Matching = DEFAULT_MATCHING
-) -> list[tuple[int, list[int]]]:
-    """The group of each crystal as by `unique_groups`, and the crystals by whose match it came into the group."""
     several = {formula: rows for formula, rows in by_formula(structures).items() if len(rows) > 1}
     label = list(range(len(structures)))  # of the first crystal in the same group
     neighbours: list[list[int]] = [[] for _ in structures]
@@ -58,52 +55,11 @@ def grouped(
             label[i] = -1 if first is None else rows[first]
             neighbours[i] = [rows[k] for k in near]
     numbers: dict[int, int] = {}
-    return [
-        (-1 if s is None or label[i] < 0 else numbers.setdefault(label[i], len(numbers)), neighbours[i])
+    groups = [
+        -1 if s is None or label[i] < 0 else numbers.setdefault(label[i], len(numbers))
         for i, s in enumerate(structures)
     ]
-
-
-def representatives(
-    structures: Sequence[Structure | None], groups: Sequence[int], energies: Sequence[float] | None = None
-) -> list[bool]:
-    """Which crystal stands for its group: the one of lowest energy, else of lowest content hash.
-
-    Args:
-        structures: in canonical form, so that one crystal has one hash.
-        groups: from `unique_groups`.
-        energies: eV/atom of each, NaN where there is none; None: of none.
-    """
-
-    def rank(i: int) -> tuple[float, str]:
-        energy = math.inf if energies is None or math.isnan(energies[i]) else energies[i]
-        return energy, Cell.of(structures[i]).content  # type: ignore[arg-type]
-
-    members: dict[int, list[int]] = defaultdict(list)
-    for i, group in enumerate(groups):
-        if group >= 0:
-            members[group].append(i)
-    chosen = {rows[0] if len(rows) == 1 else min(rows, key=rank) for rows in members.values()}
-    return [i in chosen for i in range(len(structures))]
-
-
-def novel(
-    structures: Sequence[Structure | None],
-    reference: Reference,
-    settings: Matching = DEFAULT_MATCHING,
-) -> list[bool | None]:
-    """Which crystals match none of a reference set's; False where there is no crystal, None where it is unknown
-    because a comparison ran out of time.
-
-    Args:
-        structures: None where there is no crystal to compare.
-        reference: the set; only crystals of a formula that both have are built.
-        settings: tolerances.
-    """
-    found = matches(structures, reference, settings)
-    return [
-        False if s is None else None if rows is None else not rows for s, rows in zip(structures, found, strict=True)
-    ]
+    return groups, neighbours
 
 
 def matches(
@@ -152,7 +108,7 @@ class Reference:
         formulas: reduced formula of each row of the set.
         build: makes the crystals of some rows.
         name: what to call the set in reports.
-        sha256: of the file that it is from, for reports.
+        sha256: of each file that it is from, by split, for reports.
     """
 
     def __init__(
@@ -160,14 +116,30 @@ class Reference:
         formulas: Sequence[str],
         build: Callable[[list[int]], list[Structure]],
         name: str = "reference",
-        sha256: str | None = None,
+        sha256: Mapping[str, str] | None = None,
     ) -> None:
-        self.name, self.sha256 = name, sha256
+        self.name, self.sha256 = name, dict(sha256 or {})
         self._build = build
         self._rows: dict[str, list[int]] = defaultdict(list)
         self._cells: dict[str, list[Cell]] = {}
         for row, formula in enumerate(formulas):
             self._rows[formula].append(row)
+
+    @classmethod
+    def of_tables(cls, tables: Mapping[str, Table], name: str) -> Reference:
+        """The crystals of some splits of a data folder, by the name of the split."""
+        parts = list(tables.values())
+        ends = list(itertools.accumulate(map(len, parts)))
+
+        def build(rows: list[int]) -> list[Structure]:
+            built: list[Structure] = []
+            for table, end in zip(parts, ends, strict=True):
+                within = [row - end + len(table) for row in rows if end - len(table) <= row < end]
+                built += table.structures(within) if within else []
+            return built
+
+        formulas = [formula for table in tables.values() for formula in table.formulas]
+        return cls(formulas, build, name, {split: table.sha256 for split, table in tables.items()})
 
     @classmethod
     def from_structures(cls, structures: Sequence[Structure], name: str = "reference") -> Reference:

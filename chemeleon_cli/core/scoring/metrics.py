@@ -15,6 +15,8 @@ from scipy.stats import wasserstein_distance
 
 from chemeleon_cli.core.scoring import matching
 from chemeleon_cli.core.scoring.candidates import Candidates
+from chemeleon_cli.core.scoring.context import ScoringContext
+from chemeleon_cli.core.scoring.uniqueness import share
 
 METAL_BELOW = 0.1
 """eV. Gaps below this count as metals, in truth and prediction alike."""
@@ -35,21 +37,19 @@ def generation_report(
         comparison: crystals whose distributions are to be met, usually val.
 
     Returns:
-        n; valid, the share of possible crystals; of these: unique (groups of duplicates per crystal), novel and
-        smact_valid; unique_of_all, groups per crystal of all n; and where there is a comparison, the earth mover's
-        distances emd_density (g/cm^3) and emd_elements (distinct elements per crystal) of the possible crystals to it,
-        and, to judge these by, emd_density_val and emd_elements_val of the comparison to train.
+        n; valid, the share of possible crystals; unique_of_valid and unique_of_all (see `Uniqueness`); novel_of_valid
+        (see `Novelty`); smact_valid, of the valid ones; and where there is a comparison, the earth mover's distances
+        emd_density (g/cm^3) and emd_elements (distinct elements per crystal) of the possible crystals to it and, as a
+        measure of these, emd_density_val and emd_elements_val of the comparison to train.
     """
-    candidates = Candidates(structures)
+    candidates = Candidates(structures, ScoringContext(known={None: reference}))
     possible = [form for form in candidates.canonical if form is not None]
-    groups = len(set(matching.unique_groups(possible)) - {-1})
-    novel = matching.novel(possible, reference)
     report = {
         "n": float(len(structures)),
         "valid": share(int(candidates.valid.sum()), len(structures)),
-        "unique": share(groups, len(possible)),
-        "unique_of_all": share(groups, len(structures)),
-        "novel": share(novel.count(True), len(possible)),
+        "unique_of_valid": candidates.uniqueness.unique_of_valid,
+        "unique_of_all": candidates.uniqueness.unique_of_all,
+        "novel_of_valid": candidates.novelty().novel_of_valid,
         "smact_valid": share(int(candidates.smact_valid.sum()), len(possible)),
     }
     if comparison is not None:
@@ -73,11 +73,6 @@ def element_counts(structures: Sequence[Structure]) -> np.ndarray:
 def emd(a: np.ndarray, b: np.ndarray) -> float:
     """Earth mover's distance between two samples, in their unit; NaN where one is empty."""
     return float(wasserstein_distance(a, b)) if len(a) and len(b) else math.nan
-
-
-def share(part: float, whole: float) -> float:
-    """part / whole, NaN of nothing."""
-    return part / whole if whole else math.nan
 
 
 def regression_report(

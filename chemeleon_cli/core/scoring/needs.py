@@ -18,7 +18,8 @@ class Needs:
         predictors: names of predictors.
         references: data folders whose features are compared with; None is the generator's training set.
         encoder: whether features of an autoencoder are used.
-        known: data folders whose crystals are compared with; None is the generator's training set.
+        known: data folders with whose crystals others are compared, those of all splits; None is the generator's
+            training set, its train split alone.
         hull: whether energies above the hull are used.
     """
 
