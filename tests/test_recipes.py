@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chemeleon_cli.core.potentials.loading import POTENTIALS
 from chemeleon_cli.errors import UserError
 from chemeleon_cli.recipe import document as documents
 from chemeleon_cli.recipe.load import dump, find, load, shipped, shipped_name
@@ -231,7 +232,7 @@ BAD = {
     "no such potential": (
         RL.replace("components", "energy_model: chgnt\n  components"),
         TrainRl,
-        "3: reward.energy_model: found 'chgnt'; expected chgnet, the name of a MACE foundation model, or a model file; "
+        f"3: reward.energy_model: found 'chgnt'; expected one of {', '.join(POTENTIALS)}, or a MACE model file; "
         "did you mean 'chgnet'?",
     ),
     "no such hull": (

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from levels import HULL, Levels
+from levels import HULL, Levels, relax_levels
 from pymatgen.core import Lattice, Structure
 from rich.console import Console
 from samples import perovskite, rock_salt, zinc_blende
@@ -177,7 +177,8 @@ ENERGIES = {"NaCl": -2.01, "CsCl": -2.0, "ZnS": -1.0, "Fe": 0.08, "SrTiO3": -3.0
 @pytest.fixture
 def measured(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The same place with a potential of known energies, a hull, and crystals at known distances from it."""
-    monkeypatch.setattr("chemeleon_cli.core.scoring.context.load_energy_model", lambda *_: Levels(ENERGIES))
+    monkeypatch.setattr("chemeleon_cli.core.scoring.context.load_potential", lambda *_: Levels(ENERGIES))
+    monkeypatch.setattr("chemeleon_cli.core.potentials.relaxation.relax", relax_levels)
     Hull.from_entries(list(HULL), list(HULL.values()), list(HULL), "a test", Levels.energy_scale).write("hull.csv.gz")
     write_crystals("made.cif", STABLE, [f"c{i}" for i in range(len(STABLE))])
     return place

@@ -31,14 +31,16 @@ MEASURED_STEPS = 5
 
 def announce(candidates: Candidates, console: Console) -> None:
     """Say how long relaxing will take, from a few steps of a crystal of median size."""
+    from chemeleon_cli.core.potentials.relaxation import relax
+
     tools, forms = candidates.tools, sorted((s for s in candidates.canonical if s is not None), key=len)
     assert tools.energy_model is not None and tools.relax is not None, "checked with the recipe"
     if not forms:
         return
     median = forms[len(forms) // 2]
-    tools.energy_model.relax([median], tools.relax.fmax, 1)  # what is compiled on first use is not measured
+    relax(tools.energy_model, [median], tools.relax.fmax, 1)  # what is compiled on first use is not measured
     start = time.perf_counter()
-    steps = tools.energy_model.relax([median], 1e-9, MEASURED_STEPS)[0].steps
+    steps = relax(tools.energy_model, [median], 1e-9, MEASURED_STEPS)[0].steps
     rate = (time.perf_counter() - start) / max(steps, 1)
     workers = min(processors(), len(forms)) if tools.device == "cpu" else 1
     minutes = len(forms) * tools.relax.steps * rate / workers / 60

@@ -16,7 +16,7 @@ from pydantic import (
 )
 
 from chemeleon_cli.core.rewards import EnergySettings, Matching, Relaxation
-from chemeleon_cli.core.rewards.settings import CHGNET, FOUNDATION_MODELS, UNKNOWN_SCALE
+from chemeleon_cli.core.rewards.settings import POTENTIALS, UNKNOWN_SCALE
 from chemeleon_cli.recipe.base import (
     ComputeRecipe,
     Count,
@@ -330,7 +330,7 @@ class Score(ComputeRecipe):
         """Potential, hull, relaxation and matcher: those that are named here or, where they are not, in the reward."""
         other = self.reward or EnergySettings()
         return EnergySettings(
-            energy_model=self.energy_model or other.energy_model or (CHGNET if self.write_hull else None),
+            energy_model=self.energy_model or other.energy_model or ("chgnet" if self.write_hull else None),
             energy_scale=self.energy_scale if self.energy_model else self.energy_scale or other.energy_scale,
             hull=None if self.write_hull else self.hull or other.hull,
             relax=self.relax or other.relax,
@@ -353,7 +353,7 @@ class Score(ComputeRecipe):
                 if value is not None
             ]
             potential = str(settings.energy_model)
-            of_file = potential not in (CHGNET, *FOUNDATION_MODELS) and Path(potential).expanduser().is_file()
+            of_file = potential not in POTENTIALS and Path(potential).expanduser().is_file()
             if of_file and settings.energy_scale in (None, UNKNOWN_SCALE):
                 text = f"expected which energies {potential} was fitted to, as a hull is of a known scale"
                 mistakes.append(("energy_scale", f"found {shown(settings.energy_scale)}; {text}"))

@@ -7,13 +7,11 @@ from typing import Annotated
 
 from pydantic import Field
 
-from chemeleon_cli.core.potentials.energy import FOUNDATION_MODELS, UNKNOWN_SCALE
+from chemeleon_cli.core.potentials.base import UNKNOWN_SCALE
+from chemeleon_cli.core.potentials.loading import POTENTIALS
 from chemeleon_cli.core.rewards.base import RewardSection
 from chemeleon_cli.core.scoring.hull_file import check_scales, find_hull, read_manifest
 from chemeleon_cli.errors import UserError, did_you_mean
-
-CHGNET = "chgnet"
-CHGNET_SCALE = "PBE/MP2020"
 
 
 class Relaxation(RewardSection):
@@ -65,9 +63,8 @@ class EnergySettings(RewardSection):
         if name is None and self.relax is not None:
             mistakes.append(("relax", "found a section; expected null where energy_model is null"))
         if name is not None and named is None and not Path(name).expanduser().is_file():
-            meant = did_you_mean(name, [CHGNET, *FOUNDATION_MODELS])
-            text = f"found '{name}'; expected chgnet, the name of a MACE foundation model, or a model file{meant}"
-            mistakes.append(("energy_model", text))
+            text = f"found '{name}'; expected one of {', '.join(POTENTIALS)}, or a MACE model file"
+            mistakes.append(("energy_model", text + did_you_mean(name, POTENTIALS)))
         if named is not None and self.energy_scale not in (None, named):
             text = f"found '{self.energy_scale}'; the energies of {name} are {named}: leave this out"
             mistakes.append(("energy_scale", text))
@@ -83,4 +80,4 @@ class EnergySettings(RewardSection):
 
     def _scale(self) -> str | None:
         """The energy scale of a potential that is known by name."""
-        return CHGNET_SCALE if self.energy_model == CHGNET else FOUNDATION_MODELS.get(self.energy_model or "")
+        return POTENTIALS[self.energy_model].energy_scale if self.energy_model in POTENTIALS else None

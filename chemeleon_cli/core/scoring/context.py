@@ -22,7 +22,8 @@ from chemeleon_cli.core.data.crystals import Crystals
 from chemeleon_cli.core.data.dataset import keeping, load_split
 from chemeleon_cli.core.models.layers import set_precision
 from chemeleon_cli.core.paths import cache_folder, file_sha256, replacing, split_path
-from chemeleon_cli.core.potentials.energy import EnergyModel, load_energy_model
+from chemeleon_cli.core.potentials.base import Potential
+from chemeleon_cli.core.potentials.loading import load_potential
 from chemeleon_cli.core.scoring.comparison import DEFAULT, MatchSettings
 from chemeleon_cli.core.scoring.hull import Hull
 from chemeleon_cli.core.scoring.hull_file import check_scales, find_hull
@@ -82,7 +83,7 @@ class Tools:
     known: dict[str | None, Reference] = field(default_factory=dict)
     memory: Memory | None = None
     matching: MatchSettings = DEFAULT
-    energy_model: EnergyModel | None = None
+    energy_model: Potential | None = None
     hull: Hull | None = None
     relax: Relaxation | None = None
     reward_relaxed: bool = True
@@ -158,7 +159,7 @@ def build_tools(
     return tools
 
 
-def load_energies(settings: EnergySettings, device: str = "cpu") -> tuple[EnergyModel | None, Hull | None]:
+def load_energies(settings: EnergySettings, device: str = "cpu") -> tuple[Potential | None, Hull | None]:
     """The potential and the hull that are named, whose energies are of one scale.
 
     Raises:
@@ -167,7 +168,7 @@ def load_energies(settings: EnergySettings, device: str = "cpu") -> tuple[Energy
     hull = None if settings.hull is None else Hull.load(find_hull(settings.hull))
     if settings.energy_model is None:
         return None, hull
-    model = load_energy_model(settings.energy_model, device, settings.energy_scale)
+    model = load_potential(settings.energy_model, device, settings.energy_scale)
     if hull is not None:
         check_scales(model.energy_scale, hull.energy_scale)
     return model, hull

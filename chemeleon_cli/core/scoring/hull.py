@@ -101,7 +101,7 @@ class Hull:
             energies_per_atom: (M,) eV/atom, all finite.
             ids: of each crystal.
             source: where they come from.
-            energy_scale: what the energies mean, as an energy model's `energy_scale`.
+            energy_scale: what the energies mean, as a potential's `energy_scale`.
             date: of the source, ISO 8601.
 
         Raises:

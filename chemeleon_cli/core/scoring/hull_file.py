@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from chemeleon_cli.core.paths import data_folder
-from chemeleon_cli.core.potentials.energy import UNKNOWN_SCALE
+from chemeleon_cli.core.potentials.base import UNKNOWN_SCALE
 from chemeleon_cli.errors import UserError
 
 TABLE = "hull.csv.gz"
@@ -19,7 +19,7 @@ class Manifest:
 
     Attributes:
         source: where the crystals and energies come from.
-        energy_scale: what the energies mean, as an energy model's `energy_scale`.
+        energy_scale: what the energies mean, as a potential's `energy_scale`.
         count: rows.
         sha256: of the table's file.
         date: of the source, ISO 8601.
