@@ -78,6 +78,18 @@ class EnergySettings(RewardSection):
                 mistakes.append(("hull", f"{error.message}; {error.hint}" if error.hint else error.message))
         return mistakes
 
+    def check_scale(self) -> list[tuple[str, str]]:
+        """Whether the energy scale of the potential is known, as that of a hull has to be.
+
+        Returns:
+            (field, what is wrong with it), if it is not.
+        """
+        if self._scale() is not None or self.energy_scale not in (None, UNKNOWN_SCALE):
+            return []
+        found = "null" if self.energy_scale is None else f"'{self.energy_scale}'"
+        text = f"expected which energies {self.energy_model} was fitted to, as a hull is of a known scale"
+        return [("energy_scale", f"found {found}; {text}")]
+
     def _scale(self) -> str | None:
         """The energy scale of a potential that is known by name."""
         return POTENTIALS[self.energy_model].energy_scale if self.energy_model in POTENTIALS else None

@@ -163,6 +163,13 @@ class Hull:
         """What the energies mean."""
         return self.manifest.energy_scale
 
+    @property
+    def elements_without_reference(self) -> list[str]:
+        """Elements of the table that have no crystal of their own in it, in alphabetical order: nothing that contains
+        one of them can be measured by this hull."""
+        elements = {symbol for system in self._lowest for symbol in system}
+        return sorted(symbol for symbol in elements if (symbol,) not in self._lowest)
+
     def gap(self, composition: Composition | str) -> str | None:
         """Why the table holds too little to judge this composition, or None.
 

@@ -45,7 +45,7 @@ def find_hull(name: str) -> Path:
     table = path / TABLE if path.is_dir() else path
     if table.is_file():
         return table
-    hint = "name a hull.csv.gz, or compute one: chemeleon score SET --write-hull hull.csv.gz"
+    hint = "name a hull.csv.gz, or compute one: chemeleon write-hull SET"
     if path.is_dir():
         raise UserError(f"{name} has no {TABLE}; fetch-data writes one where its recipe asks for `entries`", hint)
     raise UserError(f"no hull '{name}': no such file or folder", hint)
@@ -89,5 +89,5 @@ def check_scales(model_scale: str, hull_scale: str) -> None:
     if model_scale != hull_scale:
         raise UserError(
             f"the potential's energies are {model_scale}, the hull's {hull_scale}: their difference means nothing",
-            "name a hull of the potential's scale, or compute one: chemeleon score SET --write-hull hull.csv.gz",
+            "name a hull of the potential's scale, or compute one: chemeleon write-hull SET",
         )
