@@ -156,7 +156,7 @@ DNG = ["--set", "model=runs/ldm", "--set", "reward.hull=own.csv.gz"]
 
 
 def test_dng_runs_is_scored_alike_and_resumes_with_its_memory(work: Path):
-    """`starter/dng` with CHGNet on a hull that `score` writes; two steps and then two more are four."""
+    """`starter/dng` with CHGNet on a hull that `write-hull` writes; two steps and then two more are four."""
     import torch
     from safetensors.torch import load_file
 
@@ -175,7 +175,7 @@ def test_dng_runs_is_scored_alike_and_resumes_with_its_memory(work: Path):
     elements = sorted({str(e) for s in crystals for e in s.composition})
     alone = [Structure(Lattice.cubic(3.5), [e], [[0, 0, 0]]) for e in elements]
     write_crystals("set.cif", [*alone, *crystals[::2]], [f"s{i}" for i in range(len(alone) + len(crystals[::2]))])
-    assert "PBE/MP2020: own.csv.gz" in call("score", "set.cif", "--write-hull", "own.csv.gz")
+    assert "PBE/MP2020: own.csv.gz" in call("write-hull", "set.cif", "--out", "own.csv.gz")
 
     settings = [s for s in DNG if s != "--set"]
     recipe: Any = load("starter/dng", RECIPES["train-rl"], settings=settings, find_model=find_model)

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from levels import HULL, Levels
+from levels import HULL, Levels, relax_levels
 from pymatgen.core import Lattice, Structure
 from rich.console import Console
 from samples import perovskite, rock_salt, zinc_blende
@@ -193,7 +193,8 @@ ENERGIES = {"NaCl": -2.01, "CsCl": -2.0, "ZnS": -1.0, "Fe": 0.08, "SrTiO3": -3.0
 @pytest.fixture
 def measured(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The same place with a potential of known energies, a hull, and crystals at known distances from it."""
-    monkeypatch.setattr("chemeleon_cli.core.scoring.loading.load_energy_model", lambda *_: Levels(ENERGIES))
+    monkeypatch.setattr("chemeleon_cli.core.scoring.loading.load_potential", lambda *_: Levels(ENERGIES))
+    monkeypatch.setattr("chemeleon_cli.core.potentials.relaxation.relax", relax_levels)
     Hull.from_entries(list(HULL), list(HULL.values()), list(HULL), "a test", Levels.energy_scale).write("hull.csv.gz")
     write_crystals("made.cif", STABLE, [f"c{i}" for i in range(len(STABLE))])
     return place
@@ -271,7 +272,7 @@ def test_two_outputs_are_two_files() -> None:
 
 
 @pytest.mark.usefixtures("measured")
-def test_relaxed_crystals_are_judged_too_and_the_time_said_before() -> None:
+def test_relaxed_crystals_are_scored_too_and_the_time_said_before() -> None:
     relax = {"steps": 20, "fmax": 0.05}
     text, rows = run(model="ldm", energy_model="chgnet", hull="hull.csv.gz", relax=relax, relaxed_out="r.cif")
     assert text.index("if none converges early") < text.index("valid")
@@ -297,7 +298,7 @@ def test_a_table_may_be_parquet() -> None:
 
 
 @pytest.mark.usefixtures("measured")
-@pytest.mark.parametrize("field", ["out", "write_hull", "relaxed_out"])
+@pytest.mark.parametrize("field", ["out", "relaxed_out"])
 def test_what_cannot_be_written_is_said_before_the_work(field: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def work(*_: object) -> None:
         raise AssertionError("computed in vain")
@@ -321,30 +322,3 @@ def test_a_file_without_a_crystal_is_no_result() -> None:
     with pytest.raises(UserError, match=r"half.cif: none of its \d+ crystals can be read; the first, .*occupancy"):
         score.run(Score(file="half.cif", device="cpu"), False, Console(file=io.StringIO()))
     assert not Path("half.scores.csv").exists()
-
-
-@pytest.mark.usefixtures("measured")
-def test_a_hull_is_written_of_any_set_and_judges_it() -> None:
-    write_crystals("made.cif", [*STABLE, Structure(Lattice.cubic(4.2), ["Xe"], [[0, 0, 0]])], list("abcdefgh"))
-    console = Console(file=io.StringIO(), width=200)
-    score.run(Score(file="made.cif", device="cpu", write_hull="own.csv.gz"), False, console)
-    text = console.file.getvalue()  # type: ignore[attr-defined]
-    assert "1 without: volume" in text
-    assert "1 without: no energy of Xe" in text
-    assert "no crystal of Cl, Cs, Na, O, S, Sr, Ti, Zn alone" in text
-    written = Hull.load("own.csv.gz")
-    assert (len(written), written.energy_scale) == (6, "PBE/MP2020")
-    assert written.manifest.source == "made.cif by chgnet"
-    assert not Path("made.scores.csv").exists()
-    kept = Path("own.json").read_text()
-    Path("own.csv.gz").unlink()
-    with pytest.raises(UserError, match=r"own.json: is there already"):
-        score.run(Score(file="made.cif", device="cpu", write_hull="own.csv.gz"), False, console)
-    assert Path("own.json").read_text() == kept
-    score.run(Score(file="made.cif", device="cpu", write_hull="own.csv.gz"), True, console)
-    _, rows = run(energy_model="chgnet", hull="own.csv.gz")
-    assert float(rows[6]["e_above_hull"]) == pytest.approx(0)
-    write_crystals("made.cif", [CRUSHED], ["a"])
-    with pytest.raises(UserError, match="none of its 1 crystals has an energy"):
-        score.run(Score(file="made.cif", device="cpu", write_hull="none.csv.gz"), False, console)
-    assert not Path("none.csv.gz").exists()

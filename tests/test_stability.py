@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from levels import HULL, Levels, hull
+from levels import HULL, Levels, hull, relax_levels
 from pymatgen.core import Lattice, Structure
 from samples import rock_salt, zinc_blende
 
+from chemeleon_cli.core.potentials import relaxation
 from chemeleon_cli.core.potentials.relaxation import Relaxed
 from chemeleon_cli.core.rewards import (
     CreativityReward,
@@ -43,6 +44,11 @@ NEAR = Structure(Lattice.cubic(5.0), ["Na", "Cl"], [[0, 0, 0], [0, 0, 0.05]])
 ALL = [SALT, CESIUM, BLENDE, IRON, ODD, FLUORIDE, CRUSHED, NEAR, None, MAGNESIA]
 LEVELS = {"NaCl": -1.9, "CsCl": -2.6, "ZnS": -0.8, "Fe": 0.0, "Na2Cl": -1.2, "CsF": -2.0}
 BOTH = {"components": [{"type": "creativity"}, {"type": "energy"}]}
+
+
+@pytest.fixture(autouse=True)
+def _relaxing_is_quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relaxation, "relax", relax_levels)
 
 
 def context(**changes: Any) -> ScoringContext:
@@ -144,16 +150,15 @@ def test_of_duplicates_the_one_of_lowest_energy_is_unique() -> None:
     assert Candidates([swollen, SALT], context()).unique == [not better, better]
 
 
-def test_where_the_run_relaxes_creativity_is_of_the_relaxed_crystal() -> None:
-    class Healing(Levels):
-        def relax(self, structures: Any, *rest: Any, **more: Any) -> list[Relaxed]:
-            return [Relaxed(SALT.copy(), -1.9 * len(SALT), 0.01, 5, True) for _ in structures]
-
+def test_where_the_run_relaxes_creativity_is_of_the_relaxed_crystal(monkeypatch: pytest.MonkeyPatch) -> None:
     sheared = Structure(Lattice.from_parameters(4, 4, 4, 75, 80, 95), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.45, 0.4]])
     assert CreativityReward().compute(Candidates([sheared], context())).tolist() == [1]
-    healed = context(energy_model=Healing(LEVELS), relax=Relaxation(steps=10))
-    assert CreativityReward().compute(Candidates([sheared], healed)).item() < 1
-    lost = Candidates([IRON], context(relax=Relaxation(steps=10)))
+    relaxing = context(relax=Relaxation(steps=10))
+    with monkeypatch.context() as patch:
+        healed = Relaxed(SALT.copy(), -1.9 * len(SALT), 0.01, 5, True)
+        patch.setattr(relaxation, "relax", lambda potential, structures, fmax, steps: [healed for _ in structures])
+        assert CreativityReward().compute(Candidates([sheared], relaxing)).item() < 1
+    lost = Candidates([IRON], relaxing)
     assert CreativityReward().compute(lost).isnan().all()
     assert lost.notes["creativity"] == {0: "relaxation: no structure"}
 
@@ -309,7 +314,7 @@ def test_the_context_brings_potential_hull_and_known_crystals(tmp_path: Path, mo
         loaded.append((name, device))
         return Levels(LEVELS)
 
-    monkeypatch.setattr("chemeleon_cli.core.scoring.loading.load_energy_model", load)
+    monkeypatch.setattr("chemeleon_cli.core.scoring.loading.load_potential", load)
     pd.DataFrame({"cif": [s.to(fmt="cif") for s in (SALT, BLENDE)]}).to_csv(tmp_path / "train.csv", index=False)
     write(tmp_path)
     fields = {**BOTH, "energy_model": "chgnet", "hull": str(tmp_path), "relax": {"steps": 7}}

@@ -9,9 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from chemeleon_cli.commands import score_against, score_hull, score_summary, score_tables
+from chemeleon_cli.commands import score_against, score_summary, score_tables
+from chemeleon_cli.commands.crystal_files import check_outputs, read_rows
 from chemeleon_cli.commands.runs import find_device
-from chemeleon_cli.core.paths import check_writable, replacing, split_path
+from chemeleon_cli.core.paths import replacing, split_path
 from chemeleon_cli.errors import UserError
 
 if TYPE_CHECKING:
@@ -30,38 +31,19 @@ Columns = dict[str, list[Any]]
 def run(recipe: Score, overwrite: bool, console: Console) -> None:
     """Score the crystals of a file; print the summary, write the table and the summary as JSON."""
     from chemeleon_cli.core.scoring.candidates import Candidates
-    from chemeleon_cli.core.scoring.hull_file import manifest_path
     from chemeleon_cli.core.training.checkpoint import json_text
-    from chemeleon_cli.sources.files import read_crystals, write_crystals, writer_for
+    from chemeleon_cli.sources.files import write_crystals, writer_for
 
     out = Path(recipe.out) if recipe.out else _beside(Path(recipe.file))
     if out.suffix not in (".csv", ".parquet"):
         raise UserError(f"{out}: the table is a .csv or a .parquet", "name one: --out scores.csv")
     if recipe.relaxed_out:
         writer_for(Path(recipe.relaxed_out))
-    tables = [out, out.with_suffix(".json"), *([Path(recipe.relaxed_out)] if recipe.relaxed_out else [])]
-    if recipe.write_hull:
-        hull = Path(recipe.write_hull)
-        tables = [hull, manifest_path(hull)]
-    if len({written.resolve() for written in tables}) < len(tables):
-        names = ", ".join(str(written) for written in tables)
-        raise UserError(f"{names}: one file for two outputs", "give relaxed_out or --out another name")
-    for written in tables:
-        if written.resolve() == Path(recipe.file).resolve():
-            raise UserError(f"{written}: holds the crystals to be scored; it is left alone", "write to another file")
-        check_writable(written, overwrite)
-    rows = list(read_crystals(recipe.file))
-    if not rows:
-        raise UserError(
-            f"{recipe.file}: holds no crystal", "score reads CIF, extxyz, CSV, json.gz, POSCAR, folders, zips"
-        )
-    if all(row.structure is None for row in rows):
-        first = f"{rows[0].id}: {rows[0].reason}"
-        raise UserError(f"{recipe.file}: none of its {len(rows)} crystals can be read; the first, {first}")
+    outputs = [out, out.with_suffix(".json"), *([Path(recipe.relaxed_out)] if recipe.relaxed_out else [])]
+    check_outputs(outputs, recipe.file, overwrite)
+    rows = read_rows(recipe.file)
     known = score_against.known(recipe.against, console) if recipe.against is not None else None
     device = str(find_device(recipe.device))
-    if recipe.write_hull:
-        return score_hull.write(recipe, rows, device, console)
     candidates = Candidates([row.structure for row in rows], _load(recipe, device, console))
     context = candidates.context
     if context.relax is not None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chemeleon_cli.core.machine import processors
+from chemeleon_cli.core.potentials import relaxation
 from chemeleon_cli.core.rewards import PredictorReward
 from chemeleon_cli.core.scoring.protocols import PROTOCOLS, Rate, rates
 from chemeleon_cli.core.scoring.uniqueness import share
@@ -38,9 +39,9 @@ def announce(candidates: Candidates, console: Console) -> None:
     if not forms:
         return
     median = forms[len(forms) // 2]
-    context.energy_model.relax([median], context.relax.fmax, 1)  # what is compiled on first use is not measured
+    relaxation.relax(context.energy_model, [median], context.relax.fmax, 1)  # compiled on first use, not measured
     start = time.perf_counter()
-    steps = context.energy_model.relax([median], 1e-9, MEASURED_STEPS)[0].steps
+    steps = relaxation.relax(context.energy_model, [median], 1e-9, MEASURED_STEPS)[0].steps
     rate = (time.perf_counter() - start) / max(steps, 1)
     workers = min(processors(), len(forms)) if context.device == "cpu" else 1
     minutes = len(forms) * context.relax.steps * rate / workers / 60

@@ -141,13 +141,18 @@ class Recipe(Section):
         return []
 
 
-class ComputeRecipe(Recipe):
+class DeviceRecipe(Recipe):
     """The settings of a command that runs a model."""
+
+    device: Annotated[str, AfterValidator(_is_device)] = "auto"
+    """`auto` (a GPU where there is one), `cpu`, `cuda` or `cuda:1`."""
+
+
+class ComputeRecipe(DeviceRecipe):
+    """The settings of a command that runs a model with random numbers."""
 
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
     """Where all random numbers start; the same seed on the same machine gives the same result."""
-    device: Annotated[str, AfterValidator(_is_device)] = "auto"
-    """`auto` (a GPU where there is one), `cpu`, `cuda` or `cuda:1`."""
 
 
 class WandbSection(Section):

@@ -15,21 +15,10 @@ from chemeleon_cli.core.rewards.shortest_contact import ShortestContact
 from chemeleon_cli.core.rewards.sum import BUILT_IN, ReinforceReward
 from chemeleon_cli.core.scoring.needs import FindModel, Needs
 from chemeleon_cli.core.scoring.scores import Scores
-from chemeleon_cli.core.scoring.settings import (
-    CHGNET,
-    FOUNDATION_MODELS,
-    UNKNOWN_SCALE,
-    EnergySettings,
-    Matching,
-    Relaxation,
-    Section,
-)
+from chemeleon_cli.core.scoring.settings import EnergySettings, Matching, Relaxation, Section
 
 __all__ = [
     "BUILT_IN",
-    "CHGNET",
-    "FOUNDATION_MODELS",
-    "UNKNOWN_SCALE",
     "ChargeBalanceReward",
     "CompositionDiversity",
     "CreativityReward",

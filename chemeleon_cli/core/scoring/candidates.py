@@ -18,6 +18,7 @@ from torch import Tensor
 
 from chemeleon_cli.core.data.crystals import Crystals, canonical
 from chemeleon_cli.core.data.validity import problem, smact_valid
+from chemeleon_cli.core.potentials import relaxation
 from chemeleon_cli.core.potentials.relaxation import Relaxed
 from chemeleon_cli.core.scoring.context import ScoringContext
 from chemeleon_cli.core.scoring.features import BATCH, features
@@ -237,7 +238,7 @@ class Candidates:
         rows = self.rows.tolist()
         found: list[Relaxed | None] = [None] * len(self)
         forms = [form for form in self.canonical if form is not None]
-        for i, result in zip(rows, model.relax(forms, how.fmax, how.steps), strict=True):
+        for i, result in zip(rows, relaxation.relax(model, forms, how.fmax, how.steps), strict=True):
             found[i] = result
             if result.problem is not None:
                 self.note("relaxation", i, result.problem)

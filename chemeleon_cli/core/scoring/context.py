@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from chemeleon_cli.core.models.predictor import Predictor
     from chemeleon_cli.core.models.vae import Encoder
-    from chemeleon_cli.core.potentials.energy import EnergyModel
+    from chemeleon_cli.core.potentials.base import Potential
     from chemeleon_cli.core.scoring.hull import Hull
     from chemeleon_cli.core.scoring.matching import Reference
     from chemeleon_cli.core.scoring.novelty import Memory
@@ -61,7 +61,7 @@ class ScoringContext:
     known: dict[str | None, Reference] = field(default_factory=dict)
     memory: Memory | None = None
     matching: Matching = DEFAULT_MATCHING
-    energy_model: EnergyModel | None = None
+    energy_model: Potential | None = None
     hull: Hull | None = None
     relax: Relaxation | None = None
     reward_relaxed: bool = True

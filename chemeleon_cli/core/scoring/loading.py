@@ -20,7 +20,8 @@ from chemeleon_cli.core.data.batches import in_batches
 from chemeleon_cli.core.data.dataset import keeping, load_split
 from chemeleon_cli.core.models.layers import set_precision
 from chemeleon_cli.core.paths import SPLITS, cache_folder, file_sha256, replacing, split_path
-from chemeleon_cli.core.potentials.energy import EnergyModel, load_energy_model
+from chemeleon_cli.core.potentials.base import Potential
+from chemeleon_cli.core.potentials.loading import load_potential
 from chemeleon_cli.core.scoring.context import References, ScoringContext
 from chemeleon_cli.core.scoring.features import BATCH, features
 from chemeleon_cli.core.scoring.hull import Hull
@@ -95,7 +96,7 @@ def load_context(
     )
 
 
-def load_energies(settings: EnergySettings, device: str = "cpu") -> tuple[EnergyModel | None, Hull | None]:
+def load_energies(settings: EnergySettings, device: str = "cpu") -> tuple[Potential | None, Hull | None]:
     """The potential and the hull that are named, whose energies are of one scale.
 
     Raises:
@@ -104,7 +105,7 @@ def load_energies(settings: EnergySettings, device: str = "cpu") -> tuple[Energy
     hull = None if settings.hull is None else Hull.load(find_hull(settings.hull))
     if settings.energy_model is None:
         return None, hull
-    model = load_energy_model(settings.energy_model, device, settings.energy_scale)
+    model = load_potential(settings.energy_model, device, settings.energy_scale)
     if hull is not None:
         check_scales(model.energy_scale, hull.energy_scale)
     return model, hull

@@ -8,15 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from chemeleon_cli.core.potentials.energy import FOUNDATION_MODELS, UNKNOWN_SCALE
+from chemeleon_cli.core.potentials.base import UNKNOWN_SCALE
+from chemeleon_cli.core.potentials.loading import POTENTIALS
 from chemeleon_cli.core.scoring.hull_file import check_scales, find_hull, read_manifest
 from chemeleon_cli.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
     from pymatgen.analysis.structure_matcher import StructureMatcher
-
-CHGNET = "chgnet"
-CHGNET_SCALE = "PBE/MP2020"
 
 
 class Section(BaseModel):
@@ -85,9 +83,8 @@ class EnergySettings(Section):
         if name is None and self.relax is not None:
             mistakes.append(("relax", "found a section; expected null where energy_model is null"))
         if name is not None and named is None and not Path(name).expanduser().is_file():
-            meant = did_you_mean(name, [CHGNET, *FOUNDATION_MODELS])
-            text = f"found '{name}'; expected chgnet, the name of a MACE foundation model, or a model file{meant}"
-            mistakes.append(("energy_model", text))
+            text = f"found '{name}'; expected one of {', '.join(POTENTIALS)}, or a MACE model file"
+            mistakes.append(("energy_model", text + did_you_mean(name, POTENTIALS)))
         if named is not None and self.energy_scale not in (None, named):
             text = f"found '{self.energy_scale}'; the energies of {name} are {named}: leave this out"
             mistakes.append(("energy_scale", text))
@@ -101,6 +98,18 @@ class EnergySettings(Section):
                 mistakes.append(("hull", f"{error.message}; {error.hint}" if error.hint else error.message))
         return mistakes
 
+    def check_scale(self) -> list[tuple[str, str]]:
+        """Whether the energy scale of the potential is known, as that of a hull has to be.
+
+        Returns:
+            (field, what is wrong with it), if it is not.
+        """
+        if self._scale() is not None or self.energy_scale not in (None, UNKNOWN_SCALE):
+            return []
+        found = "null" if self.energy_scale is None else f"'{self.energy_scale}'"
+        text = f"expected which energies {self.energy_model} was fitted to, as a hull is of a known scale"
+        return [("energy_scale", f"found {found}; {text}")]
+
     def _scale(self) -> str | None:
         """The energy scale of a potential that is known by name."""
-        return CHGNET_SCALE if self.energy_model == CHGNET else FOUNDATION_MODELS.get(self.energy_model or "")
+        return POTENTIALS[self.energy_model].energy_scale if self.energy_model in POTENTIALS else None
