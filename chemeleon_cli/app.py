@@ -145,7 +145,7 @@ def sample(
 def score(
     file: Annotated[str, typer.Argument(metavar="FILE", help="Crystals: CIF, extxyz, CSV, json.gz, folder, zip.")],
     reward: Annotated[str | None, typer.Option(help="The recipe whose reward: section is computed.")] = None,
-    reference: Annotated[str | None, typer.Option(help="The data folder, all splits, that novelty is measured against.")] = None,
+    reference: Annotated[str | None, typer.Option(help="A data folder, all splits, for novelty.")] = None,
     against: Annotated[str | None, typer.Option(help="Known crystals to find: a file or a data folder.")] = None,
     out: Annotated[str | None, typer.Option(help="The .csv or .parquet to write, a row per crystal.")] = None,
     write_hull: Annotated[
