@@ -37,23 +37,28 @@ IN_RECIPE = "the recipe's"
 
 def _recipe_command(
     settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Where random numbers start.", show_default=IN_RECIPE)] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check, print the whole recipe, stop.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of every error.")] = False,
 ) -> None:
     """The options of every command that takes a recipe."""
 
 
+def _random_command(
+    seed: Annotated[int | None, typer.Option(help="Where random numbers start.", show_default=IN_RECIPE)] = None,
+) -> None:
+    """The option of a command that draws random numbers."""
+
+
 def _model_command(
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1.", show_default=IN_RECIPE)] = None,
 ) -> None:
-    """The option of a command that runs a model, besides."""
+    """The option of a command that runs a model."""
 
 
 def _writing_command(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")] = False,
 ) -> None:
-    """The option of a command that writes files, besides."""
+    """The option of a command that writes files."""
 
 
 def _training_command(
@@ -61,7 +66,7 @@ def _training_command(
     resume: Annotated[bool, typer.Option("--resume", help="Go on where the run of this name stopped.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run of this name.")] = False,
 ) -> None:
-    """The options of a training command besides."""
+    """The options of a training command."""
 
 
 def _command(*shared: Callable[..., None]) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -76,7 +81,7 @@ def _command(*shared: Callable[..., None]) -> Callable[[Callable[..., None]], Ca
     return register
 
 
-@_command(_recipe_command)
+@_command(_recipe_command, _random_command)
 def fetch_data(
     recipe: Annotated[str | None, RECIPE] = None,
     source: Annotated[
@@ -96,31 +101,31 @@ def fetch_data(
     _run("fetch-data", recipe, options, values, api_key=api_key, overwrite=overwrite)
 
 
-@_command(_recipe_command, _model_command, _training_command)
+@_command(_recipe_command, _random_command, _model_command, _training_command)
 def train_vae(recipe: Annotated[str, RECIPE], **options: Any) -> None:
     """Train the autoencoder: crystals to latents and back."""
     _run("train-vae", recipe, options)
 
 
-@_command(_recipe_command, _model_command, _training_command)
+@_command(_recipe_command, _random_command, _model_command, _training_command)
 def train_ldm(recipe: Annotated[str, RECIPE], **options: Any) -> None:
     """Train the generator: diffusion in the latents of an autoencoder."""
     _run("train-ldm", recipe, options)
 
 
-@_command(_recipe_command, _model_command, _training_command)
+@_command(_recipe_command, _random_command, _model_command, _training_command)
 def train_predictor(recipe: Annotated[str, RECIPE], **options: Any) -> None:
     """Train a predictor of properties on an autoencoder's encoder."""
     _run("train-predictor", recipe, options)
 
 
-@_command(_recipe_command, _model_command, _training_command)
+@_command(_recipe_command, _random_command, _model_command, _training_command)
 def train_rl(recipe: Annotated[str, RECIPE], **options: Any) -> None:
     """Steer a generator towards a reward by reinforcement learning."""
     _run("train-rl", recipe, options)
 
 
-@_command(_recipe_command, _model_command, _writing_command)
+@_command(_recipe_command, _random_command, _model_command, _writing_command)
 def sample(
     recipe: Annotated[str, RECIPE] = "sample",
     model: Annotated[str | None, typer.Option(help="The generator.", show_default=IN_RECIPE)] = None,
@@ -145,17 +150,24 @@ def sample(
 def score(
     file: Annotated[str, typer.Argument(metavar="FILE", help="Crystals: CIF, extxyz, CSV, json.gz, folder, zip.")],
     reward: Annotated[str | None, typer.Option(help="The recipe whose reward: section is computed.")] = None,
-    reference: Annotated[str | None, typer.Option(help="The data folder that novelty is against.")] = None,
+    reference: Annotated[str | None, typer.Option(help="A data folder, all splits, for novelty.")] = None,
     against: Annotated[str | None, typer.Option(help="Known crystals to find: a file or a data folder.")] = None,
     out: Annotated[str | None, typer.Option(help="The .csv or .parquet to write, a row per crystal.")] = None,
-    write_hull: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Write a hull of their energies instead: hull.csv.gz.")
-    ] = None,
     **options: Any,
 ) -> None:
     """Judge crystals: a row for each, and a summary."""
-    values = {"file": file, "reference": reference, "against": against, "out": out, "write_hull": write_hull}
+    values = {"file": file, "reference": reference, "against": against, "out": out}
     _run("score", "score", options, values, reward)
+
+
+@_command(_recipe_command, _model_command, _writing_command)
+def write_hull(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="Crystals: CIF, extxyz, CSV, json.gz, folder, zip.")],
+    out: Annotated[str | None, typer.Option(help="The .csv.gz or .csv to write.", show_default=IN_RECIPE)] = None,
+    **options: Any,
+) -> None:
+    """Write the energies of a set of crystals as a hull, for others to be measured by."""
+    _run("write-hull", "write_hull", options, {"file": file, "out": out})
 
 
 @app.command()

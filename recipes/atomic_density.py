@@ -24,14 +24,10 @@ class AtomicDensity:
         """The reward of each crystal.
 
         Args:
-            candidates: `structures` are pymatgen's (None where there is none) and `valid` says which can exist;
-                `composition_features`, `predict(name)` and more are there too.
+            candidates: `each` calls a function of every crystal that can exist, as pymatgen's Structure in its standard
+                form; `valid`, `composition_features`, `predict(name)` and more are there too.
 
         Returns:
             (B,) a number for each crystal, NaN where it cannot exist.
         """
-        rewards = torch.full((len(candidates),), float("nan"))
-        for index, structure in enumerate(candidates.structures):
-            if structure is not None and candidates.valid[index]:
-                rewards[index] = -((len(structure) / structure.volume - self.target) ** 2)
-        return rewards
+        return candidates.each(lambda structure: -((len(structure) / structure.volume - self.target) ** 2))

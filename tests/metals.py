@@ -10,6 +10,8 @@ import numpy as np
 from ase.calculators.emt import EMT
 from pymatgen.core import Lattice, Structure
 
+from chemeleon_cli.core.potentials.base import CalculatorPotential
+
 
 def strained(symbol: str, a: float, strain: float = 0.04) -> Structure:
     """An fcc metal, stretched along z, one of its atoms out of place."""
@@ -19,14 +21,14 @@ def strained(symbol: str, a: float, strain: float = 0.04) -> Structure:
     return metal
 
 
-class Metals:
+class Metals(CalculatorPotential):
     """ASE's EMT potential, real and cheap, for Al, Ni, Cu, Pd, Ag, Pt, Au; notes each process that loads it."""
 
     def __init__(self, log: Path, trouble: str = "") -> None:
         self.log, self.trouble = log, trouble
         with log.open("a") as file:
             file.write(f"{os.getpid()}\n")
-        self.calculator = Troubled(trouble) if trouble else EMT()
+        super().__init__("metals", "EMT", "cpu", Troubled(trouble) if trouble else EMT())
 
     def __reduce__(self):
         return type(self), (self.log, self.trouble)

@@ -1,4 +1,4 @@
-"""Candidates, the tools they are judged with, and matching."""
+"""Candidates, the context they are scored with, and matching."""
 
 import math
 import random
@@ -17,7 +17,12 @@ from chemeleon_cli.core.models.vae import VAE, Encoder
 from chemeleon_cli.core.rewards import ReinforceReward
 from chemeleon_cli.core.scoring import matching
 from chemeleon_cli.core.scoring.candidates import Candidates
-from chemeleon_cli.core.scoring.context import Tools, build_tools, features, load_references
+from chemeleon_cli.core.scoring.context import ScoringContext
+from chemeleon_cli.core.scoring.features import features
+from chemeleon_cli.core.scoring.loading import load_context, load_references
+from chemeleon_cli.core.scoring.needs import Needs
+from chemeleon_cli.core.scoring.novelty import find_novel
+from chemeleon_cli.core.scoring.settings import EnergySettings
 from chemeleon_cli.errors import UserError
 
 SALT = rock_salt(5.6)
@@ -61,7 +66,7 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_facts_have_a_row_for_every_candidate() -> None:
     predictor = CountingPredictor()
-    candidates = Candidates([None, SALT, CRUSHED, BLENDE], Tools(tiny_encoder(), {"p": predictor}))  # type: ignore[dict-item]
+    candidates = Candidates([None, SALT, CRUSHED, BLENDE], ScoringContext(tiny_encoder(), {"p": predictor}))  # type: ignore[dict-item]
     assert candidates.problems == ["no structure", None, "volume", None]
     assert candidates.valid.tolist() == [False, True, False, True]
     assert candidates.smact_valid.tolist() == [False, True, False, True]
@@ -76,31 +81,32 @@ def test_facts_have_a_row_for_every_candidate() -> None:
 
 
 def test_predictions_come_back_in_the_order_of_the_candidates() -> None:
-    candidates = Candidates([PEROVSKITE, SALT, PEROVSKITE, CESIUM], Tools(predictors={"p": CountingPredictor()}))  # type: ignore[dict-item]
+    context = ScoringContext(predictors={"p": CountingPredictor()})  # type: ignore[dict-item]
+    candidates = Candidates([PEROVSKITE, SALT, PEROVSKITE, CESIUM], context)
     assert candidates.predict("p")["atoms"].tolist() == [5, 2, 5, 2]
 
 
 def test_a_batch_without_any_crystal_has_facts_too() -> None:
-    candidates = Candidates([None, CRUSHED], Tools(tiny_encoder(), {"p": CountingPredictor()}))  # type: ignore[dict-item]
+    candidates = Candidates([None, CRUSHED], ScoringContext(tiny_encoder(), {"p": CountingPredictor()}))  # type: ignore[dict-item]
     assert candidates.predict("p")["atoms"].isnan().all()
     assert candidates.structure_features.shape == (2, 4)
-    assert candidates.groups == [-1, -1]
+    assert candidates.uniqueness.groups == [-1, -1]
     assert len(Candidates([])) == 0
 
 
-def test_a_candidate_is_judged_in_its_canonical_form() -> None:
+def test_a_candidate_is_scored_in_its_canonical_form() -> None:
     moved = SALT.copy()
     moved.translate_sites(range(len(moved)), [0.13, 0.4, 0.7])
     moved.make_supercell([1, 1, 2])
-    candidates = Candidates([SALT, moved], Tools(tiny_encoder()))
+    candidates = Candidates([SALT, moved], ScoringContext(tiny_encoder()))
     a, b = candidates.structure_features
     assert torch.allclose(a, b, atol=1e-4)
 
 
 def test_features_do_not_depend_on_company() -> None:
     encoder = tiny_encoder()
-    alone = Candidates([SALT], Tools(encoder)).structure_features[0]
-    together = Candidates([PEROVSKITE, SALT], Tools(encoder)).structure_features[1]
+    alone = Candidates([SALT], ScoringContext(encoder)).structure_features[0]
+    together = Candidates([PEROVSKITE, SALT], ScoringContext(encoder)).structure_features[1]
     assert torch.allclose(alone, together, atol=1e-5)
 
 
@@ -124,14 +130,14 @@ def test_reference_features_are_computed_once_and_stored(tmp_path: Path, monkeyp
     folder, encoder = write_split(tmp_path / "data", [SALT, BLENDE, PEROVSKITE]), tiny_encoder()
     first = load_references(encoder, folder)
     assert first.structure_features.shape == (3, 4)
-    expected = Candidates([SALT, BLENDE, PEROVSKITE], Tools(encoder)).composition_features
+    expected = Candidates([SALT, BLENDE, PEROVSKITE], ScoringContext(encoder)).composition_features
     assert torch.allclose(first.composition_features.sort(0).values, expected.sort(0).values, atol=1e-5)
 
     def fail(*args: object) -> None:
         raise AssertionError("computed again")
 
     with monkeypatch.context() as patch:
-        patch.setattr("chemeleon_cli.core.scoring.context.features", fail)
+        patch.setattr("chemeleon_cli.core.scoring.loading.features", fail)
         assert torch.equal(load_references(encoder, folder).structure_features, first.structure_features)
         with pytest.raises(AssertionError, match="computed again"):
             load_references(tiny_encoder(seed=1), folder)
@@ -140,25 +146,25 @@ def test_reference_features_are_computed_once_and_stored(tmp_path: Path, monkeyp
     assert load_references(encoder, folder, limit=1).structure_features.shape == (1, 4)
 
 
-def test_tools_hold_what_a_reward_needs(tmp_path: Path) -> None:
+def test_the_context_holds_what_a_reward_needs(tmp_path: Path) -> None:
     folder = write_split(tmp_path / "data", [SALT, BLENDE])
     vae = VAE(hidden_dim=16, num_heads=2, encoder_layers=1, decoder_layers=1, latent_dim=4)
     set_precision(vae, "bf16")
     diverse = {"type": "structure_diversity"}
     named = {"type": "composition_diversity", "reference_dataset": str(folder)}
     reward = ReinforceReward.model_validate({"components": [diverse, named]})
-    tools = build_tools(reward, lambda name, kind: Path(name), vae, folder)
-    assert set(tools.references) == {None, str(folder)}
-    assert tools.encoder is not None
-    assert not any(module.bf16 for module in tools.encoder.modules() if isinstance(module, Transformer))
+    context = load_context(reward, reward.needs(), lambda name, kind: Path(name), vae, folder)
+    assert set(context.references) == {None, str(folder)}
+    assert context.encoder is not None
+    assert not any(module.bf16 for module in context.encoder.modules() if isinstance(module, Transformer))
     assert any(module.bf16 for module in vae.modules() if isinstance(module, Transformer))
     with pytest.raises(UserError, match="no generator is named"):
-        build_tools(reward, lambda name, kind: Path(name))
+        load_context(reward, reward.needs(), lambda name, kind: Path(name))
     with pytest.raises(UserError, match="trained on"):
-        build_tools(reward, lambda name, kind: Path(name), vae)
+        load_context(reward, reward.needs(), lambda name, kind: Path(name), vae)
     with pytest.raises(UserError, match=r"no train\.csv"):
-        build_tools(reward, lambda name, kind: Path(name), vae, tmp_path)
-    assert build_tools(None, lambda name, kind: Path(name)).predictors == {}
+        load_context(reward, reward.needs(), lambda name, kind: Path(name), vae, tmp_path)
+    assert load_context(EnergySettings(), Needs(), lambda name, kind: Path(name)).predictors == {}
 
 
 def test_features_are_means_over_atoms() -> None:
@@ -182,7 +188,7 @@ def noisy_copies(seed: int = 0) -> list[Structure | None]:
 
 def test_duplicates_are_what_pymatgen_calls_so() -> None:
     structures = noisy_copies()
-    groups = matching.unique_groups(structures)
+    groups = matching.matcher_groups(structures)[0]
     assert groups == [-1, 0, 1, 2, 3, 0, 0, 1, 2]
     theirs = StructureMatcher().group_structures([s for s in structures if s is not None])
     assert len(theirs) == len(set(groups)) - 1
@@ -198,12 +204,15 @@ def test_groups_do_not_depend_on_order() -> None:
     assert not matcher.fit(chain[0], chain[3])
     for seed in range(6):
         random.Random(seed).shuffle(chain)
-        assert matching.unique_groups(chain) == [0, 0, 0, 0]
+        assert matching.matcher_groups(chain)[0] == [0, 0, 0, 0]
 
 
-def test_worker_processes_find_the_same() -> None:
+def test_worker_processes_find_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     structures = noisy_copies()
-    assert matching.unique_groups(structures, workers=2) == matching.unique_groups(structures)
+    here = matching.matcher_groups(structures)[0]
+    monkeypatch.setattr("chemeleon_cli.core.scoring.comparison.PARALLEL_FROM", 1)
+    monkeypatch.setattr("chemeleon_cli.core.scoring.comparison.processors", lambda: 2)
+    assert matching.matcher_groups(structures)[0] == here
 
 
 def test_novel_is_what_no_reference_matches() -> None:
@@ -215,13 +224,9 @@ def test_novel_is_what_no_reference_matches() -> None:
         return [known[row] for row in rows]
 
     reference = matching.Reference([s.composition.reduced_formula for s in known], build)
-    assert matching.novel([None, SALT, CESIUM, CESIUM * (1, 1, 2), CRUSHED], reference) == [
-        False,
-        True,
-        False,
-        False,
-        True,
-    ]
+    found = find_novel([None, SALT, CESIUM, CESIUM * (1, 1, 2), CRUSHED], reference)
+    assert found.novel == [None, True, False, False, True]
+    assert (found.compared, found.novel_of_valid) == (4, 0.5)
     assert built == [[0]]  # only what shares a formula
 
 

@@ -27,7 +27,8 @@ from chemeleon_cli.core.chemeleon2.vae import VAE
 from chemeleon_cli.core.data.crystals import Crystals, atom_mask, canonical
 from chemeleon_cli.core.models.build import build
 from chemeleon_cli.core.models.generator import Sampling, sample_many
-from chemeleon_cli.core.scoring.context import Tools, features
+from chemeleon_cli.core.scoring.context import ScoringContext
+from chemeleon_cli.core.scoring.features import features
 from chemeleon_cli.core.training import checkpoint
 from chemeleon_cli.errors import UserError
 
@@ -500,7 +501,7 @@ def test_diversity_sees_mean_latents_and_mean_embeddings(work: Path):
         alone = crystals[[b]]
         assert torch.allclose(structure[b], vae.encoder(alone).mean[0].mean(0), atol=1e-5)
         assert torch.allclose(composition[b], vae.encoder.atom_embedding(alone.numbers)[0].mean(0), atol=1e-6)
-    assert Tools(encoder=vae.encoder).encoder is vae.encoder  # type: ignore[arg-type]
+    assert ScoringContext(encoder=vae.encoder).encoder is vae.encoder  # type: ignore[arg-type]
 
 
 def test_a_prediction_is_the_mean_over_a_crystals_origins(work: Path):

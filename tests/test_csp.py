@@ -12,8 +12,7 @@ from samples import known_structures
 
 from chemeleon_cli.commands import score_against
 from chemeleon_cli.core.scoring import matching
-from chemeleon_cli.core.scoring.comparison import MatchSettings
-from chemeleon_cli.core.scoring.csp import pair, predict
+from chemeleon_cli.core.scoring.csp import MATCHING, pair, predict
 from chemeleon_cli.sources.files import Row
 
 CRYSTALS = known_structures()
@@ -63,7 +62,7 @@ def test_a_comparison_without_end_is_no_match_and_is_counted():
     rng = np.random.default_rng(0)
     heights = (np.arange(20) + 0.2 * rng.random(20)) / 20
     slow = [Structure(thin, ["C"] * 20, np.column_stack([rng.random((20, 2)), heights])) for _ in range(2)]
-    found = predict([[slow[0]], [CRYSTALS[0]]], [slow[1], CRYSTALS[0]], MatchSettings(0.3, 0.5, 10.0, time_limit=0.5))
+    found = predict([[slow[0]], [CRYSTALS[0]]], [slow[1], CRYSTALS[0]], MATCHING.model_copy(update={"time_limit": 0.5}))
     assert (found.rms[0], found.timed_out) == (None, 1)
     assert found.match_rate == 0.5
 

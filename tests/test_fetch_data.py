@@ -177,7 +177,7 @@ def test_predictors_take_the_statistics_that_the_manifest_has_for_train(table: P
 def test_a_cache_is_for_all_and_can_be_done_without(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from chemeleon_cli.core.data.dataset import load_split
     from chemeleon_cli.core.models.vae import VAE
-    from chemeleon_cli.core.scoring.context import load_references
+    from chemeleon_cli.core.scoring.loading import load_references
 
     folder = fetch(table)
     encoder = VAE(hidden_dim=8, num_heads=1, encoder_layers=1, decoder_layers=1, latent_dim=2).encoder

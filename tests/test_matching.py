@@ -5,6 +5,8 @@ import random
 import threading
 import time
 from collections import Counter
+from collections.abc import Sequence
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,15 +17,17 @@ from safetensors.torch import load_file, save_file
 from samples import known_structures, random_structures, rock_salt
 
 from chemeleon_cli.core.scoring import matching, metrics, novelty
-from chemeleon_cli.core.scoring.comparison import Cell, MatchSettings, OutOfTime, at_most
+from chemeleon_cli.core.scoring.comparison import Cell, OutOfTime, at_most
 from chemeleon_cli.core.scoring.matching import Reference
-from chemeleon_cli.core.scoring.novelty import CAP, PER_FORMULA, Memory, creativity
+from chemeleon_cli.core.scoring.novelty import CAP, PER_FORMULA, Memory, creativity, find_novel
+from chemeleon_cli.core.scoring.settings import DEFAULT_MATCHING, Matching
+from chemeleon_cli.core.scoring.uniqueness import find_duplicates, representatives
 
 SALT = rock_salt(5.6)
 CESIUM = Structure(Lattice.cubic(3.5), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
 SLOW = Structure(Lattice.tetragonal(2.5, 9.1), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.4]])
 NOTHING = Reference.from_structures([])
-HASTY = MatchSettings(time_limit=0.2)
+HASTY = Matching(time_limit=0.2)
 
 
 def shaken(structure: Structure, seed: int, distance: float = 0.05) -> Structure:
@@ -32,6 +36,19 @@ def shaken(structure: Structure, seed: int, distance: float = 0.05) -> Structure
     moves *= distance / np.linalg.norm(moves, axis=1, keepdims=True)
     moved = structure.cart_coords + moves
     return Structure(structure.lattice, structure.species, moved, coords_are_cartesian=True)
+
+
+def compare(
+    batch: Sequence[Structure | None],
+    reference: Reference,
+    memory: Memory | None = None,
+    energies: Sequence[float] | None = None,
+    settings: Matching = DEFAULT_MATCHING,
+) -> SimpleNamespace:
+    """Unique, novel and creativity, as candidates put them together."""
+    uniqueness, novelty = find_duplicates(batch, memory, energies, settings), find_novel(batch, reference, settings)
+    values = creativity(batch, uniqueness, novelty, settings)
+    return SimpleNamespace(values=values, unique=uniqueness.unique, novel=novelty.novel)
 
 
 def displacement(original: Structure, copy: Structure) -> float:
@@ -80,34 +97,34 @@ def test_groups_are_the_connected_components_of_all_pairs() -> None:
             if matcher.fit(b, a):
                 label = [label[j] if x == label[i] else x for x in label]
     numbers = {x: k for k, x in enumerate(dict.fromkeys(label))}
-    assert matching.unique_groups(structures) == [numbers[x] for x in label]
+    assert matching.matcher_groups(structures)[0] == [numbers[x] for x in label]
     assert 1 < len(numbers) < len(structures)
 
 
 def test_the_representative_has_the_lowest_energy() -> None:
     structures = [SALT, shaken(SALT, 1), CESIUM, None, shaken(SALT, 2)]
-    groups = matching.unique_groups(structures)
+    groups = matching.matcher_groups(structures)[0]
     assert groups == [0, 0, 1, -1, 0]
-    assert matching.representatives(structures, groups, [-1, -3, 5, math.nan, -2]) == [False, True, True, False, False]
-    assert matching.representatives(structures, groups, [math.nan, 3, math.nan, 0, 4])[1]
-    chosen = matching.representatives(structures, groups)
+    assert representatives(structures, groups, [-1, -3, 5, math.nan, -2]) == [False, True, True, False, False]
+    assert representatives(structures, groups, [math.nan, 3, math.nan, 0, 4])[1]
+    chosen = representatives(structures, groups)
     assert sum(chosen) == 2
-    again = matching.representatives(structures[::-1], groups[::-1])
+    again = representatives(structures[::-1], groups[::-1])
     assert again[::-1] == chosen
 
 
 @pytest.mark.usefixtures("_odd_pairs_hang")
 def test_a_comparison_that_runs_out_of_time_is_unknown() -> None:
     structures = [CESIUM, shaken(CESIUM, 0), SLOW, known_structures()[1], SALT, SALT]
-    groups = matching.unique_groups(structures, HASTY)
+    groups = matching.matcher_groups(structures, HASTY)[0]
     known = [groups[i] for i in (0, 1, 3, 4, 5)]
     assert groups[2] == -1
     assert known.count(-1) <= 1  # the one that it was compared with
     assert groups[3] >= 0
     reference = Reference.from_structures([SALT])
-    assert matching.novel(structures, reference, HASTY) == [True, True, None, True, False, False]
+    assert find_novel(structures, reference, HASTY).novel == [True, True, None, True, False, False]
     assert math.isnan(matching.rms(SLOW, SALT, HASTY) or 0)
-    found = creativity(structures, reference, settings=HASTY)
+    found = compare(structures, reference, settings=HASTY)
     assert math.isnan(found.values[2])
     assert (found.unique[2], found.novel[2]) == (None, None)
     assert found.values[3] == 1
@@ -116,7 +133,7 @@ def test_a_comparison_that_runs_out_of_time_is_unknown() -> None:
 @pytest.mark.usefixtures("_odd_pairs_hang")
 def test_reports_leave_what_is_unknown_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(matching.rms, "__defaults__", (HASTY,))
-    monkeypatch.setattr(matching.rms_pairs, "__defaults__", (HASTY, None))
+    monkeypatch.setattr(matching.rms_pairs, "__defaults__", (HASTY,))
     report = metrics.reconstruction_report([SLOW, CESIUM], [SLOW, CESIUM])
     assert report["match_rate"] == 0.5
     assert report["rms"] == pytest.approx(0, abs=1e-6)
@@ -139,7 +156,7 @@ def test_the_time_limit_counts_processor_time_and_ends() -> None:
 
 def test_beside_the_main_thread_it_is_the_same() -> None:
     found: list[list[int]] = []
-    thread = threading.Thread(target=lambda: found.append(matching.unique_groups([SALT, CESIUM, SALT * (1, 1, 2)])))
+    thread = threading.Thread(target=lambda: found.append(matching.matcher_groups([SALT, CESIUM, SALT * (1, 1, 2)])[0]))
     thread.start()
     thread.join()
     assert found == [[0, 1, 0]]
@@ -155,9 +172,9 @@ def test_a_references_cells_are_reduced_once(monkeypatch: pytest.MonkeyPatch) ->
 
     reference = Reference.from_structures([SALT, CESIUM, *known_structures()])
     monkeypatch.setattr(StructureMatcher, "_get_reduced_structure", counted)
-    assert matching.novel([SALT * (1, 1, 2)], reference) == [False]
+    assert find_novel([SALT * (1, 1, 2)], reference).novel == [False]
     assert Counter(seen) == {"NaCl": 4}  # three references and the crystal itself
-    matching.novel([SALT], reference)
+    find_novel([SALT], reference)
     assert Counter(seen) == {"NaCl": 5}
 
 
@@ -169,7 +186,7 @@ def test_creativity_of_each_kind() -> None:
     reference = Reference.from_structures([zinc, perovskite])
     batch = [SALT, zinc * (1, 1, 2), near, rutile, twin, None, shaken(zinc, 5, 0.05)]
     energies = [0, -1, 0, -2, -1, math.nan, 0]
-    found = creativity(batch, reference, energies=energies)
+    found = compare(batch, reference, energies=energies)
     assert found.unique == [True, True, True, True, False, None, False]
     assert found.novel == [True, False, False, True, True, None, False]
     assert found.values[0] == found.values[3] == 1
@@ -179,7 +196,7 @@ def test_creativity_of_each_kind() -> None:
     assert found.values[4] == pytest.approx(displacement(rutile, twin))
     assert math.isnan(found.values[5])
     assert found.values[6] == 0  # neither
-    other = creativity(batch, reference, energies=[0, 0, 0, -1, -2, 0, 0])
+    other = compare(batch, reference, energies=[0, 0, 0, -1, -2, 0, 0])
     assert (other.values[4], other.unique[3]) == (1, False)
 
 
@@ -187,18 +204,18 @@ def test_creativity_does_not_depend_on_order() -> None:
     base = [SALT, CESIUM, *known_structures()[:3]]
     batch = [shaken(s, 7 * k, 0.06 * k) for s in base for k in range(3)]
     reference = Reference.from_structures(known_structures()[1:2])
-    expected = creativity(batch, reference).values
+    expected = compare(batch, reference).values
     assert 0 < sum(0 < value < 1 for value in expected) < len(expected)
     for seed in range(3):
         order = list(range(len(batch)))
         random.Random(seed).shuffle(order)
-        values = creativity([batch[i] for i in order], reference).values
+        values = compare([batch[i] for i in order], reference).values
         assert values == pytest.approx([expected[i] for i in order], abs=1e-9)
 
 
 def test_of_two_references_the_nearer_counts() -> None:
     far, near = shaken(SALT, 1, 0.5), shaken(SALT, 2, 0.1)
-    found = creativity([SALT], Reference.from_structures([far, near]))
+    found = compare([SALT], Reference.from_structures([far, near]))
     assert found.novel == [False]
     assert found.values[0] == pytest.approx(displacement(near, SALT))
 
@@ -206,13 +223,13 @@ def test_of_two_references_the_nearer_counts() -> None:
 def test_what_was_generated_before_is_not_unique() -> None:
     memory = Memory()
     first = [SALT, known_structures()[3], None]
-    step = creativity(first, NOTHING, memory)
+    step = compare(first, NOTHING, memory)
     assert step.values[:2] == [1, 1]
     assert len(memory) == 0  # scoring changes nothing
     memory.update(first, step.unique)
     assert len(memory) == 2
     copy = shaken(SALT, 3, 0.1)
-    again = creativity([copy, CESIUM, SALT], NOTHING, memory)
+    again = compare([copy, CESIUM, SALT], NOTHING, memory)
     assert again.unique == [False, True, False]
     assert again.values[0] == pytest.approx(min(displacement(SALT, copy), displacement(copy, SALT)), abs=1e-6)
     assert again.values[1] == 1
@@ -226,7 +243,7 @@ def test_a_group_that_touches_memory_holds_nothing_unique() -> None:
     row = [Structure(Lattice.tetragonal(4, c), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]]) for c in (4, 4.6, 5.3, 6.1)]
     memory = Memory()
     memory.update(row[:1], [True])
-    found = creativity(row[1:], NOTHING, memory)
+    found = compare(row[1:], NOTHING, memory)
     assert found.unique == [False, False, False]
     assert all(value < 1 for value in found.values)
 
@@ -238,10 +255,10 @@ def test_steps_with_a_memory_find_as_many_as_one_batch() -> None:
     memory, unique = Memory(), 0
     for k in range(0, len(crystals), 7):
         step = crystals[k : k + 7]
-        found = creativity(step, NOTHING, memory)
+        found = compare(step, NOTHING, memory)
         unique += found.unique.count(True)
         memory.update(step, found.unique)
-    assert unique == len(memory) == len(set(matching.unique_groups(crystals))) == len(base)
+    assert unique == len(memory) == len(set(matching.matcher_groups(crystals)[0])) == len(base)
 
 
 def test_a_memory_is_saved_and_restored(tmp_path) -> None:
@@ -256,7 +273,7 @@ def test_a_memory_is_saved_and_restored(tmp_path) -> None:
         state = other.state()
         assert all(torch.equal(state[name], tensor) for name, tensor in memory.state().items())
     batch = [shaken(s, 1) for s in crystals]
-    assert creativity(batch, NOTHING, again) == creativity(batch, NOTHING, memory)
+    assert compare(batch, NOTHING, again) == compare(batch, NOTHING, memory)
     empty = remembered(Memory().state())
     assert len(empty) == 0
     assert "NaCl" not in empty
@@ -291,8 +308,8 @@ def test_a_crystal_without_a_niggli_cell_is_unknown(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(StructureMatcher, "_get_reduced_structure", refuse)
     assert Cell.of(SALT).reduced is None
-    assert matching.unique_groups([SALT, CESIUM, *known_structures()[1:3]]) == [-1, -1, 0, 1]
-    assert matching.novel([SALT], Reference.from_structures([CESIUM])) == [None]
+    assert matching.matcher_groups([SALT, CESIUM, *known_structures()[1:3]])[0] == [-1, -1, 0, 1]
+    assert find_novel([SALT], Reference.from_structures([CESIUM])).novel == [None]
 
 
 @pytest.mark.slow
@@ -317,7 +334,7 @@ def test_a_step_against_a_memory_of_50_000_takes_less_than_a_second() -> None:
         s.replace_species(swap)  # type: ignore[arg-type]
         batch.append(s)
     start = time.process_time()
-    found = creativity(batch, NOTHING, memory)
+    found = compare(batch, NOTHING, memory)
     memory.update(batch, found.unique)
     took = time.process_time() - start
     print(f"\n256 crystals against {len(cells)}: {took:.2f} s")

@@ -22,9 +22,9 @@ def test_generation_report() -> None:
     report = metrics.generation_report(made, Reference.from_structures([CESIUM, IRON]), [CESIUM, IRON], [SALT, SALT])
     assert report["n"] == 5
     assert report["valid"] == pytest.approx(4 / 5)
-    assert report["unique"] == pytest.approx(3 / 4)
+    assert report["unique_of_valid"] == pytest.approx(3 / 4)
     assert report["unique_of_all"] == pytest.approx(3 / 5)
-    assert report["novel"] == pytest.approx(3 / 4)
+    assert report["novel_of_valid"] == pytest.approx(3 / 4)
     assert report["smact_valid"] == pytest.approx(3 / 4)
     shifts = [abs(float(s.density) - float(SALT.density)) for s in (SALT, SALT, CESIUM, ODD)]
     assert report["emd_density"] == pytest.approx(np.mean(shifts))
@@ -35,7 +35,7 @@ def test_generation_report() -> None:
 def test_nothing_generated_is_not_a_crash() -> None:
     report = metrics.generation_report([None, None], Reference.from_structures([SALT]), [SALT], [SALT])
     assert report["valid"] == 0
-    assert math.isnan(report["unique"])
+    assert math.isnan(report["unique_of_valid"])
     assert math.isnan(report["emd_density"])
 
 

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chemeleon_cli.core.potentials.loading import POTENTIALS
 from chemeleon_cli.errors import UserError
 from chemeleon_cli.recipe import document as documents
 from chemeleon_cli.recipe.load import dump, find, load, shipped, shipped_name
-from chemeleon_cli.recipe.models import RECIPES, Sample, Score, TrainLdm, TrainPredictor, TrainRl, TrainVae
+from chemeleon_cli.recipe.models import RECIPES, Sample, Score, TrainLdm, TrainPredictor, TrainRl, TrainVae, WriteHull
 from chemeleon_cli.recipe.schema import schema
 from chemeleon_cli.sources.checkpoints import find_model
 
@@ -231,14 +232,14 @@ BAD = {
     "no such potential": (
         RL.replace("components", "energy_model: chgnt\n  components"),
         TrainRl,
-        "3: reward.energy_model: found 'chgnt'; expected chgnet, the name of a MACE foundation model, or a model file; "
+        f"3: reward.energy_model: found 'chgnt'; expected one of {', '.join(POTENTIALS)}, or a MACE model file; "
         "did you mean 'chgnet'?",
     ),
     "no such hull": (
         RL.replace("components", "hull: data/mp-20\n  components"),
         TrainRl,
         "3: reward.hull: data/mp-20 has no hull.csv.gz; fetch-data writes one where its recipe asks for `entries`; "
-        "name a hull.csv.gz, or compute one: chemeleon score SET --write-hull hull.csv.gz",
+        "name a hull.csv.gz, or compute one: chemeleon write-hull SET",
     ),
     "a scale of a named potential": (
         RL.replace("components", "energy_model: chgnet\n  energy_scale: PBE\n  components"),
@@ -276,8 +277,8 @@ BAD = {
         "2: energy_scale: found 'r2SCAN'; expected null where energy_model is null",
     ),
     "a hull of a scale that nobody knows": (
-        "file: data/mp-20/train.csv\nwrite_hull: h.csv.gz\nenergy_model: data/mp-20/train.csv\n",
-        Score,
+        "file: data/mp-20/train.csv\nenergy_model: data/mp-20/train.csv\n",
+        WriteHull,
         "1: energy_scale: found null; expected which energies data/mp-20/train.csv was fitted to, "
         "as a hull is of a known scale",
     ),
@@ -294,21 +295,6 @@ BAD = {
 def test_a_mistake_is_said_with_its_line_and_its_key(case: str, work: Path) -> None:
     text, model, expected = BAD[case]
     assert expected in errors(text, model)
-
-
-def test_what_writing_a_hull_has_no_use_for_is_a_mistake(work: Path) -> None:
-    unused = {"reference": "data/mp-20", "against": "data/mp-20", "hull": "starter", "out": "s.csv"}
-    options = {"file": "data/mp-20/train.csv", "write_hull": "h.csv.gz", **unused}
-    with pytest.raises(UserError) as caught:
-        load("score", Score, options=options, find_model=find_model)
-    said = "no crystal is judged then"
-    assert sorted(caught.value.message.splitlines()) == sorted(
-        f"--{name} {value}: {name}: found '{value}'; expected null where write_hull is given: {said}"
-        for name, value in unused.items()
-    )
-    assert "relaxed_out: found 'r.cif'; expected null where write_hull is given" in "".join(
-        errors("file: data/mp-20/train.csv\nwrite_hull: h.csv.gz\nrelaxed_out: r.cif\nrelax: {}\n", Score)
-    )
 
 
 def test_all_mistakes_are_said_at_once_in_the_order_of_the_file(work: Path) -> None:
@@ -388,7 +374,7 @@ def test_what_is_written_reads_the_same(tmp_path_factory: pytest.TempPathFactory
 @pytest.mark.parametrize("path", shipped(), ids=shipped_name)
 def test_shipped_recipes_load_and_survive_being_written(path: Path, work: Path) -> None:
     model = RECIPES[command_of(path)]
-    options = {"file": "crystals.cif"} if model is Score else {}
+    options = {"file": "crystals.cif"} if model in (Score, WriteHull) else {}
     recipe = load(path, model, options=options)
     Path("written.yaml").write_text(dump(recipe))
     assert load("written.yaml", model) == recipe
@@ -417,6 +403,7 @@ def test_all_that_is_promised_is_shipped() -> None:
         "atomic_density",
         "sample",
         "score",
+        "write_hull",
     }
 
 
@@ -430,7 +417,7 @@ from chemeleon_cli.sources.checkpoints import find_model
 for path in shipped():
     command = path.read_text().partition(":")[0].removeprefix("# ")
     model = RECIPES[command]
-    load(path, model, options={"file": "x.cif"} if command == "score" else {})
+    load(path, model, options={"file": "x.cif"} if command in ("score", "write-hull") else {})
     try:
         if path.stem != "atomic_density":
             load(path, model, find_model=find_model)

@@ -32,7 +32,8 @@ from chemeleon_cli.core.rewards.custom import find_class
 from chemeleon_cli.core.rewards.diversity import mmd_drop
 from chemeleon_cli.core.rl.grpo import group_advantage
 from chemeleon_cli.core.scoring.candidates import Candidates
-from chemeleon_cli.core.scoring.context import References, Tools, build_tools
+from chemeleon_cli.core.scoring.context import References, ScoringContext
+from chemeleon_cli.core.scoring.loading import load_context
 from chemeleon_cli.errors import UserError
 
 SALT = rock_salt(5.6)
@@ -52,11 +53,11 @@ class MeanZ:
         return mean.masked_fill(crystals.num_atoms == 5, torch.nan).unsqueeze(1)
 
 
-def tools() -> Tools:
+def context() -> ScoringContext:
     torch.manual_seed(0)
     encoder = Encoder(hidden_dim=16, num_heads=2, num_layers=1, latent_dim=4).eval()
     reference = References("set", torch.randn(50, 4), torch.randn(50, 16))
-    return Tools(encoder, {"p": MeanZ()}, {None: reference})  # type: ignore[dict-item]
+    return ScoringContext(encoder, {"p": MeanZ()}, {None: reference})  # type: ignore[dict-item]
 
 
 def predictor(**fields: Any) -> PredictorReward:
@@ -94,7 +95,7 @@ def test_every_field_of_a_reward_is_documented() -> None:
 
 
 def test_predictor_reward_is_minus_the_squared_distance() -> None:
-    candidates = Candidates([SALT, CESIUM, CRUSHED], tools())  # mean Z 14 and 36
+    candidates = Candidates([SALT, CESIUM, CRUSHED], context())  # mean Z 14 and 36
     values = predictor(target_value=20).compute(candidates)
     assert values[:2].tolist() == [-36, -256]
     assert values[2].isnan()
@@ -134,7 +135,7 @@ def test_diversity_pays_for_covering_the_reference() -> None:
 
 
 def test_impossible_crystals_stay_out_of_the_diversity_of_others() -> None:
-    component, loaded = StructureDiversity(), tools()
+    component, loaded = StructureDiversity(), context()
     alone = component.compute(Candidates([SALT, CESIUM, IRON], loaded))
     mixed = component.compute(Candidates([None, SALT, CRUSHED, CESIUM, IRON], loaded))
     assert mixed.isnan().tolist() == [True, False, True, False, False]
@@ -143,8 +144,8 @@ def test_impossible_crystals_stay_out_of_the_diversity_of_others() -> None:
 
 def test_crystals_that_a_guard_stops_have_no_say_in_what_others_get() -> None:
     judge = reward({"type": "composition_diversity", "normalize_fn": "norm"})
-    alone = judge(Candidates([SALT, CESIUM, PEROVSKITE], tools()))
-    among = judge(Candidates([SALT, IRON, CESIUM, IRON, PEROVSKITE], tools()))
+    alone = judge(Candidates([SALT, CESIUM, PEROVSKITE], context()))
+    among = judge(Candidates([SALT, IRON, CESIUM, IRON, PEROVSKITE], context()))
     assert torch.allclose(among.total[[0, 2, 4]], alone.total, atol=1e-6)
     assert among.total[[1, 3]].isnan().all()
 
@@ -152,17 +153,17 @@ def test_crystals_that_a_guard_stops_have_no_say_in_what_others_get() -> None:
 def test_what_one_component_has_no_number_for_takes_no_part_in_the_others() -> None:
     diversity = {"type": "composition_diversity", "normalize_fn": "norm"}
     judge = reward(diversity, of_predictor(normalize_fn="norm"), guards=[])
-    alone = judge(Candidates([SALT, CESIUM, IRON], tools()))
-    among = judge(Candidates([PEROVSKITE, SALT, CESIUM, IRON], tools()))  # five atoms: no prediction
+    alone = judge(Candidates([SALT, CESIUM, IRON], context()))
+    among = judge(Candidates([PEROVSKITE, SALT, CESIUM, IRON], context()))  # five atoms: no prediction
     assert among.total[0].isnan()
     assert torch.allclose(among.total[1:], alone.total, atol=1e-6)
     two = reward(of_predictor(normalize_fn="norm"), {**of_predictor(), "target_value": 10}, guards=[])
-    assert list(two(Candidates([SALT], tools())).raw) == ["mean_z", "mean_z_2"]
+    assert list(two(Candidates([SALT], context())).raw) == ["mean_z", "mean_z_2"]
 
 
 def test_a_component_without_weight_only_watches() -> None:
     judge = reward(of_predictor(weight=0.0), {"type": "composition_diversity"}, guards=[])
-    scores = judge(Candidates([PEROVSKITE, SALT, CESIUM, IRON], tools()))
+    scores = judge(Candidates([PEROVSKITE, SALT, CESIUM, IRON], context()))
     assert scores.raw["mean_z"].isnan().tolist() == [True, False, False, False]
     assert not scores.total.isnan().any()
 
@@ -177,7 +178,7 @@ def test_diversity_ranks_a_large_batch_too() -> None:
 
 
 def test_two_crystals_have_no_diversity_and_say_why() -> None:
-    candidates = Candidates([SALT, CESIUM, None], tools())
+    candidates = Candidates([SALT, CESIUM, None], context())
     assert StructureDiversity().compute(candidates).isnan().all()
     assert candidates.notes["structure_diversity"] == dict.fromkeys([0, 1], "fewer than three crystals to compare")
 
@@ -185,7 +186,7 @@ def test_two_crystals_have_no_diversity_and_say_why() -> None:
 def test_the_sum_is_of_normalised_and_weighted_components() -> None:
     two = of_predictor(normalize_fn="norm", eps=1e-9, weight=2.0), of_predictor(target_value=14, weight=0.1)
     judge = reward(*two, guards=["charge_imbalance"])
-    scores = judge(Candidates([SALT, CESIUM, IRON, CRUSHED], tools()))
+    scores = judge(Candidates([SALT, CESIUM, IRON, CRUSHED], context()))
     assert judge.names() == ["mean_z", "mean_z_2"]
     assert scores.raw["mean_z"][:3].tolist() == [14, 36, 26]
     assert scores.weighted["mean_z"][:3].tolist() == pytest.approx([0, 2, 2 * 12 / 22])
@@ -196,7 +197,7 @@ def test_the_sum_is_of_normalised_and_weighted_components() -> None:
 
 
 def test_impossible_and_unscored_reach_the_advantage_as_they_should() -> None:
-    candidates = Candidates([SALT, CESIUM, PEROVSKITE, None], tools())  # the predictor has nothing for five atoms
+    candidates = Candidates([SALT, CESIUM, PEROVSKITE, None], context())  # the predictor has nothing for five atoms
     scores = reward(of_predictor())(candidates)
     assert scores.total.isnan().tolist() == [False, False, True, True]
     assert scores.impossible.tolist() == [False, False, False, True]
@@ -207,7 +208,7 @@ def test_impossible_and_unscored_reach_the_advantage_as_they_should() -> None:
 
 def test_charge_balance_scores_what_the_guard_leaves_unscored() -> None:
     lopsided = Structure(Lattice.cubic(3.5), ["Na", "Na", "F"], [[0, 0, 0], [0.5, 0.5, 0.5], [0.5, 0, 0]])
-    candidates = Candidates([SALT, lopsided, IRON, CRUSHED], tools())
+    candidates = Candidates([SALT, lopsided, IRON, CRUSHED], context())
     assert candidates.charge_imbalance.tolist() == [False, True, False, False]
     scores = reward({"type": "charge_balance", "weight": 2.0}, guards=[])(candidates)
     assert scores.total[:3].tolist() == [2, 0, 2]
@@ -253,7 +254,7 @@ def test_the_shortest_contact_is_that_of_all_pairs_and_images(seed: int) -> None
 def test_contacts_are_rewarded_up_to_a_limit_and_unknown_radii_not_at_all() -> None:
     tight = Structure(Lattice.cubic(1.9), ["Na"], [[0, 0, 0]])  # 6.9 Å^3; 1.9 / (2 x 1.66)
     fermium = Structure(Lattice.cubic(4), ["Fm"], [[0, 0, 0]])
-    candidates = Candidates([SALT, tight, fermium, CRUSHED], tools())
+    candidates = Candidates([SALT, tight, fermium, CRUSHED], context())
     scores = reward({"type": "shortest_contact", "weight": 2.0}, guards=[])(candidates)
     assert scores.total[:2].tolist() == pytest.approx([1.2, 2 * 1.9 / 3.32])
     assert scores.total[2].isnan() and scores.impossible.tolist() == [False, False, False, True]
@@ -263,7 +264,7 @@ def test_contacts_are_rewarded_up_to_a_limit_and_unknown_radii_not_at_all() -> N
 
 def test_a_batch_without_a_number_has_no_advantage() -> None:
     scores = reward(of_predictor(normalize_fn="std"), {"type": "structure_diversity"})(
-        Candidates([None, CRUSHED], tools())
+        Candidates([None, CRUSHED], context())
     )
     assert scores.total.isnan().all()
     assert math.isnan(scores.raw_means()["mean_z"])
@@ -351,7 +352,7 @@ def test_a_custom_reward_from_a_file(tmp_path: Path) -> None:
     assert component.check(find_any) == []
     assert component.name == "atom_count"
     assert component.needs().predictors == {"p"}
-    values = component.compute(Candidates([SALT, PEROVSKITE, CRUSHED], tools()))
+    values = component.compute(Candidates([SALT, PEROVSKITE, CRUSHED], context()))
     assert values.nan_to_num(9).tolist() == [0, -3, 9]
     judge = ReinforceReward(components=[component])
     assert judge.needs().predictors == {"p"}
@@ -421,19 +422,21 @@ def test_a_custom_reward_may_return_a_list_and_an_infinity_is_no_number(tmp_path
     assert candidates.notes["a"] == {1: "infinite"}
 
 
-def test_build_tools_makes_the_objects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_custom_reward_gets_its_predictors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from chemeleon_cli.core.training import checkpoint
 
     monkeypatch.setattr(checkpoint, "load", lambda folder, kind, device: (MeanZ(), {}))
     component = custom(f"{write(tmp_path, GOOD)}:AtomCount", target=2, judge="p")
-    made = build_tools(ReinforceReward(components=[component]), find_any)
+    reward = ReinforceReward(components=[component])
+    made = load_context(reward, reward.needs(), find_any)
+    reward.prepare(made)
     assert component._instance.judge is made.predictors["p"]
 
 
 def test_built_in_rewards_keep_the_contract(tmp_path: Path) -> None:
     components = [predictor(target_value=20), predictor(), custom(f"{write(tmp_path, GOOD)}:AtomCount", target=2)]
     for component in (*components, *(BUILT_IN[f"{kind}_diversity"]() for kind in ("structure", "composition"))):
-        check_reward(component, tools=tools())
+        check_reward(component, context=context())
 
 
 class Constant(RewardComponent):

@@ -3,14 +3,13 @@
 import csv
 import io
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 import torch
-from levels import HULL, Levels
+from levels import HULL, Levels, relax_levels
 from pymatgen.core import Lattice, Structure
 from rich.console import Console
 from samples import perovskite, rock_salt, zinc_blende
@@ -20,9 +19,8 @@ from chemeleon_cli.core.models.generator import LatentDiffusion
 from chemeleon_cli.core.models.predictor import Predictor
 from chemeleon_cli.core.rewards import Matching, ReinforceReward
 from chemeleon_cli.core.scoring.candidates import Candidates
-from chemeleon_cli.core.scoring.comparison import MatchSettings
-from chemeleon_cli.core.scoring.context import build_tools
 from chemeleon_cli.core.scoring.hull import Hull
+from chemeleon_cli.core.scoring.loading import load_context
 from chemeleon_cli.core.training import checkpoint
 from chemeleon_cli.errors import UserError
 from chemeleon_cli.recipe.models import Score
@@ -85,8 +83,8 @@ def reward() -> ReinforceReward:
 def test_without_a_reward_no_model_is_needed() -> None:
     text, rows = run()
     assert [row["valid"] for row in rows] == ["True", "True", "True", "False", "True"]
-    assert [row["group"] for row in rows] == ["0", "1", "0", "", "2"]
-    assert [row["group_size"] for row in rows] == ["2", "1", "2", "", "1"]
+    assert [row["matcher_group"] for row in rows] == ["0", "1", "0", "", "2"]
+    assert [row["matcher_group_size"] for row in rows] == ["2", "1", "2", "", "1"]
     assert [row["formula"] for row in rows] == ["NaCl", "CsCl", "NaCl", "Fe", "SrTiO3"]
     assert rows[3]["problem"] == "volume"
     assert rows[0]["spacegroup"] == "Fm-3m (225)"
@@ -101,22 +99,40 @@ def test_without_a_reward_no_model_is_needed() -> None:
 def test_novelty_names_its_reference() -> None:
     text, rows = run(model="ldm")
     assert [row["novel"] for row in rows] == ["True", "False", "True", "", "False"]
-    assert "novel (against data)" in text
+    assert "novel (against data: train)" in text
     text, rows = run(model="ldm", reference="other", out="elsewhere/s.csv")
     assert [row["novel"] for row in rows] == ["False", "True", "False", "", "True"]
-    assert "novel (against other)" in text
+    assert "novel (against other: train)" in text
+
+
+@pytest.mark.usefixtures("place")
+def test_a_named_reference_is_the_whole_folder_and_a_training_set_its_train_split() -> None:
+    for split, known in (("val", SALT), ("test", CESIUM)):
+        pd.DataFrame({"cif": [known.to(fmt="cif")]}).to_csv(f"data/{split}.csv", index=False)
+    pd.DataFrame({"cif": [PEROVSKITE.to(fmt="cif")]}).to_csv("data/train.csv", index=False)
+    text, rows = run(reference="data")
+    assert [row["novel"] for row in rows] == ["False", "False", "False", "", "False"]
+    assert "novel (against data: train, val, test)" in text
+    assert list(json.loads(Path("made.scores.json").read_text())["reference"]["sha256"]) == ["train", "val", "test"]
+    text, rows = run(model="ldm")
+    assert [row["novel"] for row in rows] == ["True", "True", "True", "", "False"]
+    assert "novel (against data: train)" in text
+    creative = ReinforceReward.model_validate({"components": [{"type": "creativity", "reference_dataset": "data"}]})
+    _, rows = run(model="ldm", reference="data", reward=creative)
+    assert [row["novel"] for row in rows] == ["False", "False", "False", "", "False"]
+    rewarded, reported = ([float(row[c] or "nan") for row in rows] for c in ("reward_creativity", "creativity"))
+    assert rewarded == pytest.approx(reported, abs=1e-6, nan_ok=True)
 
 
 @pytest.mark.usefixtures("place")
 def test_when_two_are_the_same_can_be_said() -> None:
     long = Structure(Lattice.tetragonal(4.1, 4.5), ["Cs", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
     write_crystals("made.cif", [CESIUM, long], ["cubic", "long"])
-    assert Matching().model_dump() == asdict(MatchSettings()), "the defaults are written twice"
     _, rows = run(reference="data")
-    assert [row["group_size"] for row in rows] == ["2", "2"]
+    assert [row["matcher_group_size"] for row in rows] == ["2", "2"]
     assert [row["novel"] for row in rows] == ["False", "False"]
     _, rows = run(reference="data", matching={"ltol": 0.01})
-    assert [row["group_size"] for row in rows] == ["1", "1"]
+    assert [row["matcher_group_size"] for row in rows] == ["1", "1"]
     assert [row["novel"] for row in rows] == ["False", "True"]
     assert json.loads(Path("made.scores.json").read_text())["matching"]["ltol"] == 0.01
     _, rows = run(model="ldm", reward=reward().model_copy(update={"matching": Matching(ltol=0.01)}))
@@ -127,8 +143,8 @@ def test_when_two_are_the_same_can_be_said() -> None:
 def test_rewards_are_those_of_the_same_batch_in_training() -> None:
     text, rows = run(model="ldm", reward=reward())
     vae, _ = checkpoint.load(Path("ldm"), "vae")
-    tools = build_tools(reward(), find_model, vae, "data")  # type: ignore[arg-type]
-    in_training = reward()(Candidates(CRYSTALS, tools)).raw
+    context = load_context(reward(), reward().needs(), find_model, vae, "data")  # type: ignore[arg-type]
+    in_training = reward()(Candidates(CRYSTALS, context)).raw
     for name in ("band_gap", "composition_diversity"):
         written = [float(row[f"reward_{name}"] or "nan") for row in rows]
         assert written == pytest.approx(in_training[name].tolist(), abs=1e-5, nan_ok=True)
@@ -177,7 +193,8 @@ ENERGIES = {"NaCl": -2.01, "CsCl": -2.0, "ZnS": -1.0, "Fe": 0.08, "SrTiO3": -3.0
 @pytest.fixture
 def measured(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The same place with a potential of known energies, a hull, and crystals at known distances from it."""
-    monkeypatch.setattr("chemeleon_cli.core.scoring.context.load_energy_model", lambda *_: Levels(ENERGIES))
+    monkeypatch.setattr("chemeleon_cli.core.scoring.loading.load_potential", lambda *_: Levels(ENERGIES))
+    monkeypatch.setattr("chemeleon_cli.core.potentials.relaxation.relax", relax_levels)
     Hull.from_entries(list(HULL), list(HULL.values()), list(HULL), "a test", Levels.energy_scale).write("hull.csv.gz")
     write_crystals("made.cif", STABLE, [f"c{i}" for i in range(len(STABLE))])
     return place
@@ -210,13 +227,17 @@ def test_definitions_side_by_side_with_guards_and_origin() -> None:
     assert chemeleon["msun"]["share"] == pytest.approx(2 / 7)
     low, high = chemeleon["msun"]["interval_95"]
     assert 0 <= low < 2 / 7 < high < 1
-    assert (lemat["sun"]["count"], lemat["msun"]["count"]) == (1, 1)
+    assert (lemat["n"], lemat["of"], lemat["sun"]["count"], lemat["msun"]["count"]) == (6, "valid", 1, 1)
     assert summary["guards"]["single_element"] == pytest.approx(1 / 7)
     assert summary["guards"]["bad_cell"] == pytest.approx(1 / 7)
     assert chemeleon["msun"]["guards"]["single_element"] == 0
-    assert len(summary["hull"]["sha256"]) == len(summary["reference"]["sha256"]) == 64
+    assert len(summary["hull"]["sha256"]) == len(summary["reference"]["sha256"]["train"]) == 64
     assert summary["matching"]["stol"] == 0.3
     assert {"torch", "pymatgen", "chgnet"} <= summary["versions"].keys()
+    assert summary["counts"] == {"valid": 6, "compared": 6, "compared_with_reference": 6, "matcher_groups": 5}
+    assert (summary["unique_of_valid"], summary["unique_of_all"]) == (5 / 6, 5 / 7)
+    assert (summary["measured"]["e_above_hull"]["count"], chemeleon["measured"]) == (5, 5)
+    assert text.count("5 of 6") == 5 and "the shares are lower bounds" in text
     for word in ("levels (PBE/MP2020)", "a test", "needs relax", "28.6 %", "M.S.U.N.", "sparse hull"):
         assert word in text, word
 
@@ -237,7 +258,7 @@ def test_what_is_printed_is_in_the_summary() -> None:
     gap = summary["reward"]["band_gap"]
     assert f"{gap['raw_mean']:.4g}" in text and gap["window"] == pytest.approx([2.7, 3.3])
     assert f"{100 * gap['in_window_of_valid']:.1f} %" in text
-    assert {"mean", "median"} == summary["measured"]["predicted_band_gap"].keys()
+    assert summary["measured"]["predicted_band_gap"].keys() == {"mean", "median", "count"}
     assert summary["impossible"] == {"volume": 1}
     assert 0 <= summary["novel_of_valid"] <= 1 and 0 <= summary["smact_valid_of_valid"] <= 1
     assert summary["unscored"] == {"reward": {"single_element": 1}}
@@ -251,7 +272,7 @@ def test_two_outputs_are_two_files() -> None:
 
 
 @pytest.mark.usefixtures("measured")
-def test_relaxed_crystals_are_judged_too_and_the_time_said_before() -> None:
+def test_relaxed_crystals_are_scored_too_and_the_time_said_before() -> None:
     relax = {"steps": 20, "fmax": 0.05}
     text, rows = run(model="ldm", energy_model="chgnet", hull="hull.csv.gz", relax=relax, relaxed_out="r.cif")
     assert text.index("if none converges early") < text.index("valid")
@@ -277,7 +298,7 @@ def test_a_table_may_be_parquet() -> None:
 
 
 @pytest.mark.usefixtures("measured")
-@pytest.mark.parametrize("field", ["out", "write_hull", "relaxed_out"])
+@pytest.mark.parametrize("field", ["out", "relaxed_out"])
 def test_what_cannot_be_written_is_said_before_the_work(field: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def work(*_: object) -> None:
         raise AssertionError("computed in vain")
@@ -301,30 +322,3 @@ def test_a_file_without_a_crystal_is_no_result() -> None:
     with pytest.raises(UserError, match=r"half.cif: none of its \d+ crystals can be read; the first, .*occupancy"):
         score.run(Score(file="half.cif", device="cpu"), False, Console(file=io.StringIO()))
     assert not Path("half.scores.csv").exists()
-
-
-@pytest.mark.usefixtures("measured")
-def test_a_hull_is_written_of_any_set_and_judges_it() -> None:
-    write_crystals("made.cif", [*STABLE, Structure(Lattice.cubic(4.2), ["Xe"], [[0, 0, 0]])], list("abcdefgh"))
-    console = Console(file=io.StringIO(), width=200)
-    score.run(Score(file="made.cif", device="cpu", write_hull="own.csv.gz"), False, console)
-    text = console.file.getvalue()  # type: ignore[attr-defined]
-    assert "1 without: volume" in text
-    assert "1 without: no energy of Xe" in text
-    assert "no crystal of Cl, Cs, Na, O, S, Sr, Ti, Zn alone" in text
-    written = Hull.load("own.csv.gz")
-    assert (len(written), written.energy_scale) == (6, "PBE/MP2020")
-    assert written.manifest.source == "made.cif by chgnet"
-    assert not Path("made.scores.csv").exists()
-    kept = Path("own.json").read_text()
-    Path("own.csv.gz").unlink()
-    with pytest.raises(UserError, match=r"own.json: is there already"):
-        score.run(Score(file="made.cif", device="cpu", write_hull="own.csv.gz"), False, console)
-    assert Path("own.json").read_text() == kept
-    score.run(Score(file="made.cif", device="cpu", write_hull="own.csv.gz"), True, console)
-    _, rows = run(energy_model="chgnet", hull="own.csv.gz")
-    assert float(rows[6]["e_above_hull"]) == pytest.approx(0)
-    write_crystals("made.cif", [CRUSHED], ["a"])
-    with pytest.raises(UserError, match="none of its 1 crystals has an energy"):
-        score.run(Score(file="made.cif", device="cpu", write_hull="none.csv.gz"), False, console)
-    assert not Path("none.csv.gz").exists()

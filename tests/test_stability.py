@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from levels import HULL, Levels, hull
+from levels import HULL, Levels, hull, relax_levels
 from pymatgen.core import Lattice, Structure
 from samples import rock_salt, zinc_blende
 
+from chemeleon_cli.core.potentials import relaxation
 from chemeleon_cli.core.potentials.relaxation import Relaxed
 from chemeleon_cli.core.rewards import (
     CreativityReward,
@@ -25,7 +26,8 @@ from chemeleon_cli.core.rewards import (
 from chemeleon_cli.core.rl import step
 from chemeleon_cli.core.rl.grpo import group_advantage
 from chemeleon_cli.core.scoring.candidates import Candidates
-from chemeleon_cli.core.scoring.context import Tools, build_tools
+from chemeleon_cli.core.scoring.context import ScoringContext
+from chemeleon_cli.core.scoring.loading import load_context
 from chemeleon_cli.core.scoring.matching import Reference
 from chemeleon_cli.core.scoring.novelty import Memory
 from chemeleon_cli.errors import UserError
@@ -44,9 +46,14 @@ LEVELS = {"NaCl": -1.9, "CsCl": -2.6, "ZnS": -0.8, "Fe": 0.0, "Na2Cl": -1.2, "Cs
 BOTH = {"components": [{"type": "creativity"}, {"type": "energy"}]}
 
 
-def tools(**changes: Any) -> Tools:
+@pytest.fixture(autouse=True)
+def _relaxing_is_quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relaxation, "relax", relax_levels)
+
+
+def context(**changes: Any) -> ScoringContext:
     known: dict[str | None, Reference] = {None: Reference.from_structures([SALT, BLENDE])}
-    return replace(Tools(energy_model=Levels(LEVELS), hull=hull(), known=known), **changes)
+    return replace(ScoringContext(energy_model=Levels(LEVELS), hull=hull(), known=known), **changes)
 
 
 def strain(s: Structure) -> float:
@@ -54,7 +61,7 @@ def strain(s: Structure) -> float:
 
 
 def test_energies_and_distances_from_the_hull() -> None:
-    candidates = Candidates(ALL, tools())
+    candidates = Candidates(ALL, context())
     energies, above = candidates.energy_per_atom, candidates.e_above_hull
     assert energies.dtype == above.dtype == torch.float64
     assert energies[0].item() == pytest.approx(-1.9 + strain(SALT))
@@ -67,11 +74,11 @@ def test_energies_and_distances_from_the_hull() -> None:
     assert notes[5] == "sparse: no reference for F"
     assert notes[9] == "no energy of MgO"
     _ = candidates.e_above_hull, candidates.potential_hole
-    assert candidates.tools.energy_model.calls == 1  # type: ignore[union-attr]
+    assert candidates.context.energy_model.calls == 1  # type: ignore[union-attr]
 
 
 def test_every_guard_has_a_name() -> None:
-    guards = Candidates(ALL, tools()).guards
+    guards = Candidates(ALL, context()).guards
     fired = {name: values.nonzero().flatten().tolist() for name, values in guards.items()}
     assert fired == {
         "too_close": [7],
@@ -82,7 +89,7 @@ def test_every_guard_has_a_name() -> None:
         "uncharted_alloy": [],
         "potential_hole": [1],
     }
-    without = Candidates(ALL, tools(hull=None)).guards
+    without = Candidates(ALL, context(hull=None)).guards
     assert list(without) == ["too_close", "bad_cell", "charge_imbalance", "single_element"]
 
 
@@ -90,32 +97,32 @@ def test_what_is_missing_is_said() -> None:
     with pytest.raises(UserError, match="need a potential"):
         _ = Candidates([SALT]).energy_per_atom
     with pytest.raises(UserError, match="need a hull"):
-        _ = Candidates([SALT], tools(hull=None)).e_above_hull
+        _ = Candidates([SALT], context(hull=None)).e_above_hull
     with pytest.raises(UserError, match="needs a reference set"):
         _ = Candidates([SALT]).unique
     with pytest.raises(UserError, match="relaxing needs"):
-        _ = Candidates([SALT], tools()).relaxed
+        _ = Candidates([SALT], context()).relaxed
 
 
 def test_relaxed_crystals_are_candidates_and_what_is_lost_says_why() -> None:
-    candidates = Candidates([SALT, None, IRON, BLENDE, CRUSHED], tools(relax=Relaxation(steps=10)))
+    candidates = Candidates([SALT, None, IRON, BLENDE, CRUSHED], context(relax=Relaxation(steps=10)))
     relaxed = candidates.relaxed
     assert relaxed.e_above_hull.nan_to_num(9).tolist() == pytest.approx([0.1, 9, 9, 0.2, 9])
     assert candidates.e_above_hull[0].item() == pytest.approx(0.1 + strain(SALT))
     assert relaxed.notes["e_above_hull"] == {2: "relaxation: it fell apart"}
     assert candidates.notes["relaxation"] == {2: "it fell apart"}
-    hasty = Candidates([SALT], tools(relax=Relaxation(steps=3)))
+    hasty = Candidates([SALT], context(relax=Relaxation(steps=3)))
     assert hasty.relaxed.valid.tolist() == [True]
     assert hasty.notes["relaxation"] == {0: "not converged in 3 steps"}
 
 
 def test_the_energy_reward_is_clipped_and_of_relaxed_crystals_where_the_run_relaxes() -> None:
-    far = tools(energy_model=Levels({**LEVELS, "ZnS": 3.0, "NaCl": -2.3}))
+    far = context(energy_model=Levels({**LEVELS, "ZnS": 3.0, "NaCl": -2.3}))
     values = EnergyReward().compute(Candidates([SALT, BLENDE, FLUORIDE], far))
     assert values.nan_to_num(9).tolist() == [0, -1, 9]
     free = EnergyReward(clip_min=None, clip_max=None).compute(Candidates([SALT, BLENDE], far))
     assert free.tolist() == pytest.approx([0.3 - strain(SALT), -4.0 - strain(BLENDE)])
-    candidates = Candidates([SALT, IRON], tools(relax=Relaxation(steps=10)))
+    candidates = Candidates([SALT, IRON], context(relax=Relaxation(steps=10)))
     assert EnergyReward().compute(candidates).nan_to_num(9).tolist() == pytest.approx([-0.1, 9])
     assert candidates.notes["energy"] == {1: "relaxation: it fell apart"}
     assert EnergyReward(clip_min=1, clip_max=0).check(lambda name, kind: Path(name))[0][0] == "clip_min"
@@ -123,7 +130,7 @@ def test_the_energy_reward_is_clipped_and_of_relaxed_crystals_where_the_run_rela
 
 def test_creativity_is_that_of_novelty_against_the_named_set() -> None:
     other = {"other": Reference.from_structures([CESIUM])}
-    candidates = Candidates([SALT, SALT * (1, 1, 2), CESIUM, None], tools(known={**tools().known, **other}))
+    candidates = Candidates([SALT, SALT * (1, 1, 2), CESIUM, None], context(known={**context().known, **other}))
     values = CreativityReward().compute(candidates)
     assert values.nan_to_num(9).tolist() == pytest.approx([0, 0, 1, 9], abs=1e-6)
     assert sorted(candidates.unique[:2], key=bool) == [False, True]
@@ -131,7 +138,7 @@ def test_creativity_is_that_of_novelty_against_the_named_set() -> None:
     named = CreativityReward(reference_dataset="other").compute(candidates)
     assert sorted(named[:2].tolist()) == pytest.approx([0, 1], abs=1e-6)
     assert named[2].item() == pytest.approx(0, abs=1e-6)
-    assert candidates.groups == [0, 0, 1, -1]
+    assert candidates.uniqueness.groups == [0, 0, 1, -1]
     assert CreativityReward(reference_dataset="nowhere").check(lambda n, k: Path(n))[0][0] == "reference_dataset"
 
 
@@ -139,27 +146,26 @@ def test_of_duplicates_the_one_of_lowest_energy_is_unique() -> None:
     swollen = SALT.copy()
     swollen.scale_lattice(SALT.volume * 1.05)
     better = strain(SALT) < strain(swollen)
-    assert Candidates([SALT, swollen], tools()).unique == [better, not better]
-    assert Candidates([swollen, SALT], tools()).unique == [not better, better]
+    assert Candidates([SALT, swollen], context()).unique == [better, not better]
+    assert Candidates([swollen, SALT], context()).unique == [not better, better]
 
 
-def test_where_the_run_relaxes_creativity_is_of_the_relaxed_crystal() -> None:
-    class Healing(Levels):
-        def relax(self, structures: Any, *rest: Any, **more: Any) -> list[Relaxed]:
-            return [Relaxed(SALT.copy(), -1.9 * len(SALT), 0.01, 5, True) for _ in structures]
-
+def test_where_the_run_relaxes_creativity_is_of_the_relaxed_crystal(monkeypatch: pytest.MonkeyPatch) -> None:
     sheared = Structure(Lattice.from_parameters(4, 4, 4, 75, 80, 95), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.45, 0.4]])
-    assert CreativityReward().compute(Candidates([sheared], tools())).tolist() == [1]
-    healed = tools(energy_model=Healing(LEVELS), relax=Relaxation(steps=10))
-    assert CreativityReward().compute(Candidates([sheared], healed)).item() < 1
-    lost = Candidates([IRON], tools(relax=Relaxation(steps=10)))
+    assert CreativityReward().compute(Candidates([sheared], context())).tolist() == [1]
+    relaxing = context(relax=Relaxation(steps=10))
+    with monkeypatch.context() as patch:
+        healed = Relaxed(SALT.copy(), -1.9 * len(SALT), 0.01, 5, True)
+        patch.setattr(relaxation, "relax", lambda potential, structures, fmax, steps: [healed for _ in structures])
+        assert CreativityReward().compute(Candidates([sheared], relaxing)).item() < 1
+    lost = Candidates([IRON], relaxing)
     assert CreativityReward().compute(lost).isnan().all()
     assert lost.notes["creativity"] == {0: "relaxation: no structure"}
 
 
 def test_an_alloy_that_the_hull_does_not_know_can_be_guarded_against() -> None:
     alloy = Structure(Lattice.cubic(3.0), ["Fe", "Zn"], [[0, 0, 0], [0.5, 0.5, 0.5]])
-    loaded = tools(energy_model=Levels({**LEVELS, "ZnFe": -0.2}))
+    loaded = context(energy_model=Levels({**LEVELS, "ZnFe": -0.2}))
     candidates = Candidates([alloy, SALT, BLENDE], loaded)
     assert candidates.guards["uncharted_alloy"].tolist() == [True, False, False]
     assert candidates.e_above_hull[0] < 0
@@ -175,7 +181,7 @@ def test_an_alloy_that_the_hull_does_not_know_can_be_guarded_against() -> None:
 
 
 def test_the_memory_of_a_run_makes_the_second_time_a_repetition() -> None:
-    remembering = tools(memory=Memory())
+    remembering = context(memory=Memory())
     first = Candidates([CESIUM, SALT], remembering)
     assert CreativityReward().compute(first)[0] == 1
     assert remembering.memory is not None
@@ -183,24 +189,24 @@ def test_the_memory_of_a_run_makes_the_second_time_a_repetition() -> None:
     second = Candidates([CESIUM * (2, 1, 1), FLUORIDE], remembering)
     assert second.unique == [False, True]
     assert CreativityReward().compute(second).tolist() == pytest.approx([0, 1], abs=1e-6)
-    assert Candidates([CESIUM], tools()).unique == [True]
+    assert Candidates([CESIUM], context()).unique == [True]
 
 
 @pytest.mark.parametrize("component", [CreativityReward(), EnergyReward(), EnergyReward(clip_min=None, clip_max=None)])
 @pytest.mark.parametrize("relax", [None, Relaxation(steps=10)])
 def test_the_rewards_keep_the_contract(component: Any, relax: Relaxation | None) -> None:
-    check_reward(component, [SALT, CESIUM, BLENDE, IRON, SALT * (1, 1, 2)], tools(relax=relax))
+    check_reward(component, [SALT, CESIUM, BLENDE, IRON, SALT * (1, 1, 2)], context(relax=relax))
 
 
 def test_guards_leave_a_crystal_unscored_and_can_be_switched_off() -> None:
     reward = ReinforceReward.model_validate(BOTH)
-    candidates = Candidates(ALL, tools())
+    candidates = Candidates(ALL, context())
     scores = reward(candidates)
     assert scores.impossible.nonzero().flatten().tolist() == [6, 7, 8]
     assert scores.total.isfinite().nonzero().flatten().tolist() == [0, 2]
     assert candidates.notes["reward"] == {4: "charge_imbalance", 3: "single_element"}
     assert scores.raw["creativity"].isnan()[[3, 4]].all()
-    open_ = ReinforceReward.model_validate({**BOTH, "guards": []})(Candidates(ALL, tools()))
+    open_ = ReinforceReward.model_validate({**BOTH, "guards": []})(Candidates(ALL, context()))
     assert open_.total.isfinite().nonzero().flatten().tolist() == [0, 2, 3, 4]
     advantage = group_advantage(scores.total, scores.impossible, len(ALL))
     assert advantage.isfinite().all()
@@ -210,7 +216,7 @@ def test_guards_leave_a_crystal_unscored_and_can_be_switched_off() -> None:
 
 def test_what_is_refused_is_the_worst_of_its_group() -> None:
     refusing = {**BOTH, "guards": ["charge_imbalance"], "refused": ["single_element"]}
-    candidates = Candidates(ALL, tools())
+    candidates = Candidates(ALL, context())
     scores = ReinforceReward.model_validate(refusing)(candidates)
     assert scores.refused.nonzero().flatten().tolist() == [3]
     assert scores.worst.nonzero().flatten().tolist() == [3, 6, 7, 8]
@@ -218,7 +224,7 @@ def test_what_is_refused_is_the_worst_of_its_group() -> None:
     assert candidates.notes["reward"] == {4: "charge_imbalance", 3: "single_element"}
     advantage = group_advantage(scores.total, scores.worst, len(ALL))
     assert advantage[3] == advantage[6] == advantage[[0, 2]].min()
-    guarded = ReinforceReward.model_validate(BOTH)(Candidates(ALL, tools()))
+    guarded = ReinforceReward.model_validate(BOTH)(Candidates(ALL, context()))
     assert step.raw_reward(scores, [1, 1]) < step.raw_reward(guarded, [1, 1])
     (path, said), *_ = ReinforceReward.model_validate({**BOTH, "refused": ["single_element"]}).check(find)
     assert path == ("guards",)
@@ -236,7 +242,7 @@ def find(name: str, kind: str) -> Path:
 @pytest.mark.parametrize("broken", ["energies", "hull", "everything"])
 def test_no_number_anywhere_never_stops_a_run(broken: str) -> None:
     model = Levels({} if broken != "hull" else LEVELS)
-    poor = tools(energy_model=model, hull=hull({"Xe": 0.0}))
+    poor = context(energy_model=model, hull=hull({"Xe": 0.0}))
     structures = [None, CRUSHED] if broken == "everything" else ALL
     scores = ReinforceReward.model_validate(BOTH)(Candidates(structures, poor))
     assert scores.total.isnan().all()
@@ -299,7 +305,7 @@ def test_checking_energies_imports_nothing_heavy(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_tools_bring_potential_hull_and_known_crystals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_context_brings_potential_hull_and_known_crystals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import pandas as pd
 
     loaded: list[tuple[str, str]] = []
@@ -308,20 +314,20 @@ def test_tools_bring_potential_hull_and_known_crystals(tmp_path: Path, monkeypat
         loaded.append((name, device))
         return Levels(LEVELS)
 
-    monkeypatch.setattr("chemeleon_cli.core.scoring.context.load_energy_model", load)
+    monkeypatch.setattr("chemeleon_cli.core.scoring.loading.load_potential", load)
     pd.DataFrame({"cif": [s.to(fmt="cif") for s in (SALT, BLENDE)]}).to_csv(tmp_path / "train.csv", index=False)
     write(tmp_path)
     fields = {**BOTH, "energy_model": "chgnet", "hull": str(tmp_path), "relax": {"steps": 7}}
     reward = ReinforceReward.model_validate(fields)
-    made = build_tools(reward, lambda name, kind: Path(name), training_data=tmp_path)
+    made = load_context(reward, reward.needs(), lambda name, kind: Path(name), training_data=tmp_path)
     assert loaded == [("chgnet", "cpu")]
     assert made.relax == Relaxation(steps=7)
     assert made.known[None].name == tmp_path.name
-    assert len(made.known[None].sha256 or "") == 64
+    assert len(made.known[None].sha256["train"]) == 64
     assert made.memory is None
     assert Candidates([SALT, CESIUM], made).novel == [False, True]
     with pytest.raises(UserError, match="trained on"):
-        build_tools(reward, lambda name, kind: Path(name))
+        load_context(reward, reward.needs(), lambda name, kind: Path(name))
     write(tmp_path, "r2SCAN")
     with pytest.raises(UserError, match="the hull's r2SCAN"):
-        build_tools(reward, lambda name, kind: Path(name), training_data=tmp_path)
+        load_context(reward, reward.needs(), lambda name, kind: Path(name), training_data=tmp_path)

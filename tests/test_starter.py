@@ -268,7 +268,7 @@ def test_packed_models_work_anywhere(elsewhere: Path) -> None:
 
     write_crystals(Path("my.cif"), known_structures()[:3], ["a", "b", "c"])
     said = call("score", "my.cif", "--reward", "bandgap")
-    assert "novel (against starter)" in said
+    assert "novel (against starter: train)" in said
     table = pd.read_csv("my.scores.csv")
     assert table["predicted_band_gap"].notna().all() and table["reward_composition_diversity"].notna().all()
 
@@ -303,12 +303,12 @@ def test_the_check_measures_all_that_is_promised(made: Path, elsewhere: Path) ->
     found = json.loads(Path("out/figures.json").read_text())
     assert found["vae"]["n"] == len(load_split(made / "starter", "test") or [])
     assert found["shared_thirds"] == 0
-    assert {"valid", "novel", "smact_valid_data", "emd_distance", "emd_density"} <= found["ldm"].keys()
+    assert {"valid", "novel_of_valid", "smact_valid_data", "emd_distance", "emd_density"} <= found["ldm"].keys()
     for name in ("predictor", "judge"):
         gap = found[name]["band_gap"]
         assert {"mae", "mae_mean", "mae_median", "mae_boosted", "mae_nonzero", "precision", "recall"} <= gap.keys()
         assert found[name]["formation_energy_per_atom"]["ranked_pairs"] > 0
-    assert {"window_predictor", "window_judge", "unique"} <= found["steering"]["after"].keys()
+    assert {"window_predictor", "window_judge", "unique_of_valid"} <= found["steering"]["after"].keys()
     assert all({"gap_predictor", "gap_judge"} <= found["asked"][gap].keys() for gap in ("0", "1.5", "3", "5"))
     for picture in ("distributions.png", "steering.png"):
         assert Path("out", picture).read_bytes().startswith(b"\x89PNG")
@@ -329,10 +329,11 @@ def _card(made: Path, name: str) -> dict[str, Any]:
 
 def perfect() -> dict[str, Any]:
     before = {"window_predictor": 0.1, "window_judge": 0.05, "smact_valid": 0.8}
-    steered = {"valid": 0.96, "unique": 0.9, "window_predictor": 0.31, "window_judge": 0.2, "smact_valid": 0.76}
+    steered = {"valid": 0.96, "unique_of_valid": 0.9, "smact_valid": 0.76}
+    steered |= {"window_predictor": 0.31, "window_judge": 0.2}
     return {
         "vae": {"match_rate": 0.995},
-        "ldm": {"valid": 0.99, "unique": 0.995, "smact_valid": 0.86, "smact_valid_data": 0.9},
+        "ldm": {"valid": 0.99, "unique_of_valid": 0.995, "smact_valid": 0.86, "smact_valid_data": 0.9},
         "shared_thirds": 0,
         "megabytes": 40.0,
         "asked": {gap: {"gap_judge": value} for gap, value in (("0", 0.3), ("1.5", 1.4), ("3", 2.2), ("5", 2.5))},
@@ -346,7 +347,7 @@ def perfect() -> dict[str, Any]:
         (("vae", "match_rate"), 0.98),
         (("ldm", "valid"), 0.97),
         (("ldm", "valid"), math.nan),
-        (("ldm", "unique"), 0.98),
+        (("ldm", "unique_of_valid"), 0.98),
         (("ldm", "smact_valid"), 0.84),
         (("shared_thirds",), 1),
         (("megabytes",), 61),
@@ -356,7 +357,7 @@ def perfect() -> dict[str, Any]:
         (("steering", "before", "window_judge"), 0.11),
         (("steering", "after", "window_judge"), 0.149),
         (("steering", "after", "valid"), 0.94),
-        (("steering", "after", "unique"), 0.79),
+        (("steering", "after", "unique_of_valid"), 0.79),
         (("steering", "after", "smact_valid"), 0.74),
     ],
 )
@@ -433,7 +434,7 @@ def test_the_table_of_the_demo(elsewhere: Path, monkeypatch: pytest.MonkeyPatch)
     line = next(line for line in result.output.splitlines() if "mean gap" in line and "reward" in line)
     assert f"{mean:.2f}" in line
     assert Path("gaps.png").read_bytes().startswith(b"\x89PNG")
-    Path("after.scores.csv").unlink()
+    Path("after.scores.json").unlink()
     result = CliRunner().invoke(app, ["before.cif", "after.cif"])
     assert result.exit_code == 2 and "chemeleon score after.cif makes it" in result.output
 

@@ -4,15 +4,15 @@
 from __future__ import annotations
 
 import csv
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from chemeleon_cli.commands import score_against, score_hull, score_summary
+from chemeleon_cli.commands import score_against, score_summary, score_tables
+from chemeleon_cli.commands.crystal_files import check_outputs, read_rows
 from chemeleon_cli.commands.runs import find_device
-from chemeleon_cli.core.paths import check_writable, replacing, split_path
+from chemeleon_cli.core.paths import replacing, split_path
 from chemeleon_cli.errors import UserError
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from chemeleon_cli.core.models.vae import VAE
     from chemeleon_cli.core.scoring.candidates import Candidates
-    from chemeleon_cli.core.scoring.context import Tools
+    from chemeleon_cli.core.scoring.context import ScoringContext
     from chemeleon_cli.recipe.models import Score
     from chemeleon_cli.sources.files import Row
 
@@ -29,50 +29,31 @@ Columns = dict[str, list[Any]]
 
 
 def run(recipe: Score, overwrite: bool, console: Console) -> None:
-    """Judge the crystals of a file; print the summary, write the table and the summary as JSON."""
+    """Score the crystals of a file; print the summary, write the table and the summary as JSON."""
     from chemeleon_cli.core.scoring.candidates import Candidates
-    from chemeleon_cli.core.scoring.hull_file import manifest_path
     from chemeleon_cli.core.training.checkpoint import json_text
-    from chemeleon_cli.sources.files import read_crystals, write_crystals, writer_for
+    from chemeleon_cli.sources.files import write_crystals, writer_for
 
     out = Path(recipe.out) if recipe.out else _beside(Path(recipe.file))
     if out.suffix not in (".csv", ".parquet"):
         raise UserError(f"{out}: the table is a .csv or a .parquet", "name one: --out scores.csv")
     if recipe.relaxed_out:
         writer_for(Path(recipe.relaxed_out))
-    tables = [out, out.with_suffix(".json"), *([Path(recipe.relaxed_out)] if recipe.relaxed_out else [])]
-    if recipe.write_hull:
-        hull = Path(recipe.write_hull)
-        tables = [hull, manifest_path(hull)]
-    if len({written.resolve() for written in tables}) < len(tables):
-        names = ", ".join(str(written) for written in tables)
-        raise UserError(f"{names}: one file for two outputs", "give relaxed_out or --out another name")
-    for written in tables:
-        if written.resolve() == Path(recipe.file).resolve():
-            raise UserError(f"{written}: holds the crystals to be judged; it is left alone", "write to another file")
-        check_writable(written, overwrite)
-    rows = list(read_crystals(recipe.file))
-    if not rows:
-        raise UserError(
-            f"{recipe.file}: holds no crystal", "score reads CIF, extxyz, CSV, json.gz, POSCAR, folders, zips"
-        )
-    if all(row.structure is None for row in rows):
-        first = f"{rows[0].id}: {rows[0].reason}"
-        raise UserError(f"{recipe.file}: none of its {len(rows)} crystals can be read; the first, {first}")
+    outputs = [out, out.with_suffix(".json"), *([Path(recipe.relaxed_out)] if recipe.relaxed_out else [])]
+    check_outputs(outputs, recipe.file, overwrite)
+    rows = read_rows(recipe.file)
     known = score_against.known(recipe.against, console) if recipe.against is not None else None
     device = str(find_device(recipe.device))
-    if recipe.write_hull:
-        return score_hull.write(recipe, rows, device, console)
     candidates = Candidates([row.structure for row in rows], _load(recipe, device, console))
-    tools = candidates.tools
-    if tools.relax is not None:
+    context = candidates.context
+    if context.relax is not None:
         score_summary.announce(candidates, console)
     scores = recipe.reward(candidates) if recipe.reward else None
     columns = _columns(rows, candidates, recipe.reference)
     if scores:
         columns |= {f"reward_{name}": values.tolist() for name, values in scores.raw.items()}
-    summary = score_summary.figures(recipe, candidates, columns, scores)
-    score_summary.show(recipe, candidates, summary, console)
+    summary = score_summary.figures(recipe, rows, candidates, scores)
+    score_tables.show(summary, context, console)
     if known is not None:
         summary["structure_prediction"] = score_against.figures(str(recipe.against), known, rows, console)
     _write(out, columns)
@@ -85,29 +66,34 @@ def run(recipe: Score, overwrite: bool, console: Console) -> None:
         console.print(f"{len(kept)} relaxed crystals: {recipe.relaxed_out}", highlight=False, soft_wrap=True)
 
 
-def _load(recipe: Score, device: str, console: Console) -> Tools:
+def _load(recipe: Score, device: str, console: Console) -> ScoringContext:
     """Models, hull and reference sets: what the reward needs, and what novelty is against."""
-    from chemeleon_cli.core.scoring.context import build_tools, load_known
+    from chemeleon_cli.core.scoring.loading import load_context, load_known, load_training_set
+    from chemeleon_cli.core.scoring.needs import Needs
     from chemeleon_cli.core.training import checkpoint
     from chemeleon_cli.sources.checkpoints import find_model
 
     vae, training_data = None, None
+    needs = Needs() if recipe.reward is None else recipe.reward.needs()
     if recipe.model is not None:
         folder = find_model(recipe.model, "ldm")
         training_data = checkpoint.read_meta(folder).get("data", {}).get("path")
-        if recipe.reward is not None and recipe.reward.needs().encoder:
+        if needs.encoder:
             loaded, _ = checkpoint.load(folder, "vae", device)
             vae = cast("VAE", loaded)
-    tools = build_tools(recipe.reward, find_model, vae, training_data, device, recipe.energies())
-    if recipe.reward is not None:  # relaxed for the report; the reward is the one that train-rl gave
-        tools = replace(tools, reward_relaxed=recipe.reward.relax is not None)
+    context = load_context(recipe.energies(), needs, find_model, vae, training_data, device)
+    if recipe.reward is not None:
+        recipe.reward.prepare(context)
+        # relaxed for the report; the reward is the one that train-rl gave
+        context = replace(context, reward_relaxed=recipe.reward.relax is not None)
     wanted = recipe.reference or training_data
-    if recipe.reference in tools.known:
-        return tools
+    if recipe.reference in context.known:
+        return context
     if wanted is None or split_path(wanted, "train") is None:
         console.print(f"novelty is not measured: {f'{wanted} is not there' if wanted else 'no --reference is named'}")
-        return tools
-    return replace(tools, known={**tools.known, recipe.reference: load_known(wanted)})
+        return context
+    known = load_known(wanted) if recipe.reference else load_training_set(wanted)
+    return replace(context, known={**context.known, recipe.reference: known})
 
 
 def _columns(rows: list[Row], candidates: Candidates, reference: str | None) -> Columns:
@@ -123,52 +109,41 @@ def _columns(rows: list[Row], candidates: Candidates, reference: str | None) -> 
         "smact_valid": _where(candidates.valid.tolist(), candidates.smact_valid.tolist()),
         **{name: fired.tolist() for name, fired in candidates.guards.items()},
     }
-    if candidates.tools.energy_model is not None:
+    if candidates.context.energy_model is not None:
         columns |= _energies(candidates)
-    columns |= _newness(candidates, reference)
-    if candidates.tools.relax is not None:
+    columns |= _comparisons(candidates, reference)
+    if candidates.context.relax is not None:
         relaxed = candidates.relaxed
         columns |= {f"relaxed_{name}": values for name, values in _energies(relaxed).items()}
-        columns |= {f"relaxed_{name}": values for name, values in _newness(relaxed, reference).items()}
+        columns |= {f"relaxed_{name}": values for name, values in _comparisons(relaxed, reference).items()}
         for name in ("converged", "steps", "fmax", "problem"):
             columns[f"relaxation_{name}"] = [found and getattr(found, name) for found in candidates.relaxations]
-    for name in candidates.tools.predictors:
-        for target, values in candidates.predict(name).items():
-            column = f"predicted_{target}"
-            columns[column if column not in columns else f"{column}_{Path(name).name}"] = values.tolist()
-    return columns
+    return columns | {f"predicted_{name}": values.tolist() for name, values in candidates.predictions.items()}
 
 
 def _energies(candidates: Candidates) -> Columns:
     """Energies of crystals as they are, and above the hull where there is one."""
     columns: Columns = {"energy_per_atom": candidates.energy_per_atom.tolist()}
-    if candidates.tools.hull is not None:
+    if candidates.context.hull is not None:
         columns["e_above_hull"] = candidates.e_above_hull.tolist()
         reasons = candidates.notes.get("e_above_hull", {})
         columns["e_above_hull_problem"] = [reasons.get(i) for i in range(len(candidates))]
     return columns
 
 
-def _newness(candidates: Candidates, reference: str | None) -> Columns:
-    """Groups of duplicates and, where there is a reference set, what is new against it."""
-    from chemeleon_cli.core.scoring import matching
-
-    forms = candidates.canonical
-    if reference in candidates.tools.known:
-        found = candidates.newness(reference)
-        groups, unique = found.groups, found.unique
-        more: Columns = {"novel": _where(candidates.has_form.tolist(), found.novel), "creativity": found.values}
-    else:
-        groups, more = candidates.groups, {}
-        best = matching.representatives(forms, groups, candidates.ranking)
-        unique = _where([group >= 0 for group in groups], best)
-    sizes = Counter(groups)
-    return {
-        "group": [None if group < 0 else group for group in groups],
-        "group_size": [None if group < 0 else sizes[group] for group in groups],
-        "unique": unique,
-        **more,
+def _comparisons(candidates: Candidates, reference: str | None) -> Columns:
+    """Duplicates and, where there is a reference set, what is new against it."""
+    found = candidates.uniqueness
+    in_group = [group >= 0 for group in found.groups]
+    columns: Columns = {
+        "matcher_group": _where(in_group, found.groups),
+        "matcher_group_size": _where(in_group, found.sizes),
+        "unique": found.unique,
     }
+    if reference in candidates.context.known:
+        columns["novel"] = candidates.novelty(reference).novel
+        columns["creativity"] = candidates.creativity_against(reference).tolist()
+    return columns
 
 
 def _spacegroup(structure: Structure) -> str | None:

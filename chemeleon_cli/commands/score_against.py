@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +46,7 @@ def figures(against: str, known: Known, rows: list[Row], console: Console) -> di
         "told_by": told_by,
         "right_formulas": right,
         "timed_out": found.timed_out,
-        "matcher": asdict(MATCHING),
+        "matcher": MATCHING.model_dump(),
     }
 
 

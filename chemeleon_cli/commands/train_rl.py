@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from chemeleon_cli.commands import runs
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from chemeleon_cli.core.models.generator import LatentDiffusion, Sampling
     from chemeleon_cli.core.rewards import ReinforceReward, Scores
     from chemeleon_cli.core.scoring.candidates import Candidates
-    from chemeleon_cli.core.scoring.context import Tools
+    from chemeleon_cli.core.scoring.context import ScoringContext
     from chemeleon_cli.core.training.trainer import Run
     from chemeleon_cli.recipe.base import RunOptions
     from chemeleon_cli.recipe.models import TrainRl
@@ -29,7 +28,7 @@ def run(recipe: TrainRl, options: RunOptions, console: Console) -> None:
     from chemeleon_cli.core.models.generator import LatentDiffusion, Sampling
     from chemeleon_cli.core.models.layers import set_precision
     from chemeleon_cli.core.rl import step
-    from chemeleon_cli.core.scoring.context import build_tools
+    from chemeleon_cli.core.scoring.loading import load_context
     from chemeleon_cli.core.scoring.novelty import Memory
     from chemeleon_cli.core.training import checkpoint
     from chemeleon_cli.core.training.trainer import Run, Settings
@@ -42,9 +41,11 @@ def run(recipe: TrainRl, options: RunOptions, console: Console) -> None:
     if recipe.rl.learn_draws and model.draw_weights is not None:
         model.draw_weights.requires_grad_(True)
     device = str(fabric.device)
-    tools = build_tools(recipe.reward, find_model, base.vae, model_meta["data"]["path"], device)
-    if tools.energies:
-        console.print(tools.energies, highlight=False, soft_wrap=True)
+    training_data = model_meta["data"]["path"]
+    context = load_context(recipe.reward, recipe.reward.needs(), find_model, base.vae, training_data, device)
+    recipe.reward.prepare(context)
+    if context.energies:
+        console.print(context.energies, highlight=False, soft_wrap=True)
     memory = Memory() if recipe.reward.needs().known else None
     sampling = Sampling(**recipe.sampling.model_dump())
     if recipe.sampling.sampler == "ddpm" and model.config.get("layout") is not None:
@@ -77,23 +78,24 @@ def run(recipe: TrainRl, options: RunOptions, console: Console) -> None:
         memory=memory,
     )
     set_precision(base, training.precision)
-    remembering = dataclasses.replace(tools, memory=memory)  # validations come from one seed: to be repeated is theirs
+    # a validation draws the same crystals each time, so it may not hold what earlier ones drew against them
+    remembering = dataclasses.replace(context, memory=memory)
     if options.resume:
         runs.resume(training, recipe)
     else:
-        metrics = on_first_rank(training, lambda: validate(model, recipe, tools, sampling))
+        metrics = on_first_rank(training, lambda: validate(model, recipe, context, sampling))
         runs.say(0, training, metrics, training.validated(metrics, before_training=True), console)
 
     def reward(crystals: Crystals) -> Scores:
-        candidates, scores = judge(crystals, recipe.reward, remembering)
+        candidates, scores = score_crystals(crystals, recipe.reward, remembering)
         if memory is not None:
-            memory.update(candidates.judged.canonical, candidates.judged.unique)
+            memory.update(candidates.evaluated.canonical, candidates.evaluated.unique)
         return scores
 
     for _ in training.steps():
         training.log(step.train_step(training, model, base, reward, settings, sampling))
         if training.validation_is_due():
-            metrics = on_first_rank(training, lambda: validate(model, recipe, tools, sampling))
+            metrics = on_first_rank(training, lambda: validate(model, recipe, context, sampling))
             runs.say(training.step + 1, training, metrics, training.validated(metrics), console)
 
     if fabric.is_global_zero:
@@ -110,47 +112,43 @@ def on_first_rank(training: Run, measure: Callable[[], dict[str, float]]) -> dic
         return measure()
 
 
-def judge(crystals: Crystals, reward: ReinforceReward, tools: Tools) -> tuple[Candidates, Scores]:
+def score_crystals(crystals: Crystals, reward: ReinforceReward, context: ScoringContext) -> tuple[Candidates, Scores]:
     """Generated crystals, and what a reward says of them."""
     from chemeleon_cli.core.scoring.candidates import Candidates
 
-    candidates = Candidates(crystals.to("cpu").to_structures(), tools)
+    candidates = Candidates(crystals.to("cpu").to_structures(), context)
     return candidates, reward(candidates)
 
 
-def validate(model: LatentDiffusion, recipe: TrainRl, tools: Tools, sampling: Sampling) -> dict[str, float]:
+def validate(model: LatentDiffusion, recipe: TrainRl, context: ScoringContext, sampling: Sampling) -> dict[str, float]:
     """The raw reward of crystals drawn from the same noise every time, and how good they are otherwise."""
     from chemeleon_cli.core.rl import step
 
     drawn = draw(model, recipe, sampling)
-    candidates, scores = judge(drawn, recipe.reward, tools)
+    candidates, scores = score_crystals(drawn, recipe.reward, context)
     metrics = {
         "val/reward": step.raw_reward(scores, [c.weight for c in recipe.reward.components]),
         **{f"val/reward/{name}": values.nanmean().item() for name, values in scores.raw.items()},
         "val/scored": scores.total.isfinite().float().mean().item(),
         "val/valid": candidates.valid.float().mean().item(),
-        "val/unique": len({g for g in candidates.groups if g >= 0}) / len(candidates),
+        "val/unique_of_all": candidates.uniqueness.unique_of_all,
         **{f"val/{name}": fired.float().mean().item() for name, fired in candidates.guards.items()},
     }
-    if tools.energy_model is not None and tools.hull is not None:
+    if context.energy_model is not None and context.hull is not None:
         metrics |= stability(candidates)
-    for name, predictor in tools.predictors.items():
-        for target in predictor.targets:
-            key = f"val/mean_{target}"
-            key = key if key not in metrics else f"{key}_{Path(name).name}"
-            metrics[key] = candidates.predict(name)[target].nanmean().item()
-    return metrics
+    return metrics | {f"val/mean_{name}": values.nanmean().item() for name, values in candidates.predictions.items()}
 
 
 def stability(candidates: Candidates) -> dict[str, float]:
     """Where novelty is known: the share of crystals that are metastable, unique and novel as Chemeleon2 counts them."""
     from chemeleon_cli.core.scoring.protocols import PROTOCOLS, rates
 
-    known = candidates.tools.known
+    known = candidates.context.known
     if not known:
         return {}
-    found = candidates.newness(None if None in known else min(map(str, known)))
-    _, metastable = rates(PROTOCOLS[0], found.unique, found.novel, candidates.e_above_hull.tolist())
+    novelty = candidates.novelty(None if None in known else min(map(str, known)))
+    above = candidates.e_above_hull.tolist()
+    _, metastable = rates(PROTOCOLS[0], candidates.valid.tolist(), candidates.uniqueness, novelty.novel, above)
     assert metastable is not None, "Chemeleon2 defines it"
     return {"val/msun": metastable.share}
 
@@ -161,7 +159,7 @@ def draw(model: LatentDiffusion, recipe: TrainRl, sampling: Sampling) -> Crystal
 
     from chemeleon_cli.core.data.crystals import Crystals
     from chemeleon_cli.core.models.generator import sample_many
-    from chemeleon_cli.core.scoring.context import BATCH
+    from chemeleon_cli.core.scoring.features import BATCH
 
     generator = torch.Generator().manual_seed(recipe.seed)
     asked = [conditions or {} for conditions in recipe.conditions] or [{}]

@@ -19,7 +19,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, Va
 from pydantic_core import PydanticCustomError
 
 from chemeleon_cli.core.paths import split_path
-from chemeleon_cli.core.rewards.base import FindModel, RewardSection
+from chemeleon_cli.core.rewards import FindModel, Section
 from chemeleon_cli.errors import UserError, did_you_mean
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -131,10 +131,6 @@ RunName = Annotated[str, AfterValidator(_is_folder_name)]
 UserPath = Annotated[str, AfterValidator(os.path.expanduser)]
 
 
-class Section(RewardSection):
-    """A part of a recipe: frozen and strict, as the sections of a reward are."""
-
-
 class Recipe(Section):
     """The settings of one command."""
 
@@ -145,13 +141,18 @@ class Recipe(Section):
         return []
 
 
-class ComputeRecipe(Recipe):
+class DeviceRecipe(Recipe):
     """The settings of a command that runs a model."""
+
+    device: Annotated[str, AfterValidator(_is_device)] = "auto"
+    """`auto` (a GPU where there is one), `cpu`, `cuda` or `cuda:1`."""
+
+
+class ComputeRecipe(DeviceRecipe):
+    """The settings of a command that runs a model with random numbers."""
 
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
     """Where all random numbers start; the same seed on the same machine gives the same result."""
-    device: Annotated[str, AfterValidator(_is_device)] = "auto"
-    """`auto` (a GPU where there is one), `cpu`, `cuda` or `cuda:1`."""
 
 
 class WandbSection(Section):

@@ -16,11 +16,11 @@ from pydantic import (
 )
 
 from chemeleon_cli.core.rewards import EnergySettings, Matching, Relaxation
-from chemeleon_cli.core.rewards.settings import CHGNET, FOUNDATION_MODELS, UNKNOWN_SCALE
 from chemeleon_cli.recipe.base import (
     ComputeRecipe,
     Count,
     DataSection,
+    DeviceRecipe,
     LdmName,
     NotNegative,
     Positive,
@@ -39,7 +39,6 @@ from chemeleon_cli.recipe.base import (
 )
 from chemeleon_cli.recipe.conditions import Asked, ConditionSection, fill_in_kinds
 from chemeleon_cli.recipe.data import FetchData
-from chemeleon_cli.recipe.document import shown
 from chemeleon_cli.recipe.steering import Reward, TrainRl
 
 
@@ -290,8 +289,8 @@ class Sample(ComputeRecipe, SamplerSection, Asked):
     """Arithmetic of the transformer blocks; `auto` takes bf16 where the machine is fast at it."""
 
 
-class Score(ComputeRecipe):
-    """Judge crystals: a row for each and a summary."""
+class Score(DeviceRecipe):
+    """Score crystals: a row for each and a summary."""
 
     command: ClassVar[str] = "score"
     file: Annotated[UserPath, AfterValidator(_look_for_crystals)]
@@ -302,7 +301,8 @@ class Score(ComputeRecipe):
     """The generator that diversity and novelty are about: its autoencoder and its training set. A run folder, a
     checkpoint folder or a name; null: the `model` of the recipe that `--reward` names, if any."""
     reference: ReferenceFolder | None = None
-    """The data folder that novelty is measured against; null: the training set of `model`."""
+    """The data folder, all of its splits, that novelty is measured against; null: the train split that `model` has
+    learned from."""
     against: Annotated[UserPath, AfterValidator(_look_for_crystals)] | None = None
     """Known crystals to be found among these (a file, or a data folder's test split): match rate and RMSE."""
     energy_model: str | None = None
@@ -322,17 +322,14 @@ class Score(ComputeRecipe):
     scored."""
     relaxed_out: UserPath | None = None
     """A file for the relaxed crystals, in the format of its suffix: .cif, .extxyz, .csv or .json.gz; null for none."""
-    write_hull: UserPath | None = None
-    """A hull to write instead of judging, say `hull.csv.gz`: the energies of these crystals by the potential (null:
-    `chgnet`), relaxed where `relax` is set."""
 
     def energies(self) -> EnergySettings:
         """Potential, hull, relaxation and matcher: those that are named here or, where they are not, in the reward."""
         other = self.reward or EnergySettings()
         return EnergySettings(
-            energy_model=self.energy_model or other.energy_model or (CHGNET if self.write_hull else None),
+            energy_model=self.energy_model or other.energy_model,
             energy_scale=self.energy_scale if self.energy_model else self.energy_scale or other.energy_scale,
-            hull=None if self.write_hull else self.hull or other.hull,
+            hull=self.hull or other.hull,
             relax=self.relax or other.relax,
             matching=self.matching or other.matching,
         )
@@ -345,24 +342,42 @@ class Score(ComputeRecipe):
             mistakes.append(("relaxed_out", f"found '{self.relaxed_out}'; expected null where relax is null"))
         if self.energy_scale and settings.energy_model is None:
             mistakes.append(("energy_scale", f"found '{self.energy_scale}'; expected null where energy_model is null"))
-        if self.write_hull:
-            judging = {name: getattr(self, name) for name in ("reference", "against", "hull", "out", "relaxed_out")}
-            mistakes += [
-                (name, f"found '{value}'; expected null where write_hull is given: no crystal is judged then")
-                for name, value in judging.items()
-                if value is not None
-            ]
-            potential = str(settings.energy_model)
-            of_file = potential not in (CHGNET, *FOUNDATION_MODELS) and Path(potential).expanduser().is_file()
-            if of_file and settings.energy_scale in (None, UNKNOWN_SCALE):
-                text = f"expected which energies {potential} was fitted to, as a hull is of a known scale"
-                mistakes.append(("energy_scale", f"found {shown(settings.energy_scale)}; {text}"))
         if mistakes:
             raise several("score", mistakes)
         return self
 
 
+def _is_table(path: str) -> str:
+    if not path.endswith((".csv.gz", ".csv")):
+        raise mistake(f"found '{path}'; expected a name that ends in .csv.gz or .csv")
+    return path
+
+
+class WriteHull(DeviceRecipe):
+    """Compute the energies of a set of crystals and write them as a hull."""
+
+    command: ClassVar[str] = "write-hull"
+    file: Annotated[UserPath, AfterValidator(_look_for_crystals)]
+    """The crystals: CIF, extxyz, CSV, json.gz or POSCAR, a folder or a zip of them."""
+    energy_model: str = "chgnet"
+    """The potential: `chgnet`, a MACE foundation model such as `medium-mpa-0`, or a MACE model file."""
+    energy_scale: str | None = None
+    """Which energies a potential from a file was fitted to, such as `PBE/MP-uncorrected`; null for named ones. The
+    hull is of this scale, and only energies of the same scale may be measured by it."""
+    relax: Relaxation | None = None
+    """Relax the crystals first (steps, fmax), which takes long; null: energies of the crystals as they are."""
+    out: Annotated[UserPath, AfterValidator(_is_table)] = "hull.csv.gz"
+    """The table to write, .csv.gz or .csv, with its manifest as .json beside it."""
+
+    @model_validator(mode="after")
+    def _look_for_potential(self, info: ValidationInfo) -> WriteHull:
+        settings = EnergySettings(energy_model=self.energy_model, energy_scale=self.energy_scale)
+        if info.context and (mistakes := settings.check_energies() or settings.check_scale()):
+            raise several("write-hull", mistakes)
+        return self
+
+
 RECIPES: dict[str, type[Recipe]] = {
-    model.command: model for model in (FetchData, TrainVae, TrainLdm, TrainPredictor, TrainRl, Sample, Score)
+    model.command: model for model in (FetchData, TrainVae, TrainLdm, TrainPredictor, TrainRl, Sample, Score, WriteHull)
 }
 """Every command that takes a recipe, and its model."""

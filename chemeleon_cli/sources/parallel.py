@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import multiprocessing
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from typing import TypeVar
 
-from chemeleon_cli.core.machine import processors
+from chemeleon_cli.core.machine import processors, worker_pool
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -39,8 +38,7 @@ def ordered_map(function: Callable[[In], Out], items: Iterable[In], patience: fl
         result = function(item)  # type: ignore[arg-type]
         spent += time.perf_counter() - start
         yield result
-    context = multiprocessing.get_context("spawn")  # forking a process that runs threads can hang
-    pool = ProcessPoolExecutor(workers, mp_context=context)
+    pool = worker_pool(workers)
     try:
         waiting: deque[Future[list[Out]]] = deque()
         while chunk := list(itertools.islice(items, CHUNK)):

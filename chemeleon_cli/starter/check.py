@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from chemeleon_cli.core.models.predictor import Predictor
 
 SEED = 11
-SHARES = ("valid", "unique", "unique_of_all", "novel", "smact_valid")
+SHARES = ("valid", "unique_of_valid", "unique_of_all", "novel_of_valid", "smact_valid")
 """Figures of crystals that are drawn at random: their noise is that of a share."""
 MEGABYTES = 60
 ASKED_SAMPLES = 500
@@ -124,7 +124,7 @@ def floors(found: Mapping[str, Any]) -> list[Check]:
     checks = [
         Check("autoencoder: test crystals that come back", found["vae"]["match_rate"], 0.99),
         Check("generator: valid", ldm["valid"], 0.98),
-        Check("generator: unique", ldm["unique"], 0.99),
+        Check("generator: unique", ldm["unique_of_valid"], 0.99),
         Check("generator: SMACT-valid, against the data's share", ldm["smact_valid"], ldm["smact_valid_data"] - 0.05),
         Check("thirds that predictor and judge have both seen", found["shared_thirds"], high=0),
         Check("weights of the three models, MB", found["megabytes"], high=MEGABYTES),
@@ -144,7 +144,7 @@ def floors(found: Mapping[str, Any]) -> list[Check]:
             checks.append(Check(f"steered: share in the window by the {name}", after[f"window_{name}"], low))
         checks += [
             Check("steered: valid", after["valid"], 0.95),
-            Check("steered: unique", after["unique"], 0.8),
+            Check("steered: unique", after["unique_of_valid"], 0.8),
             Check("steered: SMACT-valid, against before", after["smact_valid"], before["smact_valid"] - 0.05),
         ]
     return checks

@@ -7,8 +7,8 @@ is true.
 
 from __future__ import annotations
 
-import csv
 import importlib.util
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
@@ -25,28 +25,26 @@ if TYPE_CHECKING:
     from chemeleon_cli.core.models.predictor import Predictor
 
 
-def facts(scores: Path) -> dict[str, float]:
-    """Shares of a table that `chemeleon score` wrote: valid of all, the others of what is valid.
+SHARES = {
+    "valid": "valid",
+    "unique, of valid": "unique_of_valid",
+    "novel, of valid": "novel_of_valid",
+    "charges balance (SMACT), of valid": "smact_valid_of_valid",
+}
+"""What the table calls the shares of a summary that `chemeleon score` wrote."""
+
+
+def shares_of(summary: Path) -> dict[str, float]:
+    """The shares of a summary that were measured.
 
     Raises:
-        UserError: there is no such table.
+        UserError: there is no such summary.
     """
-    from chemeleon_cli.core.scoring.metrics import share
-
-    if not scores.is_file():
-        crystals = scores.name.removesuffix(".scores.csv") + ".cif"
-        raise UserError(f"{scores}: not there", f"chemeleon score {crystals} makes it")
-    with scores.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    formed = [row for row in rows if row["group"]]
-    found = {
-        "valid": share(sum(row["valid"] == "True" for row in rows), len(rows)),
-        "unique": share(len({row["group"] for row in formed}), len(formed)),
-    }
-    for name, column in (("novel", "novel"), ("charges balance (SMACT)", "smact_valid")):
-        if column in rows[0]:
-            found[name] = share(sum(row[column] == "True" for row in formed), len(formed))
-    return found
+    if not summary.is_file():
+        crystals = summary.name.removesuffix(".scores.json") + ".cif"
+        raise UserError(f"{summary}: not there", f"chemeleon score {crystals} makes it")
+    found = json.loads(summary.read_text(encoding="utf-8"))
+    return {label: found[key] for label, key in SHARES.items() if found[key] is not None}
 
 
 def gaps(structures: Sequence[Structure | None], predictors: dict[str, Predictor]) -> dict[str, np.ndarray]:
@@ -87,7 +85,7 @@ def main(
     try:
         names = {"reward's predictor": predictor, "judge": judge}
         folders = {label: find_model(name, "predictor") for label, name in names.items()}
-        shares = [facts(path.with_name(f"{path.stem}.scores.csv")) for path in (before, after)]
+        shares = [shares_of(path.with_name(f"{path.stem}.scores.json")) for path in (before, after)]
     except UserError as error:
         typer.secho(error.message, fg="red", err=True)
         typer.echo(f"hint: {error.hint}", err=True)

@@ -22,7 +22,7 @@ from chemeleon_cli.core.models.predictor import Predictor
 from chemeleon_cli.core.models.vae import VAE
 from chemeleon_cli.core.scoring import metrics
 from chemeleon_cli.core.scoring.candidates import Candidates
-from chemeleon_cli.core.scoring.context import Tools
+from chemeleon_cli.core.scoring.context import ScoringContext
 from chemeleon_cli.core.scoring.matching import Reference
 from chemeleon_cli.errors import UserError
 
@@ -111,7 +111,7 @@ def generation(
         and of train.
     """
     known = train.structures()
-    reference = Reference(train.formulas, train.structures, "starter", train.sha256)
+    reference = Reference.of_tables({"train": train}, "starter")
     figures = metrics.generation_report(structures, reference, known, test.structures())
     figures["smact_valid_data"] = metrics.share(int(Candidates(known).smact_valid.sum()), len(known))
     possible = [form for form in Candidates(structures).canonical if form is not None]
@@ -201,7 +201,7 @@ def gaps(structures: Sequence[Structure | None], predictors: Mapping[str, Predic
     for name, predictor in predictors.items():
         if "band_gap" not in predictor.targets:
             raise UserError(f"the {name} predicts {', '.join(predictor.targets)}, and no band_gap", "name another")
-    candidates = Candidates(structures, Tools(predictors=dict(predictors)))
+    candidates = Candidates(structures, ScoringContext(predictors=dict(predictors)))
     return {name: candidates.predict(name)["band_gap"].numpy().astype(float) for name in predictors}
 
 
@@ -244,10 +244,10 @@ def steering(
         train: what novelty is against.
 
     Returns:
-        Of `before` and `after`: n, valid, unique, novel and smact_valid as of `metrics.generation_report`, and for
-        each predictor gap_<name>, the mean in eV, and window_<name>, the share in WINDOW.
+        Of `before` and `after`: n and the shares of `metrics.generation_report`, and for each predictor gap_<name>, the
+        mean in eV, and window_<name>, the share in WINDOW.
     """
-    reference = Reference(train.formulas, train.structures, "starter", train.sha256)
+    reference = Reference.of_tables({"train": train}, "starter")
     found = {}
     for when, structures in (("before", before), ("after", after)):
         figures = metrics.generation_report(structures, reference, [])

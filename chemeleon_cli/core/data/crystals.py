@@ -5,6 +5,8 @@ Legend used everywhere: B crystals, N atoms padded to the largest crystal of thi
 
 from __future__ import annotations
 
+import functools
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -12,7 +14,7 @@ from typing import Any
 import numpy as np
 import spglib
 import torch
-from pymatgen.core import Lattice, Structure
+from pymatgen.core import Composition, Element, Lattice, Structure
 from torch import Tensor
 
 from chemeleon_cli.core.data.limits import MAX_Z
@@ -245,3 +247,9 @@ def _wrap_close(frac: np.ndarray) -> np.ndarray:
 def _site_order(numbers: np.ndarray, frac: np.ndarray) -> np.ndarray:
     x, y, z = np.round(frac * 1e4).T % 1e4  # so that 0.99999 and 0 are one place
     return np.lexsort((z, y, x, numbers))
+
+
+@functools.lru_cache(maxsize=200_000)
+def reduced_formula(numbers: tuple[int, ...]) -> str:
+    """pymatgen's reduced formula of the atoms with these atomic numbers."""
+    return Composition(Counter(Element.from_Z(z).symbol for z in numbers)).reduced_formula

@@ -10,11 +10,9 @@ import contextlib
 import functools
 import hashlib
 import json
-import multiprocessing
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,14 +21,14 @@ import numpy as np
 import pandas as pd
 import spglib
 import torch
-from pymatgen.core import Composition, Element, Structure
+from pymatgen.core import Structure
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from chemeleon_cli.core.data.cif import parse_cif, plain
-from chemeleon_cli.core.data.crystals import Crystals, canonical
-from chemeleon_cli.core.machine import processors
+from chemeleon_cli.core.data.crystals import Crystals, canonical, reduced_formula
+from chemeleon_cli.core.machine import processors, worker_pool
 from chemeleon_cli.core.paths import ONE_TABLE, SPLITS, cache_folder, file_sha256, replacing, split_path
 from chemeleon_cli.errors import UserError
 
@@ -120,7 +118,7 @@ class Table:
         numbers = self.numbers.tolist()
         starts = self._starts.tolist()
         return [
-            _reduced_formula(tuple(numbers[s : s + n])) for s, n in zip(starts, self.num_atoms.tolist(), strict=True)
+            reduced_formula(tuple(numbers[s : s + n])) for s, n in zip(starts, self.num_atoms.tolist(), strict=True)
         ]
 
     @functools.cached_property
@@ -267,8 +265,7 @@ def _parse(path: Path, digest: str, split: str | None) -> Table:
     if len(cifs) < 300:
         parsed = [_arrays(cif) for cif in cifs]
     else:
-        context = multiprocessing.get_context("spawn")  # forking a process that runs torch threads can hang
-        with ProcessPoolExecutor(processors(), mp_context=context) as pool:
+        with worker_pool(processors()) as pool:
             parsed = list(pool.map(_arrays, cifs, chunksize=64))
     good = [i for i, p in enumerate(parsed) if not isinstance(p, str)]
     arrays = [p for p in parsed if not isinstance(p, str)]
@@ -342,9 +339,3 @@ def _read_cache(cached: Path, path: Path, digest: str) -> Table | None:
     rejected = [(name, reason) for name, reason in rows["rejected"]]
     packed = (tensors["numbers"], tensors["frac_coords"], tensors["lattice"], tensors["num_atoms"])
     return Table(path, digest, rows["ids"], *packed, labels, rejected)
-
-
-@functools.lru_cache(maxsize=200_000)
-def _reduced_formula(numbers: tuple[int, ...]) -> str:
-    counts = Counter(Element.from_Z(z).symbol for z in numbers)
-    return Composition(counts).reduced_formula

@@ -1,8 +1,7 @@
-"""Relaxation of cell and positions, one crystal at a time, in worker processes that may die without taking the
-rest along.
+"""Relaxation of cell and positions by a potential, in worker processes whose death costs one crystal each.
 
-ASE's FIRE (Bitzek et al., Phys. Rev. Lett. 97, 170201, 2006) on positions and the logarithm of the deformation
-of the cell together (FrechetCellFilter).
+The optimiser is ASE's FIRE (Bitzek et al., Phys. Rev. Lett. 97, 170201, 2006). It moves the positions together with the
+logarithm of the cell's deformation (ASE's FrechetCellFilter).
 """
 
 from __future__ import annotations
@@ -16,12 +15,13 @@ import time
 import traceback
 import warnings
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from chemeleon_cli.core.machine import processors
+from chemeleon_cli.core.potentials.base import FAILURES, first_line, refusal, to_atoms
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,24 +30,26 @@ if TYPE_CHECKING:
     from ase.filters import FrechetCellFilter
     from pymatgen.core import Structure
 
-FAILURES = (ArithmeticError, AssertionError, LookupError, MemoryError, RuntimeError, ValueError)
-"""What potentials raise for a crystal that they cannot take. Anything else is a bug and keeps its traceback."""
+    from chemeleon_cli.core.potentials.base import Potential
+
 PARALLEL_FROM = 4
-"""Crystals from which worker processes repay the seconds that they take to load a model."""
+"""From this many crystals on, worker processes save more time than each takes to load the potential."""
+SECONDS = 300.0
+"""The time limit of each crystal, looked at between steps."""
 GRACE = 30.0
 """Seconds beyond its time limit that a worker may take for the step that it is in."""
 
 
 @dataclass(frozen=True)
 class Relaxed:
-    """What became of a crystal.
+    """The result of relaxing one crystal.
 
     Attributes:
-        structure: after the last step, converged or not; None where what is left is no crystal.
-        energy: of the whole cell, eV, NaN where there is no structure.
-        fmax: the largest force on an atom or on the cell, eV/Å, NaN where there is no structure.
-        steps: that were made.
-        converged: the largest force is below what was asked for.
+        structure: the crystal after the last step, converged or not; None if no possible crystal is left.
+        energy: of the whole cell, eV; NaN where there is no structure.
+        fmax: the largest force on an atom or on the cell, eV/Å; NaN where there is no structure.
+        steps: how many steps were made.
+        converged: whether the largest force is below the requested one.
         problem: why it is not converged, or None.
     """
 
@@ -59,86 +61,49 @@ class Relaxed:
     problem: str | None = None
 
 
-class HasCalculator(Protocol):
-    """What is sent to each worker once: its unpickling loads the model there."""
-
-    @property
-    def calculator(self) -> Calculator:
-        """Of energies (eV), forces (eV/Å) and stresses (eV/Å^3)."""
-        ...
-
-
 @dataclass(frozen=True)
-class _Settings:
+class _Limits:
     fmax: float
     steps: int
     seconds: float
 
 
-def relax(
-    potential: HasCalculator,
-    structures: Sequence[Structure],
-    fmax: float,
-    steps: int,
-    seconds: float = 300.0,
-    processes: int | None = None,
-    progress: Callable[[int], None] | None = None,
-) -> list[Relaxed]:
-    """Relax crystals, cell and positions.
+def relax(potential: Potential, structures: Sequence[Structure], fmax: float, steps: int) -> list[Relaxed]:
+    """Relax the cell and the positions of crystals.
+
+    On a CPU, several crystals are relaxed at a time, each in a worker process that loads the potential once. A worker
+    that dies, or that hangs in one step for `GRACE` seconds beyond the limit of `SECONDS` per crystal, costs the
+    crystal that it was at; a new worker takes its place.
 
     Args:
-        potential: with whose forces; can be pickled if there is more than one process.
-        structures: may hold impossible ones, which are marked.
-        fmax: eV/Å; below it a crystal is converged.
-        steps: at most, for each crystal.
-        seconds: at most, for each crystal. Looked at between steps; a worker process that does not come back
-            within 30 s more is ended, and its crystal marked.
-        processes: None: as many as processors, or this one alone where there is little to do or the model is on
-            an accelerator.
-        progress: told how many crystals are done.
+        potential: its calculator gives energies, forces and stresses.
+        structures: crystals; impossible ones, and those with an element that is new to the potential, are marked.
+        fmax: the largest force on an atom or on the cell of a relaxed crystal, eV/Å.
+        steps: the most steps of FIRE for each crystal.
 
     Returns:
-        One result for each structure, in order.
+        One result per crystal, in order.
 
     Raises:
         RuntimeError: no worker could be started, or one met a bug; with its traceback.
     """
-    settings = _Settings(fmax, steps, seconds)
-    if processes is None:
-        alone = len(structures) < PARALLEL_FROM or getattr(potential, "device", "cpu") != "cpu"
-        processes = 1 if alone else processors()
-    if processes > 1 and len(structures) > 1:
-        return _in_workers(potential, structures, settings, min(processes, len(structures)), progress)
-    results = []
-    for structure in structures:
-        results.append(_relax_one(structure, potential.calculator, settings))
-        if progress is not None:
-            progress(len(results))
-    return results
+    results = {i: _lost(reason) for i, s in enumerate(structures) if (reason := refusal(potential, s)) is not None}
+    accepted = [i for i in range(len(structures)) if i not in results]
+    limits = _Limits(fmax, steps, SECONDS)
+    alone = len(accepted) < PARALLEL_FROM or potential.device != "cpu"
+    processes = 1 if alone else min(processors(), len(accepted))
+    jobs = [structures[i] for i in accepted]
+    if processes > 1:
+        relaxed = _in_workers(potential, jobs, limits, processes)
+    else:
+        relaxed = [_relax_one(structure, potential.calculator, limits) for structure in jobs]
+    results.update(zip(accepted, relaxed, strict=True))
+    return [results[i] for i in range(len(structures))]
 
 
-def to_atoms(structure: Structure) -> Atoms:
-    """An ordered crystal as ASE describes it."""
-    from ase import Atoms
-
-    return Atoms(
-        numbers=structure.atomic_numbers, positions=structure.cart_coords, cell=structure.lattice.matrix, pbc=True
-    )
-
-
-def first_line(error: BaseException) -> str:
-    """`ValueError: what it says`, without the rest of a long message."""
-    return f"{type(error).__name__}: {error}".splitlines()[0].rstrip(": ")
-
-
-def _relax_one(structure: Structure, calculator: Calculator, settings: _Settings) -> Relaxed:
+def _relax_one(structure: Structure, calculator: Calculator, limits: _Limits) -> Relaxed:
     from ase.optimize import FIRE
 
-    from chemeleon_cli.core.data.validity import problem
-
-    reason = problem(structure)
-    if reason is not None:
-        return _lost(reason)
     start = time.monotonic()
     atoms = to_atoms(structure)
     atoms.calc = calculator
@@ -148,12 +113,12 @@ def _relax_one(structure: Structure, calculator: Calculator, settings: _Settings
             warnings.simplefilter("ignore")
             cell = _cell_filter(atoms)
             optimizer = FIRE(cell, logfile=None)  # type: ignore[arg-type]  # ASE takes both
-            for converged in optimizer.irun(fmax=settings.fmax, steps=settings.steps):
-                last = _state(structure, atoms, cell.get_forces(), optimizer.nsteps, bool(converged), settings)
+            for converged in optimizer.irun(fmax=limits.fmax, steps=limits.steps):
+                last = _state(structure, atoms, cell.get_forces(), optimizer.nsteps, bool(converged), limits)
                 if last.structure is None or converged:
                     return last
-                if time.monotonic() - start > settings.seconds:
-                    said = f"stopped after {settings.seconds:g} s and {last.steps} steps"
+                if time.monotonic() - start > limits.seconds:
+                    said = f"stopped after {limits.seconds:g} s and {last.steps} steps"
                     return Relaxed(last.structure, last.energy, last.fmax, last.steps, False, said)
     except FAILURES as error:
         return _lost(first_line(error), 0 if optimizer is None else optimizer.nsteps)
@@ -161,8 +126,8 @@ def _relax_one(structure: Structure, calculator: Calculator, settings: _Settings
 
 
 def _cell_filter(atoms: Atoms) -> FrechetCellFilter:
-    """ASE's, with its forces kept until something moves: it is asked four times a step, and takes a logarithm of a
-    matrix each time."""
+    """ASE's filter, which keeps its forces until something moves: the optimiser asks for them four times a step, and
+    each time the filter would compute the logarithm of a matrix."""
     from ase.filters import FrechetCellFilter
 
     class Kept(FrechetCellFilter):
@@ -181,9 +146,9 @@ def _cell_filter(atoms: Atoms) -> FrechetCellFilter:
 
 
 def _state(
-    structure: Structure, atoms: Atoms, forces: np.ndarray, steps: int, converged: bool, settings: _Settings
+    structure: Structure, atoms: Atoms, forces: np.ndarray, steps: int, converged: bool, limits: _Limits
 ) -> Relaxed:
-    """Where a relaxation is; forces: (N + 3, 3) on atoms and cell, eV/Å."""
+    """The state of a relaxation after a step, where `forces` are (N + 3, 3), on atoms and cell, eV/Å."""
     import numpy as np
     from pymatgen.core import Structure
 
@@ -199,7 +164,7 @@ def _state(
         volume = atoms.get_volume() / len(atoms)
         word = "exploded" if volume > MAX_VOLUME else "collapsed"
         return _lost(f"{word} after {steps} steps ({reason}; {volume:.3g} Å^3 per atom)", steps)
-    said = None if converged else f"not converged in {settings.steps} steps ({fmax:.3g} eV/Å)"
+    said = None if converged else f"not converged in {limits.steps} steps ({fmax:.3g} eV/Å)"
     return Relaxed(moved, energy, fmax, steps, converged, said)
 
 
@@ -208,35 +173,41 @@ def _lost(reason: str, steps: int = 0) -> Relaxed:
 
 
 class _Worker:
-    """A process that relaxes one crystal after another, and what it is at."""
+    """A process that relaxes one crystal after another.
 
-    def __init__(self, potential: HasCalculator, settings: _Settings) -> None:
+    Attributes:
+        ready: it has loaded the potential.
+        job: the index of the crystal that it relaxes, if any.
+        deadline: when it is given up, on the monotonic clock.
+    """
+
+    def __init__(self, potential: Potential, limits: _Limits) -> None:
         context = multiprocessing.get_context("spawn")  # forking a process that runs torch threads can hang
         self.connection, other = context.Pipe()
-        self.process = context.Process(target=_serve, args=(other, potential, settings), daemon=True)
+        self.process = context.Process(target=_serve, args=(other, potential, limits), daemon=True)
         self.process.start()
-        other.close()  # so that the pipe ends with the process
+        other.close()  # so that reading the pipe ends when the process does
         self.ready = False
         self.job: int | None = None
         self.deadline = math.inf
 
     def give(self, job: int, structure: Structure, seconds: float) -> None:
         self.job, self.deadline = job, time.monotonic() + seconds + GRACE
-        with contextlib.suppress(OSError):  # it died meanwhile: its end of the pipe, read next, says so
+        with contextlib.suppress(OSError):  # it has died, which is noticed when its pipe is read next
             self.connection.send(structure)
 
     def end(self) -> int | None:
-        """Kill it if it lives; returns its exit code."""
+        """Kill the process if it is alive, and return its exit code."""
         self.process.kill()
         self.process.join()
         self.connection.close()
         return self.process.exitcode
 
 
-def _serve(connection: Connection, potential: HasCalculator, settings: _Settings) -> None:
-    """The life of a worker: say that the model is loaded, then answer each structure with a result, or a bug's
-    traceback."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is told too, and ends its workers
+def _serve(connection: Connection, potential: Potential, limits: _Limits) -> None:
+    """What a worker process runs: send None once the potential is loaded, then for each structure its result, or the
+    traceback of a bug."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C also reaches the parent, which ends its workers
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
     connection.send(None)
@@ -246,27 +217,23 @@ def _serve(connection: Connection, potential: HasCalculator, settings: _Settings
         except EOFError:  # the parent is gone
             return
         try:
-            answer: Relaxed | str = _relax_one(structure, potential.calculator, settings)
+            answer: Relaxed | str = _relax_one(structure, potential.calculator, limits)
         except Exception:
             answer = traceback.format_exc()
         connection.send(answer)
 
 
 def _in_workers(
-    potential: HasCalculator,
-    structures: Sequence[Structure],
-    settings: _Settings,
-    processes: int,
-    progress: Callable[[int], None] | None,
+    potential: Potential, structures: Sequence[Structure], limits: _Limits, processes: int
 ) -> list[Relaxed]:
+    """Relax crystals in so many worker processes; those that die or hang are replaced."""
     results: dict[int, Relaxed] = {}
-    waiting = deque(sorted(range(len(structures)), key=lambda i: -len(structures[i])))  # none starts big and late
-    workers = [_Worker(potential, settings) for _ in range(processes)]
+    waiting = deque(sorted(range(len(structures)), key=lambda i: -len(structures[i])))  # no large one starts last
+    workers = [_Worker(potential, limits) for _ in range(processes)]
     try:
         while len(results) < len(structures):
-            before = len(results)
             if not workers:
-                raise RuntimeError("no worker process for relaxations could be started; what they said is above")
+                raise RuntimeError("no worker process for relaxations could be started; their output is above")
             wait([worker.connection for worker in workers], timeout=1.0)
             for worker in list(workers):
                 lost = None
@@ -279,18 +246,16 @@ def _in_workers(
                         _take(worker, answer, results)
                         if waiting:
                             job = waiting.popleft()
-                            worker.give(job, structures[job], settings.seconds)
+                            worker.give(job, structures[job], limits.seconds)
                 elif time.monotonic() > worker.deadline:
-                    lost = f"was ended, hanging in one step {GRACE:g} s after its limit of {settings.seconds:g} s"
+                    lost = f"was ended, hanging in one step {GRACE:g} s after its limit of {limits.seconds:g} s"
                 if lost is not None:
                     workers.remove(worker)
                     code = worker.end()
                     if worker.job is not None:
                         results[worker.job] = _lost(f"the worker process {lost} (exit code {code})")
                     if worker.ready and waiting:
-                        workers.append(_Worker(potential, settings))
-            if progress is not None and len(results) > before:
-                progress(len(results))
+                        workers.append(_Worker(potential, limits))
     finally:
         for worker in workers:
             worker.end()
@@ -298,7 +263,7 @@ def _in_workers(
 
 
 def _take(worker: _Worker, answer: Relaxed | str | None, results: dict[int, Relaxed]) -> None:
-    """The first message of a worker is None: it is ready; each other one is of its job."""
+    """Note what a worker has sent: first None, when it is ready, then the answer to each job."""
     worker.ready = True
     if isinstance(answer, str):
         raise RuntimeError(f"in a worker process, relaxing crystal {worker.job}:\n{answer}")

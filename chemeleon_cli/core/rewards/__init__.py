@@ -4,16 +4,18 @@ Imports `scoring` and, of a checkpoint, what `training` reads without torch; not
 which every reward inherits from; `sum.py` adds the rewards of a recipe and lists them by name.
 """
 
-from chemeleon_cli.core.rewards.base import Needs, RewardComponent, check_reward
+from chemeleon_cli.core.rewards.base import RewardComponent, check_reward
 from chemeleon_cli.core.rewards.charge_balance import ChargeBalanceReward
 from chemeleon_cli.core.rewards.creativity import CreativityReward
 from chemeleon_cli.core.rewards.custom import CustomReward
 from chemeleon_cli.core.rewards.diversity import CompositionDiversity, StructureDiversity
 from chemeleon_cli.core.rewards.energy import EnergyReward
 from chemeleon_cli.core.rewards.predictor import PredictorReward
-from chemeleon_cli.core.rewards.settings import EnergySettings, Matching, Relaxation
 from chemeleon_cli.core.rewards.shortest_contact import ShortestContact
-from chemeleon_cli.core.rewards.sum import BUILT_IN, ReinforceReward, Scores
+from chemeleon_cli.core.rewards.sum import BUILT_IN, ReinforceReward
+from chemeleon_cli.core.scoring.needs import FindModel, Needs
+from chemeleon_cli.core.scoring.scores import Scores
+from chemeleon_cli.core.scoring.settings import EnergySettings, Matching, Relaxation, Section
 
 __all__ = [
     "BUILT_IN",
@@ -23,6 +25,7 @@ __all__ = [
     "CustomReward",
     "EnergyReward",
     "EnergySettings",
+    "FindModel",
     "Matching",
     "Needs",
     "PredictorReward",
@@ -30,6 +33,7 @@ __all__ = [
     "Relaxation",
     "RewardComponent",
     "Scores",
+    "Section",
     "ShortestContact",
     "StructureDiversity",
     "check_reward",

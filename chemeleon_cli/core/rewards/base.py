@@ -2,64 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from chemeleon_cli.core.normalise import NormalizeFn
 from chemeleon_cli.core.paths import split_path
+from chemeleon_cli.core.scoring.needs import FindModel, Needs
+from chemeleon_cli.core.scoring.settings import Section
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
     from torch import Tensor
 
     from chemeleon_cli.core.scoring.candidates import Candidates
-    from chemeleon_cli.core.scoring.context import Tools
+    from chemeleon_cli.core.scoring.context import ScoringContext
 
-FindModel = Callable[[str, str], Path]
-"""(name, kind) -> checkpoint folder; raises UserError where there is none or it is of another kind."""
-
-
-@dataclass(frozen=True)
-class Needs:
-    """What a reward wants loaded before it can judge.
-
-    Attributes:
-        predictors: names of predictors.
-        references: data folders whose features are compared with; None is the model's training set.
-        encoder: whether features of an autoencoder are used.
-        known: data folders whose crystals are compared with; None is the model's training set.
-        hull: whether energies above the hull are used.
-    """
-
-    predictors: frozenset[str] = field(default_factory=frozenset)
-    references: frozenset[str | None] = field(default_factory=frozenset)
-    encoder: bool = False
-    known: frozenset[str | None] = field(default_factory=frozenset)
-    hull: bool = False
-
-    def __or__(self, other: Needs) -> Needs:
-        return Needs(
-            self.predictors | other.predictors,
-            self.references | other.references,
-            self.encoder or other.encoder,
-            self.known | other.known,
-            self.hull or other.hull,
-        )
-
-
-class RewardSection(BaseModel):
-    """A part of a reward: frozen, without unknown keys."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
-
-
-class RewardComponent(RewardSection):
+class RewardComponent(Section):
     """One thing that a crystal can be rewarded for.
 
     A subclass says what it `needs` and how to `compute`; its recipe fields are its attributes.
@@ -95,7 +56,7 @@ class RewardComponent(RewardSection):
         """
         return []
 
-    def prepare(self, tools: Tools) -> None:
+    def prepare(self, context: ScoringContext) -> None:
         """Called once, before the first `compute`, with all that is loaded."""
 
     def compute(self, candidates: Candidates) -> Tensor:
@@ -117,7 +78,7 @@ def reference_mistake(folder: str | None) -> list[tuple[str, str]]:
 
 
 def check_reward(
-    component: Any, structures: Sequence[Structure | None] | None = None, tools: Tools | None = None
+    component: Any, structures: Sequence[Structure | None] | None = None, context: ScoringContext | None = None
 ) -> None:
     """Test a component, yours or ours, against what training and scoring rely on.
 
@@ -128,7 +89,7 @@ def check_reward(
     Args:
         component: anything with `compute(candidates) -> (B,)`.
         structures: crystals to try it on, possible ones; None takes four simple ones.
-        tools: what it needs loaded, see `core.scoring.context.build_tools`.
+        context: what it needs loaded, see `core.scoring.loading.load_context`.
 
     Raises:
         AssertionError: it does not keep the contract; the message says where.
@@ -139,7 +100,7 @@ def check_reward(
     from chemeleon_cli.core.scoring.candidates import Candidates
 
     def compute(batch: Sequence[Structure | None]) -> Tensor:
-        values = component.compute(Candidates([s and s.copy() for s in batch], tools))
+        values = component.compute(Candidates([s and s.copy() for s in batch], context))
         assert isinstance(values, torch.Tensor), f"compute returned {type(values).__name__}, expected a torch.Tensor"
         assert values.shape == (len(batch),), f"compute returned shape {tuple(values.shape)}, expected ({len(batch)},)"
         assert values.is_floating_point(), f"compute returned {values.dtype}, expected floats"
@@ -157,7 +118,7 @@ def check_reward(
         "crystals got other numbers because impossible ones were in the batch"
     )
     compute([overlapping, no_cell, None])
-    candidates = Candidates([s and s.copy() for s in possible], tools)
+    candidates = Candidates([s and s.copy() for s in possible], context)
     component.compute(candidates)
     assert all(a == b for a, b in zip(candidates.structures, possible, strict=True)), "compute changed a structure"
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from chemeleon_cli.core.rewards.base import FindModel, Needs, RewardComponent, reference_mistake
+from chemeleon_cli.core.rewards.base import RewardComponent, reference_mistake
+from chemeleon_cli.core.scoring.needs import FindModel, Needs
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,8 +21,8 @@ class CreativityReward(RewardComponent):
     type: Literal["creativity"] = "creativity"
     """The kind of reward."""
     reference_dataset: str | None = None
-    """A data folder, whose train split is what novelty is against; null: the set that the generator was trained
-    on."""
+    """A data folder, with all of whose splits crystals are compared; null: the train split of the set that the
+    generator was trained on."""
 
     def needs(self) -> Needs:
         """The reference set's crystals, and the run's memory."""
@@ -33,11 +34,9 @@ class CreativityReward(RewardComponent):
 
     def compute(self, candidates: Candidates) -> Tensor:
         """(B,) without unit, in [0, 1]; see `novelty.creativity`."""
-        import torch
-
-        judged = candidates.judged
-        values = torch.tensor(judged.newness(self.reference_dataset).values, dtype=torch.float64)
+        evaluated = candidates.evaluated
+        values = evaluated.creativity_against(self.reference_dataset)
         for i in (values.isnan() & candidates.has_form).nonzero().flatten().tolist():
-            lost = judged.problems[i]
+            lost = evaluated.problems[i]
             candidates.note(self.name, i, f"relaxation: {lost}" if lost else "a comparison ran out of time")
         return values

@@ -15,15 +15,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ConfigDict, Field, PrivateAttr
 
-from chemeleon_cli.core.rewards.base import FindModel, Needs, RewardComponent
+from chemeleon_cli.core.rewards.base import RewardComponent
 from chemeleon_cli.core.rewards.predictor import predictor_mistake
+from chemeleon_cli.core.scoring.needs import FindModel, Needs
 from chemeleon_cli.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from chemeleon_cli.core.scoring.candidates import Candidates
-    from chemeleon_cli.core.scoring.context import Tools
+    from chemeleon_cli.core.scoring.context import ScoringContext
 
 
 FACTS = {
@@ -83,12 +84,12 @@ class CustomReward(RewardComponent):
         mistakes = [(key, predictor_mistake(name, find_model)) for key, name in named.items()]
         return [(f"kwargs.{key}", text) for key, text in mistakes if text]
 
-    def prepare(self, tools: Tools) -> None:
+    def prepare(self, context: ScoringContext) -> None:
         """Make the object, with its predictors."""
         cls = find_class(self.class_)
         bind(cls, self.kwargs)
         named = predictor_parameters(cls)
-        kwargs = {k: tools.predictors[v] if k in named and v is not None else v for k, v in self.kwargs.items()}
+        kwargs = {k: context.predictors[v] if k in named and v is not None else v for k, v in self.kwargs.items()}
         self._instance = cls(**kwargs)
 
     def compute(self, candidates: Candidates) -> Tensor:
@@ -100,7 +101,7 @@ class CustomReward(RewardComponent):
         import torch
 
         if self._instance is None:
-            self.prepare(candidates.tools)
+            self.prepare(candidates.context)
         result: Any = self._instance.compute(candidates)  # type: ignore[union-attr]
         try:
             values = torch.as_tensor(result).detach().float().cpu().clone()

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from chemeleon_cli.core.rewards.base import FindModel, Needs, RewardComponent, reference_mistake
+from chemeleon_cli.core.rewards.base import RewardComponent, reference_mistake
+from chemeleon_cli.core.scoring.needs import FindModel, Needs
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -70,7 +71,7 @@ class StructureDiversity(Diversity):
 
     def compute(self, candidates: Candidates) -> Tensor:
         """(B,) without unit."""
-        reference = candidates.tools.references[self.reference_dataset].structure_features
+        reference = candidates.context.references[self.reference_dataset].structure_features
         return self._drop(candidates, candidates.structure_features, reference)
 
 
@@ -82,7 +83,7 @@ class CompositionDiversity(Diversity):
 
     def compute(self, candidates: Candidates) -> Tensor:
         """(B,) without unit."""
-        reference = candidates.tools.references[self.reference_dataset].composition_features
+        reference = candidates.context.references[self.reference_dataset].composition_features
         return self._drop(candidates, candidates.composition_features, reference)
 
 

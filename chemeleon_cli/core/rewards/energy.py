@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from chemeleon_cli.core.rewards.base import FindModel, Needs, RewardComponent
+from chemeleon_cli.core.rewards.base import RewardComponent
+from chemeleon_cli.core.scoring.needs import FindModel, Needs
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,8 +40,8 @@ class EnergyReward(RewardComponent):
 
     def compute(self, candidates: Candidates) -> Tensor:
         """(B,) eV/atom, at most 0 with the default limits."""
-        judged = candidates.judged
-        above = judged.e_above_hull
-        for i, reason in judged.notes.get("e_above_hull", {}).items():
+        evaluated = candidates.evaluated
+        above = evaluated.e_above_hull
+        for i, reason in evaluated.notes.get("e_above_hull", {}).items():
             candidates.note(self.name, i, reason)
         return -(above if self.clip_min is self.clip_max is None else above.clamp(self.clip_min, self.clip_max))

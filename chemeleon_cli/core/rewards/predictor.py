@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from chemeleon_cli.core.rewards.base import FindModel, Needs, RewardComponent
+from chemeleon_cli.core.rewards.base import RewardComponent
+from chemeleon_cli.core.scoring.needs import FindModel, Needs
 from chemeleon_cli.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:

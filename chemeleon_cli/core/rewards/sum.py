@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal, Union
 
 from pydantic import Field
 
 from chemeleon_cli.core.normalise import NormalizeFn, normalise
-from chemeleon_cli.core.rewards.base import FindModel, Needs, RewardComponent
+from chemeleon_cli.core.rewards.base import RewardComponent
 from chemeleon_cli.core.rewards.charge_balance import ChargeBalanceReward
 from chemeleon_cli.core.rewards.creativity import CreativityReward
 from chemeleon_cli.core.rewards.custom import CustomReward
 from chemeleon_cli.core.rewards.diversity import CompositionDiversity, StructureDiversity
 from chemeleon_cli.core.rewards.energy import EnergyReward
 from chemeleon_cli.core.rewards.predictor import PredictorReward
-from chemeleon_cli.core.rewards.settings import EnergySettings
 from chemeleon_cli.core.rewards.shortest_contact import ShortestContact
+from chemeleon_cli.core.scoring.needs import FindModel, Needs
+from chemeleon_cli.core.scoring.scores import Scores
+from chemeleon_cli.core.scoring.settings import EnergySettings
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from chemeleon_cli.core.scoring.candidates import Candidates
-    from chemeleon_cli.core.scoring.context import Tools
+    from chemeleon_cli.core.scoring.context import ScoringContext
 
 BUILT_IN: dict[str, type[RewardComponent]] = {
     "charge_balance": ChargeBalanceReward,
@@ -46,35 +47,6 @@ if TYPE_CHECKING:
     AnyComponent = RewardComponent
 else:
     AnyComponent = Annotated[Union[tuple(BUILT_IN.values())], Field(discriminator="type")]  # noqa: UP007
-
-
-@dataclass(frozen=True)
-class Scores:
-    """What a batch of B crystals is worth.
-
-    Attributes:
-        total: (B,) weighted sum, NaN where the crystal is impossible, refused or guarded against, or a component has no
-            number for it.
-        impossible: (B,) bool.
-        refused: (B,) bool, possible ones that count as the worst of their group all the same.
-        raw: component name -> (B,) its numbers, in its unit.
-        weighted: component name -> (B,) what it adds to the total.
-    """
-
-    total: Tensor
-    impossible: Tensor
-    refused: Tensor
-    raw: dict[str, Tensor]
-    weighted: dict[str, Tensor]
-
-    @property
-    def worst(self) -> Tensor:
-        """(B,) bool, what counts as the worst of its group."""
-        return self.impossible | self.refused
-
-    def raw_means(self) -> dict[str, float]:
-        """Each component's mean over the crystals it has a number for, comparable between steps."""
-        return {name: values.nanmean().item() for name, values in self.raw.items()}
 
 
 class ReinforceReward(EnergySettings):
@@ -139,10 +111,10 @@ class ReinforceReward(EnergySettings):
             mistakes += [(("components", i, *key.split(".")), text) for key, text in found]
         return mistakes
 
-    def prepare(self, tools: Tools) -> None:
+    def prepare(self, context: ScoringContext) -> None:
         """Called once, when all that is needed is loaded."""
         for component in self.components:
-            component.prepare(tools)
+            component.prepare(context)
 
     def __call__(self, candidates: Candidates) -> Scores:
         """Judge a batch. The total is not yet normalised: that is done per group, by

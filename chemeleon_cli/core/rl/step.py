@@ -17,7 +17,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -27,35 +26,12 @@ from chemeleon_cli.core.data.crystals import Crystals
 from chemeleon_cli.core.models.generator import STATES, LatentDiffusion, Sampling, Transition
 from chemeleon_cli.core.normalise import NormalizeFn
 from chemeleon_cli.core.rl import grpo
+from chemeleon_cli.core.scoring.scores import Scores
 from chemeleon_cli.core.training.trainer import Run
 
 DRAW_SCALE = 1e-4
 """Of the gradient of what a group draws. Adam's steps are as long at any scale, and a small one has no part in the norm
 that the gradient of all weights together is cut to."""
-
-
-class Scores(Protocol):
-    """What a reward says of B crystals."""
-
-    @property
-    def total(self) -> Tensor:
-        """(B,) the reward, NaN where there is none."""
-        ...
-
-    @property
-    def impossible(self) -> Tensor:
-        """(B,) bool, crystals that cannot be."""
-        ...
-
-    @property
-    def worst(self) -> Tensor:
-        """(B,) bool, crystals that count as the worst of their group: those, and what the recipe refuses."""
-        ...
-
-    @property
-    def raw(self) -> Mapping[str, Tensor]:
-        """(B,) of each component in its own unit, by name."""
-        ...
 
 
 RewardFn = Callable[[Crystals], Scores]

@@ -10,6 +10,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from pymatgen.core import Structure
@@ -17,32 +18,35 @@ from torch import Tensor
 
 from chemeleon_cli.core.data.crystals import Crystals, canonical
 from chemeleon_cli.core.data.validity import problem, smact_valid
+from chemeleon_cli.core.potentials import relaxation
 from chemeleon_cli.core.potentials.relaxation import Relaxed
-from chemeleon_cli.core.scoring import matching, novelty
-from chemeleon_cli.core.scoring.context import BATCH, Tools, features
+from chemeleon_cli.core.scoring.context import ScoringContext
+from chemeleon_cli.core.scoring.features import BATCH, features
 from chemeleon_cli.core.scoring.hull import HOLE, Hull
+from chemeleon_cli.core.scoring.novelty import Novelty, creativity, find_novel
+from chemeleon_cli.core.scoring.uniqueness import Uniqueness, find_duplicates
 from chemeleon_cli.errors import UserError
 
 
 class Candidates:
-    """B crystals to be judged. Every fact has B rows, on the CPU, with NaN, False or None where there is
-    none.
+    """B crystals to be scored. Every fact has B rows, on the CPU, with NaN, False or None where there is none.
 
     Attributes:
         structures: as they came; None where there is none. An impossible one may hold NaN.
-        tools: models and reference sets.
+        context: what they are scored with.
         notes: why a possible crystal has no number: component or fact -> row -> reason.
         left_out: (B,) bool: possible, but stopped by a guard of the reward; it is not scored, and has no say in what
             others get. Set by the reward.
     """
 
-    def __init__(self, structures: Sequence[Structure | None], tools: Tools | None = None) -> None:
+    def __init__(self, structures: Sequence[Structure | None], context: ScoringContext | None = None) -> None:
         self.structures = list(structures)
-        self.tools = tools or Tools()
+        self.context = context or ScoringContext()
         self.notes: dict[str, dict[int, str]] = defaultdict(dict)
         self.left_out = torch.zeros(len(self.structures), dtype=torch.bool)
         self._predictions: dict[str, dict[str, Tensor]] = {}
-        self._newness: dict[str | None, novelty.Creativity] = {}
+        self._novelty: dict[str | None, Novelty] = {}
+        self._creativity: dict[str | None, Tensor] = {}
 
     def __len__(self) -> int:
         return len(self.structures)
@@ -123,64 +127,79 @@ class Candidates:
         found = [form is not None and smact_valid(form.composition) for form in self.canonical]
         return torch.tensor(found, dtype=torch.bool)
 
-    # --- new ------------------------------------------------------------------------------------
-
-    @functools.cached_property
-    def groups(self) -> list[int]:
-        """The number of each crystal's group of duplicates, -1 where it has no canonical form or is unknown."""
-        known = next(iter(self._newness.values()), None)
-        return matching.unique_groups(self.canonical, self.tools.matching) if known is None else known.groups
+    # --- unique and novel -----------------------------------------------------------------------
 
     @property
     def ranking(self) -> list[float] | None:
-        """eV/atom, the lowest of which stands for its duplicates: energies; with a hull, those above it, so that a copy
-        which fell into a hole of the potential does not stand for the others; None without a potential."""
-        if self.tools.energy_model is None:
+        """(B) eV/atom, of which the lowest stands for its duplicates: the energy or, with a hull, that above the hull,
+        so that a copy which fell into a hole of the potential does not stand for the others. None without a
+        potential."""
+        if self.context.energy_model is None:
             return None
-        return (self.energy_per_atom if self.tools.hull is None else self.e_above_hull).tolist()
+        return (self.energy_per_atom if self.context.hull is None else self.e_above_hull).tolist()
 
-    def newness(self, name: str | None = None) -> novelty.Creativity:
-        """Whether each crystal is unique, novel, and how much it is worth as such; see `novelty.creativity`.
+    @functools.cached_property
+    def uniqueness(self) -> Uniqueness:
+        """The duplicates among these crystals and, in a run, among all that it generated before. Of duplicates the
+        best by `ranking` counts."""
+        return find_duplicates(self.canonical, self.context.memory, self.ranking, self.context.matching)
 
-        Of duplicates the best by `ranking` is the unique one.
+    def novelty(self, name: str | None = None) -> Novelty:
+        """How these crystals compare with a reference set.
 
         Args:
-            name: of the reference set, as in the tools; None is the set that the generator was trained on.
+            name: of the set, as in the context; None is the generator's training set.
 
         Raises:
-            UserError: there is no such set among the tools.
+            UserError: the context holds no such set.
         """
-        if name not in self.tools.known:
-            hint = "reward creativity, give a reward of your own `needs = ('novelty',)`, or score with --reference DIR"
-            raise UserError("novelty needs a reference set", hint)
-        if name not in self._newness:
-            self._newness[name] = novelty.creativity(
-                self.canonical, self.tools.known[name], self.tools.memory, self.ranking, self.tools.matching
-            )
-        return self._newness[name]
+        self._check_known(name)
+        if name not in self._novelty:
+            self._novelty[name] = find_novel(self.canonical, self.context.known[name], self.context.matching)
+        return self._novelty[name]
+
+    def creativity_against(self, name: str | None) -> Tensor:
+        """(B,) float64, without unit: how new each crystal is, see `novelty.creativity`; NaN where unknown.
+
+        Args:
+            name: of the reference set, as of `novelty`.
+        """
+        if name not in self._creativity:
+            values = creativity(self.canonical, self.uniqueness, self.novelty(name), self.context.matching)
+            self._creativity[name] = torch.tensor(values, dtype=torch.float64)
+        return self._creativity[name]
 
     @property
     def unique(self) -> list[bool | None]:
-        """Whether each is the first of its kind in the batch and in the run's memory; None where unknown."""
-        names = [*self._newness, *self.tools.known]  # the same whichever set novelty is against
-        return self.newness(names[0] if names else None).unique
+        """(B) Whether each is the first of its kind in the batch and in the run; None where unknown.
+
+        Raises:
+            UserError: the context holds no reference set; a run then keeps no memory either.
+        """
+        self._check_known(next(iter(self.context.known), None))
+        return self.uniqueness.unique
 
     @property
     def novel(self) -> list[bool | None]:
-        """Whether each is in no reference set that the generator was trained on; None where unknown."""
-        return self.newness().novel
+        """(B) Whether each is not in the set that the generator was trained on; None where unknown."""
+        return self.novelty().novel
 
     @property
     def creativity(self) -> Tensor:
-        """(B,) 1 where unique and novel, 0 where neither, between where one of them; NaN where unknown."""
-        return torch.tensor(self.newness().values, dtype=torch.float64)
+        """(B,) `creativity_against` the set that the generator was trained on."""
+        return self.creativity_against(None)
+
+    def _check_known(self, name: str | None) -> None:
+        if name not in self.context.known:
+            hint = "reward creativity, give a reward of your own `needs = ('novelty',)`, or score with --reference DIR"
+            raise UserError("novelty needs a reference set", hint)
 
     # --- stable ---------------------------------------------------------------------------------
 
     @functools.cached_property
     def energy_per_atom(self) -> Tensor:
         """(B,) eV/atom by the potential, float64, of each crystal as it is."""
-        model = self.tools.energy_model
+        model = self.context.energy_model
         if model is None:
             raise UserError("these energies need a potential", "name one: --set reward.energy_model=chgnet")
         forms = [(i, form) for i, form in enumerate(self.canonical) if form is not None]
@@ -210,8 +229,8 @@ class Candidates:
 
     @functools.cached_property
     def relaxations(self) -> list[Relaxed | None]:
-        """What became of each possible crystal when it was relaxed as the tools say."""
-        model, how = self.tools.energy_model, self.tools.relax
+        """What became of each possible crystal when it was relaxed as the context says."""
+        model, how = self.context.energy_model, self.context.relax
         if model is None or how is None:
             raise UserError(
                 "relaxing needs a potential and settings", "name them: --set 'reward.relax={steps: 200, fmax: 0.05}'"
@@ -219,7 +238,7 @@ class Candidates:
         rows = self.rows.tolist()
         found: list[Relaxed | None] = [None] * len(self)
         forms = [form for form in self.canonical if form is not None]
-        for i, result in zip(rows, model.relax(forms, how.fmax, how.steps), strict=True):
+        for i, result in zip(rows, relaxation.relax(model, forms, how.fmax, how.steps), strict=True):
             found[i] = result
             if result.problem is not None:
                 self.note("relaxation", i, result.problem)
@@ -227,9 +246,9 @@ class Candidates:
 
     @functools.cached_property
     def relaxed(self) -> Candidates:
-        """The relaxed crystals, converged or not, to be judged by the same tools; None where nothing is left."""
+        """The relaxed crystals, converged or not, in the same context; None where nothing is left."""
         structures = [None if result is None else result.structure for result in self.relaxations]
-        relaxed = Candidates(structures, replace(self.tools, relax=None))
+        relaxed = Candidates(structures, replace(self.context, relax=None))
         for i in self.rows.tolist():
             reason = relaxed.problems[i]
             if reason is not None:
@@ -237,9 +256,9 @@ class Candidates:
         return relaxed
 
     @property
-    def judged(self) -> Candidates:
-        """The candidates whose energies rewards count: relaxed ones, if the tools say so."""
-        return self.relaxed if self.tools.relax is not None and self.tools.reward_relaxed else self
+    def evaluated(self) -> Candidates:
+        """The candidates that rewards are given for: the relaxed ones, if the context says so."""
+        return self.relaxed if self.context.relax is not None and self.context.reward_relaxed else self
 
     # --- guards ---------------------------------------------------------------------------------
 
@@ -266,7 +285,7 @@ class Candidates:
 
     @functools.cached_property
     def sparse_hull(self) -> Tensor:
-        """(B,) bool: possible, but the hull holds too little to judge it."""
+        """(B,) bool: possible, but the hull holds too little to measure it."""
         gaps = [form is not None and self._hull.gap(form.composition) is not None for form in self.canonical]
         return torch.tensor(gaps, dtype=torch.bool)
 
@@ -287,21 +306,21 @@ class Candidates:
     def guards(self) -> dict[str, Tensor]:
         """(B,) bool of each guard by name, True where it stops a crystal; those of the hull where there is one."""
         names = ["too_close", "bad_cell", "charge_imbalance", "single_element"]
-        if self.tools.hull is not None:
-            names += ["sparse_hull", "uncharted_alloy"] + ["potential_hole"] * (self.tools.energy_model is not None)
+        if self.context.hull is not None:
+            names += ["sparse_hull", "uncharted_alloy"] + ["potential_hole"] * (self.context.energy_model is not None)
         return {name: getattr(self, name) for name in names}
 
     @property
     def _hull(self) -> Hull:
-        if self.tools.hull is None:
+        if self.context.hull is None:
             raise UserError("energies above the hull need a hull", "name one: --set reward.hull=hull.csv.gz")
-        return self.tools.hull
+        return self.context.hull
 
     # --- features and predictions ---------------------------------------------------------------
 
     @functools.cached_property
     def _features(self) -> tuple[Tensor, Tensor]:
-        encoder = self.tools.encoder
+        encoder = self.context.encoder
         if encoder is None:
             raise UserError("these features need a generator's autoencoder", "name the generator: --set model=NAME")
         widths = [encoder.config["latent_dim"], encoder.atom_embedding.embedding_dim]
@@ -319,6 +338,16 @@ class Candidates:
         """(B, E) mean atom-type embedding of each crystal."""
         return self._features[1]
 
+    @property
+    def predictions(self) -> dict[str, Tensor]:
+        """(B,) every target of every predictor, in the target's unit, by the target's name; a target that an earlier
+        predictor has too is called by its predictor as well."""
+        found: dict[str, Tensor] = {}
+        for name in self.context.predictors:
+            for target, values in self.predict(name).items():
+                found[target if target not in found else f"{target}_{Path(name).name}"] = values
+        return found
+
     def predict(self, name: str) -> dict[str, Tensor]:
         """Every target of a predictor, (B,) each, in the target's unit.
 
@@ -326,7 +355,7 @@ class Candidates:
             name: what the recipe calls the predictor.
         """
         if name not in self._predictions:
-            predictor = self.tools.predictors[name]
+            predictor = self.context.predictors[name]
             values = self._in_batches(predictor.predict, len(predictor.targets))
             found = {target: self.scatter(values[:, k]) for k, target in enumerate(predictor.targets)}
             self._predictions[name] = found
@@ -337,5 +366,5 @@ class Candidates:
         if not len(self.rows):
             return torch.zeros(0, width)
         order = torch.argsort(self.crystals.num_atoms, stable=True)
-        values = torch.cat([function(self.crystals[rows].to(self.tools.device)).cpu() for rows in order.split(BATCH)])
+        values = torch.cat([function(self.crystals[rows].to(self.context.device)).cpu() for rows in order.split(BATCH)])
         return values[torch.argsort(order)]

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import multiprocessing
 import signal
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -22,31 +20,9 @@ import numpy as np
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Lattice, Structure
 
-from chemeleon_cli.core.machine import processors
+from chemeleon_cli.core.machine import processors, worker_pool
+from chemeleon_cli.core.scoring.settings import Matching
 
-
-@dataclass(frozen=True)
-class MatchSettings:
-    """Tolerances of pymatgen's StructureMatcher; its own defaults.
-
-    Attributes:
-        ltol: of cell lengths, relative.
-        stol: of sites, in units of (volume per atom)^(1/3).
-        angle_tol: of cell angles, degrees.
-        time_limit: of one comparison, seconds of processor time.
-    """
-
-    ltol: float = 0.2
-    stol: float = 0.3
-    angle_tol: float = 5.0
-    time_limit: float = 10.0
-
-    def matcher(self) -> StructureMatcher:
-        """For whole structures; it reduces both to their primitive cells first."""
-        return StructureMatcher(ltol=self.ltol, stol=self.stol, angle_tol=self.angle_tol)
-
-
-DEFAULT = MatchSettings()
 PARALLEL_FROM = 1000
 """Crystals to compare from which worker processes repay the seconds that they take to start."""
 
@@ -93,7 +69,7 @@ class Cell:
         return hashlib.sha256(b"".join(np.ascontiguousarray(part).tobytes() for part in parts)).hexdigest()
 
 
-def comparison(settings: MatchSettings) -> Callable[[Cell, Cell], bool | None]:
+def comparison(settings: Matching) -> Callable[[Cell, Cell], bool | None]:
     """A function of two reduced cells of one reduced formula: whether they match, None where it ran out of time."""
     matcher = settings.matcher()
 
@@ -134,19 +110,23 @@ def at_most(seconds: float) -> Iterator[None]:
 
 
 def parallel(
-    function: Callable[..., Any], jobs: Iterable[tuple[Any, ...]], workers: int | None, crystals: int
+    function: Callable[..., Any], jobs: Iterable[tuple[Any, ...]], crystals: int
 ) -> Iterator[Any]:
     """function(*job) of each job in order, in worker processes where that repays their start, and where this is not
-    a main thread, in which alone a time limit holds."""
+    a main thread, in which alone a time limit holds.
+
+    Args:
+        function: importable by name; arguments and results can be pickled.
+        jobs: arguments of each call.
+        crystals: how many are compared in all jobs together.
+    """
     jobs = list(jobs)
-    if workers is None:
-        workers = processors() if crystals >= PARALLEL_FROM else 1
+    workers = processors() if crystals >= PARALLEL_FROM else 1
     main = threading.current_thread() is threading.main_thread()
     if main and (workers < 2 or len(jobs) < 2):
         yield from (function(*job) for job in jobs)
     elif jobs:
-        context = multiprocessing.get_context("spawn")  # forking a process that runs torch threads can hang
-        with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        with worker_pool(workers) as pool:
             yield from pool.map(function, *zip(*jobs, strict=True), chunksize=4)
 
 

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pymatgen.core import Structure
 
 from chemeleon_cli.core.data.validity import problem
-from chemeleon_cli.core.scoring.comparison import MatchSettings
 from chemeleon_cli.core.scoring.matching import rms_pairs
+from chemeleon_cli.core.scoring.settings import Matching
 
-MATCHING = MatchSettings(ltol=0.3, stol=0.5, angle_tol=10.0)
+MATCHING = Matching(ltol=0.3, stol=0.5, angle_tol=10.0)
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Prediction:
 def predict(
     candidates: Sequence[Sequence[Structure | None]],
     references: Sequence[Structure],
-    settings: MatchSettings = MATCHING,
+    settings: Matching = MATCHING,
 ) -> Prediction:
     """Look for each known crystal among its candidates.
 

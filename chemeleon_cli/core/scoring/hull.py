@@ -101,7 +101,7 @@ class Hull:
             energies_per_atom: (M,) eV/atom, all finite.
             ids: of each crystal.
             source: where they come from.
-            energy_scale: what the energies mean, as an energy model's `energy_scale`.
+            energy_scale: what the energies mean, as a potential's `energy_scale`.
             date: of the source, ISO 8601.
 
         Raises:
@@ -162,6 +162,13 @@ class Hull:
     def energy_scale(self) -> str:
         """What the energies mean."""
         return self.manifest.energy_scale
+
+    @property
+    def elements_without_reference(self) -> list[str]:
+        """Elements of the table that have no crystal of their own in it, in alphabetical order: nothing that contains
+        one of them can be measured by this hull."""
+        elements = {symbol for system in self._lowest for symbol in system}
+        return sorted(symbol for symbol in elements if (symbol,) not in self._lowest)
 
     def gap(self, composition: Composition | str) -> str | None:
         """Why the table holds too little to judge this composition, or None.

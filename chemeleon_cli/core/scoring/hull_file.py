@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from chemeleon_cli.core.paths import data_folder
-from chemeleon_cli.core.potentials.energy import UNKNOWN_SCALE
+from chemeleon_cli.core.potentials.base import UNKNOWN_SCALE
 from chemeleon_cli.errors import UserError
 
 TABLE = "hull.csv.gz"
@@ -19,7 +19,7 @@ class Manifest:
 
     Attributes:
         source: where the crystals and energies come from.
-        energy_scale: what the energies mean, as an energy model's `energy_scale`.
+        energy_scale: what the energies mean, as a potential's `energy_scale`.
         count: rows.
         sha256: of the table's file.
         date: of the source, ISO 8601.
@@ -45,7 +45,7 @@ def find_hull(name: str) -> Path:
     table = path / TABLE if path.is_dir() else path
     if table.is_file():
         return table
-    hint = "name a hull.csv.gz, or compute one: chemeleon score SET --write-hull hull.csv.gz"
+    hint = "name a hull.csv.gz, or compute one: chemeleon write-hull SET"
     if path.is_dir():
         raise UserError(f"{name} has no {TABLE}; fetch-data writes one where its recipe asks for `entries`", hint)
     raise UserError(f"no hull '{name}': no such file or folder", hint)
@@ -89,5 +89,5 @@ def check_scales(model_scale: str, hull_scale: str) -> None:
     if model_scale != hull_scale:
         raise UserError(
             f"the potential's energies are {model_scale}, the hull's {hull_scale}: their difference means nothing",
-            "name a hull of the potential's scale, or compute one: chemeleon score SET --write-hull hull.csv.gz",
+            "name a hull of the potential's scale, or compute one: chemeleon write-hull SET",
         )

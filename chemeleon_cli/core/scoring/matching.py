@@ -1,120 +1,71 @@
-"""Which crystals are the same one: unique within a set, novel against another.
+"""Which crystals are the same one, within a set and against another.
 
 Cheap exact tests come before the matcher of `comparison`: crystals of different reduced formula, or with different
-numbers of atoms in the primitive cell, cannot match. Matching is not transitive, so the duplicates of a crystal are
-its connected component, which does not depend on the order of the set. Where a comparison ran out of time, a crystal
-is neither unique nor novel nor their opposite: it is unknown.
+numbers of atoms in the primitive cell, cannot match. Matching is not transitive, so a matcher group is a
+connected component of matching crystals, which does not depend on the order of the set. Where a comparison ran out of
+time, it is unknown whether a crystal has duplicates.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol
 
 from pymatgen.core import Structure
 
 from chemeleon_cli.core.data.validity import problem
 from chemeleon_cli.core.scoring.comparison import (
-    DEFAULT,
     Cell,
-    MatchSettings,
     OutOfTime,
     at_most,
     comparison,
     parallel,
     quietly,
 )
+from chemeleon_cli.core.scoring.settings import DEFAULT_MATCHING, Matching
+
+if TYPE_CHECKING:
+    from chemeleon_cli.core.data.dataset import Table
 
 
-def unique_groups(
-    structures: Sequence[Structure | None], settings: MatchSettings = DEFAULT, workers: int | None = None
-) -> list[int]:
-    """Number the groups of matching crystals.
+def matcher_groups(
+    structures: Sequence[Structure | None], settings: Matching = DEFAULT_MATCHING
+) -> tuple[list[int], list[list[int]]]:
+    """Number the groups of crystals that match.
 
     Args:
         structures: None where there is no crystal to compare.
         settings: tolerances.
-        workers: processes; None: as many as processors where there is enough to do.
 
     Returns:
-        For each structure the number of its group, counted in order of first appearance, or -1 where there is
-        none or a comparison ran out of time.
+        For each structure the number of its group, counted in order of first appearance, or -1 where there is none or a
+        comparison ran out of time; and the structures by whose match it came into the group.
     """
-    return [group for group, _ in grouped(structures, settings, workers)]
-
-
-def grouped(
-    structures: Sequence[Structure | None], settings: MatchSettings = DEFAULT, workers: int | None = None
-) -> list[tuple[int, list[int]]]:
-    """The group of each crystal as by `unique_groups`, and the crystals by whose match it came into the group."""
     several = {formula: rows for formula, rows in by_formula(structures).items() if len(rows) > 1}
     label = list(range(len(structures)))  # of the first crystal in the same group
     neighbours: list[list[int]] = [[] for _ in structures]
     jobs = (([Cell.of(structures[i]) for i in rows], settings) for rows in several.values())  # type: ignore[arg-type]
     for rows, found in zip(
-        several.values(), parallel(_components, jobs, workers, sum(map(len, several.values()))), strict=True
+        several.values(), parallel(_components, jobs, sum(map(len, several.values()))), strict=True
     ):
         for i, (first, near) in zip(rows, found, strict=True):
             label[i] = -1 if first is None else rows[first]
             neighbours[i] = [rows[k] for k in near]
     numbers: dict[int, int] = {}
-    return [
-        (-1 if s is None or label[i] < 0 else numbers.setdefault(label[i], len(numbers)), neighbours[i])
+    groups = [
+        -1 if s is None or label[i] < 0 else numbers.setdefault(label[i], len(numbers))
         for i, s in enumerate(structures)
     ]
-
-
-def representatives(
-    structures: Sequence[Structure | None], groups: Sequence[int], energies: Sequence[float] | None = None
-) -> list[bool]:
-    """Which crystal stands for its group: the one of lowest energy, else of lowest content hash.
-
-    Args:
-        structures: in canonical form, so that one crystal has one hash.
-        groups: from `unique_groups`.
-        energies: eV/atom of each, NaN where there is none; None: of none.
-    """
-
-    def rank(i: int) -> tuple[float, str]:
-        energy = math.inf if energies is None or math.isnan(energies[i]) else energies[i]
-        return energy, Cell.of(structures[i]).content  # type: ignore[arg-type]
-
-    members: dict[int, list[int]] = defaultdict(list)
-    for i, group in enumerate(groups):
-        if group >= 0:
-            members[group].append(i)
-    chosen = {rows[0] if len(rows) == 1 else min(rows, key=rank) for rows in members.values()}
-    return [i in chosen for i in range(len(structures))]
-
-
-def novel(
-    structures: Sequence[Structure | None],
-    reference: Reference,
-    settings: MatchSettings = DEFAULT,
-    workers: int | None = None,
-) -> list[bool | None]:
-    """Which crystals match none of a reference set's; False where there is no crystal, None where it is unknown
-    because a comparison ran out of time.
-
-    Args:
-        structures: None where there is no crystal to compare.
-        reference: the set; only crystals of a formula that both have are built.
-        settings: tolerances.
-        workers: processes; None: as many as processors where there is enough to do.
-    """
-    found = matches(structures, reference, settings, workers)
-    return [
-        False if s is None else None if rows is None else not rows for s, rows in zip(structures, found, strict=True)
-    ]
+    return groups, neighbours
 
 
 def matches(
     structures: Sequence[Structure | None],
     known: Known,
-    settings: MatchSettings = DEFAULT,
-    workers: int | None = None,
+    settings: Matching = DEFAULT_MATCHING,
 ) -> list[list[Cell] | None]:
     """The known crystals that each crystal matches; None where there is no match and a comparison ran out of time.
 
@@ -122,7 +73,6 @@ def matches(
         structures: None where there is no crystal to compare.
         known: a reference set, or the memory of a run.
         settings: tolerances.
-        workers: processes; None: as many as processors where there is enough to do.
     """
     shared = {formula: rows for formula, rows in by_formula(structures).items() if formula in known}
     found: list[list[Cell] | None] = [[] for _ in structures]
@@ -130,7 +80,7 @@ def matches(
         ([Cell.of(structures[i]) for i in rows], known.cells(formula), settings)  # type: ignore[arg-type]
         for formula, rows in shared.items()
     )
-    answers = parallel(_matching, jobs, workers, sum(map(len, shared.values())))
+    answers = parallel(_matching, jobs, sum(map(len, shared.values())))
     for (formula, rows), answer in zip(shared.items(), answers, strict=True):
         cells = known.cells(formula)
         for i, which in zip(rows, answer, strict=True):
@@ -158,7 +108,7 @@ class Reference:
         formulas: reduced formula of each row of the set.
         build: makes the crystals of some rows.
         name: what to call the set in reports.
-        sha256: of the file that it is from, for reports.
+        sha256: of each file that it is from, by split, for reports.
     """
 
     def __init__(
@@ -166,14 +116,30 @@ class Reference:
         formulas: Sequence[str],
         build: Callable[[list[int]], list[Structure]],
         name: str = "reference",
-        sha256: str | None = None,
+        sha256: Mapping[str, str] | None = None,
     ) -> None:
-        self.name, self.sha256 = name, sha256
+        self.name, self.sha256 = name, dict(sha256 or {})
         self._build = build
         self._rows: dict[str, list[int]] = defaultdict(list)
         self._cells: dict[str, list[Cell]] = {}
         for row, formula in enumerate(formulas):
             self._rows[formula].append(row)
+
+    @classmethod
+    def of_tables(cls, tables: Mapping[str, Table], name: str) -> Reference:
+        """The crystals of some splits of a data folder, by the name of the split."""
+        parts = list(tables.values())
+        ends = list(itertools.accumulate(map(len, parts)))
+
+        def build(rows: list[int]) -> list[Structure]:
+            built: list[Structure] = []
+            for table, end in zip(parts, ends, strict=True):
+                within = [row - end + len(table) for row in rows if end - len(table) <= row < end]
+                built += table.structures(within) if within else []
+            return built
+
+        formulas = [formula for table in tables.values() for formula in table.formulas]
+        return cls(formulas, build, name, {split: table.sha256 for split, table in tables.items()})
 
     @classmethod
     def from_structures(cls, structures: Sequence[Structure], name: str = "reference") -> Reference:
@@ -192,7 +158,7 @@ class Reference:
         return self._cells[formula]
 
 
-def rms(original: Structure, other: Structure | None, settings: MatchSettings = DEFAULT) -> float | None:
+def rms(original: Structure, other: Structure | None, settings: Matching = DEFAULT_MATCHING) -> float | None:
     """Root mean square displacement of matched sites in units of (volume per atom)^(1/3).
 
     Returns:
@@ -211,10 +177,10 @@ def rms(original: Structure, other: Structure | None, settings: MatchSettings = 
 
 
 def rms_pairs(
-    pairs: Sequence[tuple[Structure, Structure | None]], settings: MatchSettings = DEFAULT, workers: int | None = None
+    pairs: Sequence[tuple[Structure, Structure | None]], settings: Matching = DEFAULT_MATCHING
 ) -> list[float | None]:
     """`rms` of many pairs, in worker processes."""
-    return list(parallel(rms, [(a, b, settings) for a, b in pairs], workers, len(pairs)))
+    return list(parallel(rms, [(a, b, settings) for a, b in pairs], len(pairs)))
 
 
 def by_formula(structures: Sequence[Structure | None]) -> dict[str, list[int]]:
@@ -226,7 +192,7 @@ def by_formula(structures: Sequence[Structure | None]) -> dict[str, list[int]]:
     return rows
 
 
-def _components(cells: Sequence[Cell], settings: MatchSettings) -> list[tuple[int | None, list[int]]]:
+def _components(cells: Sequence[Cell], settings: Matching) -> list[tuple[int | None, list[int]]]:
     """Connected components of matching crystals, all of one reduced formula.
 
     Both crystals of a pair that ran out of time are set aside: one of them is the reason, and would be again.
@@ -265,7 +231,7 @@ def _components(cells: Sequence[Cell], settings: MatchSettings) -> list[tuple[in
     return [(None if i in aside else first.setdefault(root(i), i), neighbours[i]) for i in range(len(cells))]
 
 
-def _matching(cells: Sequence[Cell], known: Sequence[Cell], settings: MatchSettings) -> list[list[int] | None]:
+def _matching(cells: Sequence[Cell], known: Sequence[Cell], settings: Matching) -> list[list[int] | None]:
     """Which of the known crystals each crystal matches, all of one reduced formula; None: none, but one is unknown."""
     compare = comparison(settings)
     answers: list[list[int] | None] = []

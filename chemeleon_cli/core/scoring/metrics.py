@@ -15,6 +15,8 @@ from scipy.stats import wasserstein_distance
 
 from chemeleon_cli.core.scoring import matching
 from chemeleon_cli.core.scoring.candidates import Candidates
+from chemeleon_cli.core.scoring.context import ScoringContext
+from chemeleon_cli.core.scoring.uniqueness import share
 
 METAL_BELOW = 0.1
 """eV. Gaps below this count as metals, in truth and prediction alike."""
@@ -25,7 +27,6 @@ def generation_report(
     reference: matching.Reference,
     train: Sequence[Structure],
     comparison: Sequence[Structure] | None = None,
-    workers: int | None = None,
 ) -> dict[str, float]:
     """What a generator makes.
 
@@ -34,24 +35,21 @@ def generation_report(
         reference: what it learnt from, all of it; novelty is against these.
         train: a sample of the same.
         comparison: crystals whose distributions are to be met, usually val.
-        workers: processes for matching; None: as many as processors where there is enough to do.
 
     Returns:
-        n; valid, the share of possible crystals; of these: unique (groups of duplicates per crystal), novel and
-        smact_valid; unique_of_all, groups per crystal of all n; and where there is a comparison, the earth mover's
-        distances emd_density (g/cm^3) and emd_elements (distinct elements per crystal) of the possible crystals to it,
-        and, to judge these by, emd_density_val and emd_elements_val of the comparison to train.
+        n; valid, the share of possible crystals; unique_of_valid and unique_of_all (see `Uniqueness`); novel_of_valid
+        (see `Novelty`); smact_valid, of the valid ones; and where there is a comparison, the earth mover's distances
+        emd_density (g/cm^3) and emd_elements (distinct elements per crystal) of the possible crystals to it and, as a
+        measure of these, emd_density_val and emd_elements_val of the comparison to train.
     """
-    candidates = Candidates(structures)
+    candidates = Candidates(structures, ScoringContext(known={None: reference}))
     possible = [form for form in candidates.canonical if form is not None]
-    groups = len(set(matching.unique_groups(possible, workers=workers)) - {-1})
-    novel = matching.novel(possible, reference, workers=workers)
     report = {
         "n": float(len(structures)),
         "valid": share(int(candidates.valid.sum()), len(structures)),
-        "unique": share(groups, len(possible)),
-        "unique_of_all": share(groups, len(structures)),
-        "novel": share(novel.count(True), len(possible)),
+        "unique_of_valid": candidates.uniqueness.unique_of_valid,
+        "unique_of_all": candidates.uniqueness.unique_of_all,
+        "novel_of_valid": candidates.novelty().novel_of_valid,
         "smact_valid": share(int(candidates.smact_valid.sum()), len(possible)),
     }
     if comparison is not None:
@@ -75,11 +73,6 @@ def element_counts(structures: Sequence[Structure]) -> np.ndarray:
 def emd(a: np.ndarray, b: np.ndarray) -> float:
     """Earth mover's distance between two samples, in their unit; NaN where one is empty."""
     return float(wasserstein_distance(a, b)) if len(a) and len(b) else math.nan
-
-
-def share(part: float, whole: float) -> float:
-    """part / whole, NaN of nothing."""
-    return part / whole if whole else math.nan
 
 
 def regression_report(
@@ -145,21 +138,20 @@ def _mean(values: np.ndarray) -> float:
 
 
 def reconstruction_report(
-    originals: Sequence[Structure], decoded: Sequence[Structure | None], workers: int | None = None
+    originals: Sequence[Structure], decoded: Sequence[Structure | None]
 ) -> dict[str, float]:
     """How well an autoencoder gives crystals back.
 
     Args:
         originals: what went in.
         decoded: what came out, atoms in the same order.
-        workers: processes for matching; None: as many as processors where there is enough to do.
 
     Returns:
         n; match_rate by StructureMatcher, which rescales volumes; rms, the mean over matches, in units of
         (volume per atom)^(1/3); volume_error, mean |dV|/V over all that have a volume; elements, the share of
         atoms with the right element.
     """
-    found = matching.rms_pairs(list(zip(originals, decoded, strict=True)), workers=workers)
+    found = matching.rms_pairs(list(zip(originals, decoded, strict=True)))
     matched = [value for value in found if value is not None and not math.isnan(value)]
     right = total = 0
     volume_errors = []

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import functools
 import math
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from pymatgen.core import Composition, Element, Structure
+from pymatgen.core import Structure
 from torch import Tensor
 
+from chemeleon_cli.core.data.crystals import reduced_formula
 from chemeleon_cli.core.scoring import matching
-from chemeleon_cli.core.scoring.comparison import DEFAULT, Cell, MatchSettings
+from chemeleon_cli.core.scoring.comparison import Cell
 from chemeleon_cli.core.scoring.matching import Known
+from chemeleon_cli.core.scoring.settings import DEFAULT_MATCHING, Matching
+from chemeleon_cli.core.scoring.uniqueness import Uniqueness, share
 
 CAP = 0.99
 """The most that a crystal gets that is new in one way only; one that is new in both gets 1."""
@@ -25,20 +27,30 @@ TOTAL = 200_000
 
 
 @dataclass(frozen=True)
-class Creativity:
-    """How new each of B crystals is.
+class Novelty:
+    """How B crystals compare with a reference set.
 
     Attributes:
-        values: 1 where unique and novel, 0 where neither, between where one of them; NaN where unknown.
-        unique: whether it is the first of its kind; None where unknown.
-        novel: whether no reference matches it; None where unknown.
-        groups: number of its group of duplicates within the batch, -1 where unknown.
+        matches: (B) the crystals of the set that each matches; None where that is unknown, because a comparison ran out
+            of time or there is no canonical form.
     """
 
-    values: list[float]
-    unique: list[bool | None]
-    novel: list[bool | None]
-    groups: list[int]
+    matches: list[list[Cell] | None]
+
+    @property
+    def novel(self) -> list[bool | None]:
+        """(B) Whether each matches none; None where unknown."""
+        return [None if cells is None else not cells for cells in self.matches]
+
+    @property
+    def compared(self) -> int:
+        """Of how many crystals it is known."""
+        return sum(cells is not None for cells in self.matches)
+
+    @property
+    def novel_of_valid(self) -> float:
+        """Novel crystals per valid crystal that could be compared; NaN without any."""
+        return share(self.novel.count(True), self.compared)
 
 
 class Memory:
@@ -68,7 +80,7 @@ class Memory:
 
         Args:
             structures: of the whole step, those of all ranks; in which order makes no difference.
-            unique: of each, from `creativity` with this memory.
+            unique: of each, from `find_duplicates` with this memory.
         """
         new = [
             (s.composition.reduced_formula, Cell.of(s))
@@ -100,23 +112,29 @@ class Memory:
         """Remember what `state` was taken of, and nothing else."""
         self._cells, self._count = {}, 0
         for cell in _split(state):
-            self._remember(_reduced_formula(tuple(cell.numbers.tolist())), cell)
+            self._remember(reduced_formula(tuple(cell.numbers.tolist())), cell)
+
+
+def find_novel(
+    structures: Sequence[Structure | None], reference: Known, settings: Matching = DEFAULT_MATCHING
+) -> Novelty:
+    """Compare canonical crystals (None where there is none) with a reference set."""
+    found = matching.matches(structures, reference, settings)
+    return Novelty([None if s is None else cells for s, cells in zip(structures, found, strict=True)])
 
 
 def creativity(
     structures: Sequence[Structure | None],
-    reference: Known,
-    memory: Known | None = None,
-    energies: Sequence[float] | None = None,
-    settings: MatchSettings = DEFAULT,
-    workers: int | None = None,
-) -> Creativity:
+    uniqueness: Uniqueness,
+    novelty: Novelty,
+    settings: Matching = DEFAULT_MATCHING,
+) -> list[float]:
     """How new each crystal of a batch is, as Chemeleon2 rewards it (Park & Walsh 2025, arXiv:2511.07158), but with
     the matcher's displacement as the distance, and within [0, 1].
 
-    Unique is one crystal of each group of duplicates in the batch, its representative (`matching.representatives`),
-    so a batch of ten copies holds one unique crystal and not none; and only where no crystal of the group matches one
-    in memory. Novel is what matches no crystal of the reference.
+    Unique is one crystal of each matcher group of the batch, its representative, so a batch of ten copies holds one
+    unique crystal and not none; and only where no crystal of the group matches one in memory. Novel is what matches no
+    crystal of the reference.
 
     Both: 1. Neither: 0. One of them: d / stol, at most `CAP`, with d the smallest root mean square displacement from
     the crystals that it is a copy of: those of the reference if it is unique, else those in memory, the representative
@@ -125,47 +143,32 @@ def creativity(
 
     Args:
         structures: B canonical crystals; None where there is none.
-        reference: the set that novelty is against.
-        memory: what the run generated before this batch; it is not changed.
-        energies: eV/atom of each, which choose the representatives; NaN where there is none.
+        uniqueness: of these crystals.
+        novelty: likewise.
         settings: tolerances.
-        workers: processes; None: as many as processors where there is enough to do.
+
+    Returns:
+        (B), NaN where it is unknown.
     """
-    grouped = matching.grouped(structures, settings, workers)
-    groups = [group for group, _ in grouped]
-    known = matching.matches(structures, reference, settings, workers)
-    earlier = [[] for _ in structures] if memory is None else matching.matches(structures, memory, settings, workers)
-    first = matching.representatives(structures, groups, energies)
-    novel = [None if s is None or cells is None else not cells for s, cells in zip(structures, known, strict=True)]
-    repeated = {group for group, cells in zip(groups, earlier, strict=True) if cells}
-    unique = [
-        None if s is None else _is_unique(earlier[i], groups[i], first[i], repeated) for i, s in enumerate(structures)
-    ]
-    representative = {groups[i]: i for i, is_first in enumerate(first) if is_first}
+    groups, unique, novel = uniqueness.groups, uniqueness.unique, novelty.novel
+    representative = {groups[i]: i for i, stands in enumerate(uniqueness.representatives) if stands}
     pairs: list[tuple[Structure, Structure | None]] = []
     rows: list[int] = []  # of the copy in each pair
     for i, structure in enumerate(structures):
         originals: list[Structure] = []
         if (unique[i], novel[i]) == (True, False):
-            originals = [cell.structure() for cell in known[i] or []]
+            originals = [cell.structure() for cell in novelty.matches[i] or []]
         elif (unique[i], novel[i]) == (False, True):
-            same = {representative.get(groups[i], i), *grouped[i][1]} - {i}
-            originals = [cell.structure() for cell in earlier[i] or []] + [
+            same = {representative.get(groups[i], i), *uniqueness.neighbours[i]} - {i}
+            originals = [cell.structure() for cell in uniqueness.earlier[i] or []] + [
                 s for k in sorted(same) if (s := structures[k])
             ]
         pairs += [(original, structure) for original in originals]
         rows += [i] * len(originals)
     distances: dict[int, list[float]] = defaultdict(list)
-    for i, distance in zip(rows, matching.rms_pairs(pairs, settings, workers), strict=True):
+    for i, distance in zip(rows, matching.rms_pairs(pairs, settings), strict=True):
         distances[i].append(math.inf if distance is None else distance)
-    values = [_value(unique[i], novel[i], distances[i], settings.stol) for i in range(len(structures))]
-    return Creativity(values, unique, novel, groups)
-
-
-def _is_unique(earlier: list[Cell] | None, group: int, first: bool, repeated: set[int]) -> bool | None:
-    if earlier:
-        return False
-    return None if earlier is None or group < 0 else first and group not in repeated
+    return [_value(unique[i], novel[i], distances[i], settings.stol) for i in range(len(structures))]
 
 
 def _value(unique: bool | None, novel: bool | None, distances: Sequence[float], stol: float) -> float:
@@ -185,8 +188,3 @@ def _split(state: Mapping[str, Tensor]) -> Iterator[Cell]:
     parts = zip(state["numbers"].split(sizes), state["frac_coords"].split(sizes), state["lattice"], strict=True)
     for numbers, frac_coords, lattice in parts if sizes else ():
         yield Cell(numbers.numpy().copy(), frac_coords.numpy().copy(), lattice.numpy().copy())
-
-
-@functools.lru_cache(maxsize=200_000)
-def _reduced_formula(numbers: tuple[int, ...]) -> str:
-    return Composition({Element.from_Z(z): n for z, n in Counter(numbers).items()}).reduced_formula

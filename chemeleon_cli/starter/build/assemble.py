@@ -25,14 +25,13 @@ from chemeleon_cli.core.data.crystals import canonical
 from chemeleon_cli.core.data.dataset import keep_beside
 from chemeleon_cli.core.data.validity import problem
 from chemeleon_cli.core.paths import ONE_TABLE, replacing
+from chemeleon_cli.core.potentials.loading import POTENTIALS
 from chemeleon_cli.core.scoring.hull import Hull
 from chemeleon_cli.starter.build import candidates, relax
 from chemeleon_cli.starter.build.candidates import structure_of
 from chemeleon_cli.starter.build.formation import element_references, formation_energy
 
 SPLIT_SEED = 3
-ENERGY_SCALE = "PBE/MP2020"
-"""CHGNet's, as `core.potentials.energy` names it."""
 ABOVE_HULL = 0.5
 """eV/atom: what lies higher is left out."""
 STRAINED = 5.0
@@ -151,7 +150,8 @@ def _near_hull(kept: list[Kept], references: dict[str, float], dropped: Counter[
 
 def _hull(kept: Sequence[Kept]) -> Hull:
     compositions, energies = [k.structure.composition for k in kept], [k.energy for k in kept]
-    return Hull.from_entries(compositions, energies, [k.record["id"] for k in kept], "starter", ENERGY_SCALE)
+    scale = POTENTIALS["chgnet"].energy_scale
+    return Hull.from_entries(compositions, energies, [k.record["id"] for k in kept], "starter", scale)
 
 
 def _distinct(kept: list[Kept], dropped: Counter[str]) -> list[Kept]:

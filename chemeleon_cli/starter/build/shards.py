@@ -8,11 +8,11 @@ import json
 import time
 import warnings
 from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from multiprocessing import get_context
+from concurrent.futures import FIRST_COMPLETED, wait
 from pathlib import Path
 from typing import Any
 
+from chemeleon_cli.core.machine import worker_pool
 from chemeleon_cli.core.paths import replacing
 from chemeleon_cli.errors import UserError
 from chemeleon_cli.starter.build.energies import Energies
@@ -43,7 +43,7 @@ def relax_all(candidates: list[dict[str, Any]], folder: Path, processes: int, mi
             raise UserError(f"{path}: is of another list of candidates", "take another folder for the shards")
     waiting = [(path, part) for path, part in parts.items() if not path.exists()]
     waiting.reverse()
-    with ProcessPoolExecutor(processes, get_context("spawn"), initializer=_start_worker) as pool:
+    with worker_pool(processes, _start_worker) as pool:
         running = set()
         while waiting or running:
             while waiting and len(running) < processes and time.monotonic() < deadline:

@@ -1,22 +1,31 @@
-"""What crystals are measured with: one choice of potential, hull and matcher for all rewards of a run and `score`."""
+"""Settings that all rewards of a run share with `score`: potential, hull, relaxation and matcher. Recipes read these
+classes, so nothing here imports torch, numpy or pymatgen before it is used."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 
-from chemeleon_cli.core.potentials.energy import FOUNDATION_MODELS, UNKNOWN_SCALE
-from chemeleon_cli.core.rewards.base import RewardSection
+from chemeleon_cli.core.potentials.base import UNKNOWN_SCALE
+from chemeleon_cli.core.potentials.loading import POTENTIALS
 from chemeleon_cli.core.scoring.hull_file import check_scales, find_hull, read_manifest
 from chemeleon_cli.errors import UserError, did_you_mean
 
-CHGNET = "chgnet"
-CHGNET_SCALE = "PBE/MP2020"
+if TYPE_CHECKING:
+    from pymatgen.analysis.structure_matcher import StructureMatcher
 
 
-class Relaxation(RewardSection):
+class Section(BaseModel):
+    """A part of a recipe: frozen and strict, without unknown keys."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+class Relaxation(Section):
     """How crystals are relaxed, cell and positions, before their energy is taken."""
 
     steps: Annotated[int, Field(ge=1)] = 200
@@ -25,7 +34,7 @@ class Relaxation(RewardSection):
     """The largest force, eV/Å, of a crystal that counts as relaxed."""
 
 
-class Matching(RewardSection):
+class Matching(Section):
     """When two crystals are the same: the tolerances of pymatgen's StructureMatcher, by default its own."""
 
     ltol: Annotated[float, Field(gt=0)] = 0.2
@@ -35,10 +44,19 @@ class Matching(RewardSection):
     angle_tol: Annotated[float, Field(gt=0)] = 5.0
     """Of cell angles, degrees."""
     time_limit: Annotated[float, Field(gt=0)] = 10.0
-    """Of one comparison, seconds; after it whether the two are the same is unknown."""
+    """Of one comparison, seconds of processor time; after it whether the two are the same is unknown."""
+
+    def matcher(self) -> StructureMatcher:
+        """pymatgen's, for whole structures; it reduces both to their primitive cells first."""
+        from pymatgen.analysis.structure_matcher import StructureMatcher
+
+        return StructureMatcher(ltol=self.ltol, stol=self.stol, angle_tol=self.angle_tol)
 
 
-class EnergySettings(RewardSection):
+DEFAULT_MATCHING = Matching()
+
+
+class EnergySettings(Section):
     """The potential, the hull, whether crystals are relaxed, and when two are the same."""
 
     energy_model: str | None = None
@@ -65,9 +83,8 @@ class EnergySettings(RewardSection):
         if name is None and self.relax is not None:
             mistakes.append(("relax", "found a section; expected null where energy_model is null"))
         if name is not None and named is None and not Path(name).expanduser().is_file():
-            meant = did_you_mean(name, [CHGNET, *FOUNDATION_MODELS])
-            text = f"found '{name}'; expected chgnet, the name of a MACE foundation model, or a model file{meant}"
-            mistakes.append(("energy_model", text))
+            text = f"found '{name}'; expected one of {', '.join(POTENTIALS)}, or a MACE model file"
+            mistakes.append(("energy_model", text + did_you_mean(name, POTENTIALS)))
         if named is not None and self.energy_scale not in (None, named):
             text = f"found '{self.energy_scale}'; the energies of {name} are {named}: leave this out"
             mistakes.append(("energy_scale", text))
@@ -81,6 +98,18 @@ class EnergySettings(RewardSection):
                 mistakes.append(("hull", f"{error.message}; {error.hint}" if error.hint else error.message))
         return mistakes
 
+    def check_scale(self) -> list[tuple[str, str]]:
+        """Whether the energy scale of the potential is known, as that of a hull has to be.
+
+        Returns:
+            (field, what is wrong with it), if it is not.
+        """
+        if self._scale() is not None or self.energy_scale not in (None, UNKNOWN_SCALE):
+            return []
+        found = "null" if self.energy_scale is None else f"'{self.energy_scale}'"
+        text = f"expected which energies {self.energy_model} was fitted to, as a hull is of a known scale"
+        return [("energy_scale", f"found {found}; {text}")]
+
     def _scale(self) -> str | None:
         """The energy scale of a potential that is known by name."""
-        return CHGNET_SCALE if self.energy_model == CHGNET else FOUNDATION_MODELS.get(self.energy_model or "")
+        return POTENTIALS[self.energy_model].energy_scale if self.energy_model in POTENTIALS else None

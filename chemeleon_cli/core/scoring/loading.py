@@ -1,0 +1,201 @@
+"""Loads a `ScoringContext`: models, the hull and reference sets, each from where a recipe says.
+
+It is told what is needed (`Needs`) and not which rewards there are, so it lies below them; a command asks its reward
+what it needs, loads that, and hands it over (`reward.prepare`).
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from chemeleon_cli.core.data.batches import in_batches
+from chemeleon_cli.core.data.dataset import keeping, load_split
+from chemeleon_cli.core.models.layers import set_precision
+from chemeleon_cli.core.paths import SPLITS, cache_folder, file_sha256, replacing, split_path
+from chemeleon_cli.core.potentials.base import Potential
+from chemeleon_cli.core.potentials.loading import load_potential
+from chemeleon_cli.core.scoring.context import References, ScoringContext
+from chemeleon_cli.core.scoring.features import BATCH, features
+from chemeleon_cli.core.scoring.hull import Hull
+from chemeleon_cli.core.scoring.hull_file import check_scales, find_hull
+from chemeleon_cli.core.scoring.matching import Reference
+from chemeleon_cli.core.scoring.needs import FindModel, Needs
+from chemeleon_cli.core.scoring.settings import DEFAULT_MATCHING, EnergySettings
+from chemeleon_cli.core.training import checkpoint
+from chemeleon_cli.errors import UserError
+
+if TYPE_CHECKING:
+    from chemeleon_cli.core.data.crystals import Crystals
+    from chemeleon_cli.core.models.predictor import Predictor
+    from chemeleon_cli.core.models.vae import VAE, Encoder
+
+REFERENCE_LIMIT = 50_000
+"""Crystals of a reference set whose features are kept, drawn with a fixed seed."""
+REFERENCE_VERSION = "1"
+
+
+def load_context(
+    settings: EnergySettings,
+    needs: Needs,
+    find_model: FindModel,
+    vae: VAE | None = None,
+    training_data: str | Path | None = None,
+    device: str = "cpu",
+) -> ScoringContext:
+    """Load what candidates are scored with.
+
+    Args:
+        settings: potential, hull, relaxation and matcher.
+        needs: what else, as a reward says.
+        find_model: (name, kind) -> checkpoint folder.
+        vae: the generator's; what is kept is a frozen float32 copy of its encoder, so that a run that computes in
+            bf16 rewards crystals as `score` does.
+        training_data: folder of the set that the generator was trained on.
+        device: for all models.
+
+    Raises:
+        UserError: a checkpoint, a reference set, a potential or a hull is missing or does not fit, or there is no
+            autoencoder where one is needed.
+    """
+    encoder = None
+    if vae is not None:
+        encoder = copy.deepcopy(vae.encoder).requires_grad_(False).eval()
+        set_precision(encoder, "float32")
+    if needs.encoder and encoder is None:
+        raise UserError(
+            "diversity is measured in the features of a generator's autoencoder, and no generator is named",
+            "name the one that made the crystals: --set model=NAME",
+        )
+    energy_model, hull = load_energies(settings, device)
+    predictors = {}
+    for name in sorted(needs.predictors):
+        model, _ = checkpoint.load(find_model(name, "predictor"), "predictor", device)
+        predictors[name] = cast("Predictor", model)
+    folders = _folders(needs, training_data)
+    return ScoringContext(
+        encoder,
+        predictors,
+        {name: load_references(cast("Encoder", encoder), folders[name], device) for name in needs.references},
+        device,
+        {
+            name: load_training_set(folders[name]) if name is None else load_known(folders[name])
+            for name in needs.known
+        },
+        matching=settings.matching or DEFAULT_MATCHING,
+        energy_model=energy_model,
+        hull=hull,
+        relax=settings.relax,
+    )
+
+
+def load_energies(settings: EnergySettings, device: str = "cpu") -> tuple[Potential | None, Hull | None]:
+    """The potential and the hull that are named, whose energies are of one scale.
+
+    Raises:
+        UserError: one of them is missing or broken, or the scales differ.
+    """
+    hull = None if settings.hull is None else Hull.load(find_hull(settings.hull))
+    if settings.energy_model is None:
+        return None, hull
+    model = load_potential(settings.energy_model, device, settings.energy_scale)
+    if hull is not None:
+        check_scales(model.energy_scale, hull.energy_scale)
+    return model, hull
+
+
+def load_known(folder: str | Path, splits: Sequence[str] = SPLITS) -> Reference:
+    """The crystals of a data folder, to compare others with.
+
+    Args:
+        folder: a data folder.
+        splits: which of its splits to take; those that it lacks are left out, but for train.
+
+    Raises:
+        UserError: the folder has no train split, or one cannot be read.
+    """
+    if split_path(folder, "train") is None:
+        raise _no_split(folder)
+    tables = {split: load_split(folder, split) for split in splits}
+    return Reference.of_tables({split: t for split, t in tables.items() if t is not None}, Path(folder).name)
+
+
+def load_training_set(folder: str | Path) -> Reference:
+    """The crystals that a generator has learned from: the train split of its data folder."""
+    return load_known(folder, ("train",))
+
+
+def load_references(
+    encoder: Encoder, folder: str | Path, device: str = "cpu", limit: int = REFERENCE_LIMIT
+) -> References:
+    """Features of a data folder's train split, computed once per encoder and file content, then stored.
+
+    Raises:
+        UserError: the folder has no train split, or it cannot be read.
+    """
+    path = split_path(folder, "train")
+    if path is None:
+        raise _no_split(folder)
+    key = hashlib.sha256("|".join((REFERENCE_VERSION, fingerprint(encoder), file_sha256(path), str(limit))).encode())
+    stored = cache_folder() / "references" / f"{key.hexdigest()[:32]}.safetensors"
+    try:
+        tensors = load_file(stored) if stored.is_file() else None
+    except (OSError, SafetensorError):  # broken, or not ours to read
+        tensors = None
+    if tensors is None:
+        table = load_split(folder, "train")
+        assert table is not None, "split_path found it"
+        if len(table) > limit:
+            table = table.select(torch.randperm(len(table), generator=torch.Generator().manual_seed(0))[:limit])
+        made = reference_features(encoder, (batch for _, batch in in_batches(table, BATCH)), str(folder))
+        tensors = {"structure": made.structure_features, "composition": made.composition_features}
+        with keeping(stored), replacing(stored) as temporary:
+            save_file(tensors, temporary)
+    return References(str(folder), tensors["structure"].to(device), tensors["composition"].to(device))
+
+
+def reference_features(encoder: Encoder, batches: Iterable[Crystals], name: str) -> References:
+    """Features of canonical crystals; the rows of the result are in the order of the batches, on the CPU."""
+    made = [features(encoder, batch) for batch in batches]
+    return References(name, torch.cat([s.cpu() for s, _ in made]), torch.cat([c.cpu() for _, c in made]))
+
+
+def fingerprint(model: torch.nn.Module) -> str:
+    """Hex sha256 of a model's weights."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _folders(needs: Needs, training_data: str | Path | None) -> dict[str | None, str | Path]:
+    """The data folder of each reference set that is needed.
+
+    Raises:
+        UserError: one is the training set, and nobody knows which that is.
+    """
+    folders = {}
+    for name in needs.references | needs.known:
+        folder = training_data if name is None else name
+        if folder is None:
+            raise UserError(
+                "the generator does not say which set it was trained on, and a reward that compares with a reference "
+                "set names none",
+                "name a data folder: --set reward.components.0.reference_dataset=DIR (0: the component's number)",
+            )
+        folders[name] = folder
+    return folders
+
+
+def _no_split(folder: str | Path) -> UserError:
+    return UserError(
+        f"{folder}: the reference set has no train.csv or train.csv.gz", "name another: reference_dataset: DIR"
+    )
