@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from chemeleon_cli.core.data.crystals import Crystals
-    from chemeleon_cli.core.models.generator import LatentDiffusion, Sampling
+    from chemeleon_cli.core.models.generator import Generator, Sampling
     from chemeleon_cli.core.rewards import ReinforceReward, Scores
     from chemeleon_cli.core.scoring.candidates import Candidates
     from chemeleon_cli.core.scoring.context import Tools
@@ -51,7 +51,7 @@ TRAINING = (
 
 def run(recipe: TrainRl, options: RunOptions, console: Console) -> None:
     """Fine-tune a generator; the result is a checkpoint like any other generator's."""
-    from chemeleon_cli.core.models.generator import LatentDiffusion, Sampling
+    from chemeleon_cli.core.models.generator import Generator, Sampling
     from chemeleon_cli.core.models.layers import set_precision
     from chemeleon_cli.core.rl import step
     from chemeleon_cli.core.scoring.context import build_tools
@@ -62,24 +62,24 @@ def run(recipe: TrainRl, options: RunOptions, console: Console) -> None:
     fabric = runs.launch(recipe, console)
     source = find_model(recipe.model, "ldm")
     loaded, model_meta = checkpoint.load(source, "ldm", fabric.device)
-    model = cast(LatentDiffusion, loaded)
+    model = cast(Generator, loaded)
     base = copy.deepcopy(model).requires_grad_(False)
-    if recipe.learn_draws and model.draw_weights is not None:
-        model.draw_weights.requires_grad_(True)
+    if recipe.learn_draws:
+        model.prior.learn()
     device = str(fabric.device)
     tools = build_tools(recipe.reward, find_model, base.vae, model_meta["data"]["path"], device)
     if tools.energies:
         console.print(tools.energies, highlight=False, soft_wrap=True)
     memory = Memory() if recipe.reward.needs().known else None
     sampling = Sampling(recipe.sampler, recipe.sampling_steps, recipe.eta)
-    if recipe.sampler == "ddpm" and model.config.get("layout") is not None:
+    if recipe.sampler == "ddpm" and model.learns_variance:
         raise UserError(
             f"sampler: found ddpm; {recipe.model} learned the std of its steps, and an update would change it unseen",
             "take sampler: ddim, whose std is fixed",
         )
     model.chain(sampling)  # more steps than the model has: said before there is a run folder
-    for wanted in recipe.conditions:
-        model.check(wanted or {})
+    for request in recipe.conditions:
+        model.check_request(request or {})
     settings = step.Settings(
         **recipe.model_dump(include=set(SETTINGS)), normalize_fn=recipe.reward.normalize_fn, eps=recipe.reward.eps
     )
@@ -140,7 +140,7 @@ def judge(crystals: Crystals, reward: ReinforceReward, tools: Tools) -> tuple[Ca
     return candidates, reward(candidates)
 
 
-def validate(model: LatentDiffusion, recipe: TrainRl, tools: Tools, sampling: Sampling) -> dict[str, float]:
+def validate(model: Generator, recipe: TrainRl, tools: Tools, sampling: Sampling) -> dict[str, float]:
     """The raw reward of crystals drawn from the same noise every time, and how good they are otherwise."""
     from chemeleon_cli.core.rl import step
 
@@ -177,7 +177,7 @@ def stability(candidates: Candidates) -> dict[str, float]:
     return {"val/msun": metastable.share}
 
 
-def draw(model: LatentDiffusion, recipe: TrainRl, sampling: Sampling) -> Crystals:
+def draw(model: Generator, recipe: TrainRl, sampling: Sampling) -> Crystals:
     """The crystals of a validation, from the recipe's seed: an equal share for each of its condition sets."""
     import torch
 
@@ -186,11 +186,11 @@ def draw(model: LatentDiffusion, recipe: TrainRl, sampling: Sampling) -> Crystal
     from chemeleon_cli.core.scoring.context import BATCH
 
     generator = torch.Generator().manual_seed(recipe.seed)
-    asked = [conditions or {} for conditions in recipe.conditions] or [{}]
+    requests = [conditions or {} for conditions in recipe.conditions] or [{}]
     parts = []
-    for i, wanted in enumerate(asked):
-        share = max(1, len(range(i, recipe.val_samples, len(asked))))
-        sizes, each = model.draw(share, generator, wanted)
-        many = sample_many(model, sizes, sampling, generator, BATCH, each)
+    for i, request in enumerate(requests):
+        share = max(1, len(range(i, recipe.val_samples, len(requests))))
+        proposal = model.prior.propose(share, generator, request)
+        many = sample_many(model, proposal.num_atoms, sampling, generator, BATCH, proposal.requests)
         parts += [crystals for _, crystals in many]
     return Crystals.cat(parts)

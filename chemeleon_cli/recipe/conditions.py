@@ -53,7 +53,7 @@ def _is_plain(value: Any) -> Any:
     return value
 
 
-Wish = Annotated[Any, AfterValidator(_is_plain)]
+RequestedValue = Annotated[Any, AfterValidator(_is_plain)]
 """A value of one condition; null: it is not said."""
 
 
@@ -63,10 +63,10 @@ def _is_crystals(file: str | None, info: ValidationInfo) -> str | None:
     return file
 
 
-class Asked(Section):
+class RequestSection(Section):
     """What crystals are asked to be."""
 
-    conditions: dict[str, Wish] = {}
+    conditions: dict[str, RequestedValue] = {}
     """What is asked for, by the names of the conditions that the model was trained for: `band_gap: 3.0`,
     `composition: SrTiO3`, `chemical_system: Li-Fe-P-O`, `space_group: 225`. A composition is what the crystals have;
     all else is what they tend to."""

@@ -37,7 +37,7 @@ from chemeleon_cli.recipe.base import (
     mistake,
     several,
 )
-from chemeleon_cli.recipe.conditions import Asked, ConditionSection, fill_in_kinds
+from chemeleon_cli.recipe.conditions import ConditionSection, RequestSection, fill_in_kinds
 from chemeleon_cli.recipe.data import FetchData
 from chemeleon_cli.recipe.document import shown
 from chemeleon_cli.recipe.steering import Reward, TrainRl
@@ -274,7 +274,7 @@ def _look_for_crystals(file: str, info: ValidationInfo) -> str:
     return file
 
 
-class Sample(ComputeRecipe, SamplerSection, Asked):
+class Sample(ComputeRecipe, SamplerSection, RequestSection):
     """Draw crystals from a generator."""
 
     command: ClassVar[str] = "sample"

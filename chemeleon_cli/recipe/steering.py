@@ -18,7 +18,7 @@ from chemeleon_cli.recipe.base import (
     Share,
     mistake,
 )
-from chemeleon_cli.recipe.conditions import Wish
+from chemeleon_cli.recipe.conditions import RequestedValue
 
 
 def _look_for_files(reward: ReinforceReward, info: ValidationInfo) -> ReinforceReward:
@@ -48,7 +48,7 @@ class TrainRl(RunRecipe, SamplerSection):
     """The generator to start from: a run folder, a checkpoint folder or a name."""
     reward: Reward
     """What a crystal is worth."""
-    conditions: list[dict[str, Wish] | None] = []
+    conditions: list[dict[str, RequestedValue] | None] = []
     """Sets of conditions such as `{band_gap: 3.0}`, as in `sample`; each group draws one of them, null asking for
     nothing. Empty: nothing is asked for. Of a generator with `oxidation_states`, a group that asks for nothing draws
     those of a training crystal; `{oxidation_states: null}` leaves them open."""

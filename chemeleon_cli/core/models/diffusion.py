@@ -80,7 +80,7 @@ class Schedule:
         rows = torch.arange(1, steps + 1, device=self.timesteps.device) * total // steps - 1
         return self.take(rows)
 
-    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+    def random_rows(self, count: int, generator: torch.Generator) -> Tensor:
         """(count,) random rows to train at, int64: most of them where elements and places are decided.
 
         Four in five have a noise-to-signal ratio sqrt((1 - ab) / ab) whose logarithm is Normal(-0.5, 1.2), the

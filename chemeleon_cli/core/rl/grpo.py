@@ -92,12 +92,12 @@ def group_advantage(
     return torch.cat(advantages).float()
 
 
-def draw_advantage(total: Tensor, impossible: Tensor, group_size: int, eps: float = 1e-4) -> Tensor:
-    """How much better each group did than the others of its step: what its crystals were asked to be, judged.
+def prior_advantage(total: Tensor, impossible: Tensor, group_size: int, eps: float = 1e-4) -> Tensor:
+    """How much better each group did than the others of its step, by which what the prior proposed for it is judged.
 
-    The mean reward of a group's crystals, an impossible one counting as the worst of the step and an unscored one as
-    the step's mean, so that a group of whose crystals few are scored is pushed little; then (x - mean) / std over the
-    groups.
+    The mean reward of a group's crystals, normalised over the groups, (x - mean) / std. An impossible crystal counts as
+    the worst of the step, and an unscored one as the mean of the step, so that a group with few scored crystals is
+    pushed little.
 
     Args:
         total: (B,) rewards, group after group; anything not finite means "no number".
