@@ -7,7 +7,7 @@ import io
 import itertools
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -22,11 +22,11 @@ from typer.testing import CliRunner
 from chemeleon_cli.app import app
 from chemeleon_cli.core.conditions.base import NO_CONDITIONS, ConditionBatch, drop_conditions
 from chemeleon_cli.core.conditions.composition import formula_unit
-from chemeleon_cli.core.conditions.kinds import fit_conditions, from_settings, to_settings
+from chemeleon_cli.core.conditions.kinds import KINDS, fit_conditions, from_settings, to_settings
 from chemeleon_cli.core.conditions.requests import encode_requests
 from chemeleon_cli.core.data.dataset import Table, load_split
 from chemeleon_cli.core.data.limits import MAX_Z
-from chemeleon_cli.core.models.build import build
+from chemeleon_cli.core.models.build import DENOISERS, build
 from chemeleon_cli.core.models.denoiser import DiffusionTransformer
 from chemeleon_cli.core.models.generator import Sampling, sample_many
 from chemeleon_cli.core.models.latent_diffusion import LatentDiffusion
@@ -35,7 +35,8 @@ from chemeleon_cli.core.models.vae import VAE, assign_elements
 from chemeleon_cli.core.rl import step
 from chemeleon_cli.core.training import checkpoint
 from chemeleon_cli.errors import UserError
-from chemeleon_cli.recipe.models import Sample
+from chemeleon_cli.recipe.conditions import OF_CRYSTALS, ConditionSection
+from chemeleon_cli.recipe.models import LdmModel, Sample
 
 SMALL = {"hidden_dim": 32, "num_heads": 4, "encoder_layers": 1, "decoder_layers": 1, "latent_dim": 4}
 ELEMENTS = [3, 8, 11, 14, 17, 22, 26, 38]
@@ -399,6 +400,10 @@ def test_the_first_update_on_a_conditional_model_sees_ratios_of_one(tmp_path: Pa
 
 @pytest.fixture
 def published() -> Any:
+    return make_published()
+
+
+def make_published() -> Any:
     torch.manual_seed(0)
     shape = {"hidden_dim": 32, "num_heads": 4, "feedforward": 32}
     stack = {**shape, "num_layers": 1}
@@ -538,6 +543,20 @@ def test_the_share_of_atoms_that_keep_their_element_is_counted(tmp_path: Path):
     oxygen = sum(s.composition["O"] for s in table.structures()) / sum(len(s) for s in table.structures())
     assert 0 < oxygen < 1
     assert elements_kept(vae, encode(vae, table, 4), rows) == pytest.approx(oxygen)
+
+
+# --- recipes ----------------------------------------------------------------------------------------------------------
+
+
+def test_recipes_know_every_kind_of_condition():
+    """Recipes are read without torch, so they list the kinds themselves."""
+    assert get_args(ConditionSection.model_fields["kind"].annotation) == tuple(KINDS)
+    assert tuple(kind for kind, condition in KINDS.items() if not condition.is_column) == OF_CRYSTALS
+    assert [condition.kind for condition in KINDS.values()] == list(KINDS)
+
+
+def test_recipes_know_every_kind_of_denoiser():
+    assert get_args(LdmModel.model_fields["kind"].annotation) == tuple(DENOISERS)
 
 
 # --- the command line -------------------------------------------------------------------------------------------------

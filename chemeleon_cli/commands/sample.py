@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def run(recipe: Sample, overwrite: bool, console: Console) -> None:
-    """Write crystals to a file, in the order of a seeded draw of sizes; all of them, the impossible too.
+    """Write crystals to a file, all of them, the impossible too.
 
     A crystal whose cell cannot exist at all has no place in a file format; it is counted and left out.
     """
@@ -32,7 +32,7 @@ def run(recipe: Sample, overwrite: bool, console: Console) -> None:
     from chemeleon_cli.core.training import checkpoint
     from chemeleon_cli.sources.files import write_crystals, writer_for
 
-    writer_for(Path(recipe.out))  # a name that cannot be written is said before the work
+    writer_for(Path(recipe.out))  # a name that cannot be written is an error before the work
     check_writable(Path(recipe.out), overwrite)
     device = runs.find_device(recipe.device)
     loaded, _ = checkpoint.load(find_model(recipe.model, "ldm"), "ldm", device)
@@ -46,17 +46,17 @@ def run(recipe: Sample, overwrite: bool, console: Console) -> None:
         proposal = model.prior.propose(recipe.num_samples, generator, recipe.conditions, recipe.z)
         sizes, requests = proposal.num_atoms, proposal.requests
         names = [f"gen-{i:05d}" for i in range(len(sizes))]
-    drawn: dict[int, Structure] = {}
-    with console.status(f"drawing {len(sizes)} crystals"):
+    made: dict[int, Structure] = {}
+    with console.status(f"sampling {len(sizes)} crystals"):
         for rows, crystals in sample_many(model, sizes, sampling, generator, recipe.batch_size, requests):
             real = crystals.lattice.isfinite().flatten(1).all(1)
             kept = rows[real].tolist()
-            drawn.update(zip(kept, crystals[real.nonzero().flatten()].to_structures(), strict=True))
-    ids = sorted(drawn)
+            made.update(zip(kept, crystals[real.nonzero().flatten()].to_structures(), strict=True))
+    ids = sorted(made)
     if len(ids) < len(sizes):
         lost = len(sizes) - len(ids)
         console.print(f"[yellow]{lost} have no possible cell and cannot be written[/]; shares by score are of the rest")
-    write_crystals(Path(recipe.out), [drawn[i] for i in ids], [names[i] for i in ids])
+    write_crystals(Path(recipe.out), [made[i] for i in ids], [names[i] for i in ids])
     console.print(f"{len(ids)} crystals written to {recipe.out}", highlight=False)
 
 

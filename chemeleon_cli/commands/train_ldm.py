@@ -75,8 +75,8 @@ def run(recipe: TrainLdm, options: RunOptions, console: Console) -> None:
         for shard in training.shards():
             generator = training.generator(shard)
             x, num_atoms = latents.batch(order[shard])
-            told = drop_conditions(latents.conditions_of(order[shard]), rates, generator).to(fabric.device)
-            loss = model.loss(x.to(fabric.device), num_atoms.to(fabric.device), generator, told)
+            given = drop_conditions(latents.conditions_of(order[shard]), rates, generator).to(fabric.device)
+            loss = model.loss(x.to(fabric.device), num_atoms.to(fabric.device), generator, given)
             # a batch holds crystals of like size: weighted so, every atom of the set counts the same
             training.backward(loss * num_atoms.float().mean().item() / mean_size)
             training.note({"loss": loss})
@@ -115,8 +115,8 @@ def validate(model: LatentDiffusion, latents: Latents, rates: Mapping[str, float
     total = 0.0
     for rows in torch.argsort(latents.table.num_atoms, stable=True).split(batch_size):
         x, num_atoms = latents.batch(rows)
-        told = drop_conditions(latents.conditions_of(rows), rates, generator).to(model.device)
-        loss = model.loss(x.to(model.device), num_atoms.to(model.device), generator, told)
+        given = drop_conditions(latents.conditions_of(rows), rates, generator).to(model.device)
+        loss = model.loss(x.to(model.device), num_atoms.to(model.device), generator, given)
         total += loss.item() * int(num_atoms.sum())
     return total / int(latents.table.num_atoms.sum())
 

@@ -117,8 +117,10 @@ class TrainVae(RunRecipe):
 
 
 class LdmModel(Section):
-    """The size of the denoiser, a diffusion transformer."""
+    """The denoiser and its size."""
 
+    kind: Literal["dit"] = "dit"
+    """The network: `dit`, a diffusion transformer."""
     hidden_dim: Count = 256
     """Width of the transformer."""
     num_blocks: Count = 6

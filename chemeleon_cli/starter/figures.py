@@ -211,13 +211,13 @@ def in_window(values: np.ndarray) -> float:
 
 
 def asked(model: Generator, predictors: Mapping[str, Predictor], count: int, seed: int) -> dict[str, Any]:
-    """What a generator draws when it is asked for a band gap.
+    """What a generator makes when it is asked for a band gap.
 
     Args:
         model: with the condition `band_gap`.
         predictors: who judges, by name.
         count: crystals for each gap of ASKED.
-        seed: of the draws.
+        seed: of the sampling.
 
     Returns:
         By the gap that was asked for, as text: n, and gap_<name>, the mean in eV by each predictor.

@@ -143,7 +143,7 @@ class LatentDiffusion(Generator):
             num_atoms: (B,).
             t: (B,) rows of the training schedule.
             noise: (B, N, D).
-            conditions: what the denoiser is told of the crystals.
+            conditions: those of the crystals, as far as the denoiser is given them.
 
         Returns:
             (B,) each: `mse` of the noise over a crystal's atoms, and `vb`, its share of the variational bound in

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
 import pandas as pd
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from chemeleon_cli.core.conditions.base import Condition, nothing_to_learn
+from chemeleon_cli.core.conditions.base import nothing_to_learn
+from chemeleon_cli.core.conditions.one_of import OneOf
 from chemeleon_cli.core.data.dataset import ID_COLUMN, Table
 from chemeleon_cli.errors import UserError, did_you_mean
 
 
 @dataclass(frozen=True)
-class Category(Condition):
+class Category(OneOf):
     """A column of texts or whole numbers.
 
     Attributes:
@@ -54,14 +53,6 @@ class Category(Condition):
             meant = did_you_mean(str(value), self.known)
             raise UserError(f"{self.name}: found {value!r}; the model knows {known}{meant}")
         return self.known.index(str(value)) + 1
-
-    def batch(self, parsed: Sequence[int | None], num_atoms: Tensor) -> Tensor:
-        """(B,) int64, 0 where it is not given."""
-        return torch.tensor([number or 0 for number in parsed])
-
-    def features(self, values: Tensor) -> Tensor:
-        """(B, F) one-hot."""
-        return F.one_hot(values, self.width).float()
 
 
 def _column_as_texts(table: Table, name: str) -> list[str]:

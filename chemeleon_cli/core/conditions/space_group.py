@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from chemeleon_cli.core.conditions.base import Condition, nothing_to_learn
+from chemeleon_cli.core.conditions.base import nothing_to_learn
+from chemeleon_cli.core.conditions.one_of import OneOf
 from chemeleon_cli.core.data.dataset import Table
 from chemeleon_cli.errors import UserError
 
@@ -18,7 +17,7 @@ SPACE_GROUPS = 230
 
 
 @dataclass(frozen=True)
-class SpaceGroup(Condition):
+class SpaceGroup(OneOf):
     """The space group that spglib finds, see `Table.space_groups`.
 
     Attributes:
@@ -55,11 +54,3 @@ class SpaceGroup(Condition):
         if value not in self.known:
             raise UserError(f"{found}; none of the crystals that the model was trained on has that space group")
         return int(value)
-
-    def batch(self, parsed: Sequence[int | None], num_atoms: Tensor) -> Tensor:
-        """(B,) int64, 0 where it is not given."""
-        return torch.tensor([number or 0 for number in parsed])
-
-    def features(self, values: Tensor) -> Tensor:
-        """(B, F) one-hot."""
-        return F.one_hot(values, self.width).float()

@@ -30,9 +30,14 @@ class Denoiser(nn.Module, ABC):
     The constructor takes plain values (among them `latent_dim`, and `conditions` if it can be conditioned), and
     `config` has them all, so that a checkpoint can build the denoiser again. A kind other than the default is in the
     config too, as `kind`.
+
+    Attributes:
+        config: the arguments of the constructor.
+        conditions: the embedding of its conditions, None if it has none.
     """
 
     config: dict[str, Any]
+    conditions: ConditionEmbedding | None
 
     @abstractmethod
     def forward(
@@ -51,11 +56,22 @@ class Denoiser(nn.Module, ABC):
         """
 
     @abstractmethod
-    def start_from(self, trained: Self) -> None:
-        """Copy the weights of a trained denoiser of the same size, which may have other conditions.
+    def add_always(self, of_atoms: Tensor, of_crystals: Tensor) -> None:
+        """Add (H,) to what it knows of each atom and (H,) to what it knows of each crystal, whatever the conditions."""
 
-        Without conditions, both then predict the same noise.
+    @torch.no_grad()
+    def start_from(self, trained: Self) -> None:
+        """Copy the weights of a trained denoiser of the same kind and size, which may have other conditions.
+
+        Without conditions, both then predict the same noise: conditions that mean the same in every model are copied,
+        and what the others add where they are not given is added always.
         """
+        weights = {k: v for k, v in trained.state_dict().items() if not k.startswith("conditions.")}
+        lacking, _ = self.load_state_dict(weights, strict=False)
+        assert all(name.startswith("conditions.") for name in lacking), lacking
+        if trained.conditions is not None:
+            copied = set() if self.conditions is None else self.conditions.copy_shared(trained.conditions)
+            self.add_always(*trained.conditions.sum_of_missing(trained.conditions.conditions.keys() - copied))
 
 
 class DiffusionTransformer(Denoiser):
@@ -101,21 +117,12 @@ class DiffusionTransformer(Denoiser):
             self.config["conditions"] = {name: dict(settings) for name, settings in conditions.items()}
 
     @torch.no_grad()
-    def start_from(self, trained: Self) -> None:
-        """Copy all weights but those of conditions, and of conditions what means the same in both.
-
-        What the other conditions of the trained denoiser add where they are not given becomes part of the biases.
-        """
-        weights = {k: v for k, v in trained.state_dict().items() if not k.startswith("conditions.")}
-        lacking, _ = self.load_state_dict(weights, strict=False)
-        assert all(name.startswith("conditions.") for name in lacking), lacking
-        if trained.conditions is not None:
-            shared = set() if self.conditions is None else self.conditions.copy_shared(trained.conditions)
-            of_atoms, of_crystals = trained.conditions.sum_of_missing(set(trained.conditions.conditions) - shared)
-            last = self.time_embedding[-1]
-            assert isinstance(last, nn.Linear)
-            self.embedding.bias.add_(of_atoms)
-            last.bias.add_(of_crystals)
+    def add_always(self, of_atoms: Tensor, of_crystals: Tensor) -> None:
+        """Add to the biases of the embedding of latents and of the embedding of time."""
+        last = self.time_embedding[-1]
+        assert isinstance(last, nn.Linear)
+        self.embedding.bias.add_(of_atoms)
+        last.bias.add_(of_crystals)
 
     def forward(
         self, x: Tensor, timestep: Tensor, num_atoms: Tensor, conditions: ConditionBatch = NO_CONDITIONS

@@ -132,7 +132,7 @@ class Generator(nn.Module, ABC):
             latents: (B, N, D) posterior means of the autoencoder, see `latents.encode`.
             num_atoms: (B,).
             generator: of steps and noise, on the CPU.
-            conditions: what the denoiser is told of the crystals.
+            conditions: those of the crystals, as far as the denoiser is given them.
         """
 
     @property

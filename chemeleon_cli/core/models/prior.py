@@ -32,7 +32,7 @@ class Proposal:
 
     Attributes:
         num_atoms: (B,).
-        requests: for each crystal, what the denoiser is to be told.
+        requests: for each crystal, what the denoiser is conditioned on.
         rows: (B,) which of the K combinations of oxidation states each has, where they were sampled; else None, and
             there is no probability to learn from.
     """

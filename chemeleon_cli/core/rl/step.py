@@ -97,10 +97,10 @@ class Settings:
 
 @dataclass(frozen=True)
 class Decision:
-    """A denoising step that is trained on, with what was true when it was drawn.
+    """A denoising step that is trained on, with what was true when it was sampled.
 
     Attributes:
-        transition: x, mean, std and x_next of the policy that drew it.
+        transition: x, mean, std and x_next of the policy that sampled it.
         log_prob: (G,) of x_next by that policy.
         base_mean: (G, N, D) the frozen base model's mean at the same x.
     """
@@ -327,7 +327,7 @@ def raw_reward(scores: Scores, weights: Sequence[float]) -> float:
 
 
 def _request(settings: Settings, generator: torch.Generator) -> Request:
-    """What a group is asked for: the first that its source of randomness decides."""
+    """What a group is asked for, which is the first thing that its source of randomness decides."""
     if not settings.conditions:
         return {}
     return settings.conditions[int(torch.randint(len(settings.conditions), (), generator=generator))] or {}
