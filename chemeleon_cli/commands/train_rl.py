@@ -64,7 +64,7 @@ def run(recipe: TrainRl, options: RunOptions, console: Console) -> None:
     loaded, model_meta = checkpoint.load(source, "ldm", fabric.device)
     model = cast(Generator, loaded)
     base = copy.deepcopy(model).requires_grad_(False)
-    if recipe.learn_draws:
+    if recipe.learn_prior:
         model.prior.learn()
     device = str(fabric.device)
     tools = build_tools(recipe.reward, find_model, base.vae, model_meta["data"]["path"], device)
@@ -77,7 +77,7 @@ def run(recipe: TrainRl, options: RunOptions, console: Console) -> None:
             f"sampler: found ddpm; {recipe.model} learned the std of its steps, and an update would change it unseen",
             "take sampler: ddim, whose std is fixed",
         )
-    model.chain(sampling)  # more steps than the model has: said before there is a run folder
+    model.chain(sampling)  # more steps than the model has: an error before there is a run folder
     for request in recipe.conditions:
         model.check_request(request or {})
     settings = step.Settings(
@@ -141,7 +141,7 @@ def judge(crystals: Crystals, reward: ReinforceReward, tools: Tools) -> tuple[Ca
 
 
 def validate(model: Generator, recipe: TrainRl, tools: Tools, sampling: Sampling) -> dict[str, float]:
-    """The raw reward of crystals drawn from the same noise every time, and how good they are otherwise."""
+    """The raw reward of crystals sampled from the same noise every time, and how good they are otherwise."""
     from chemeleon_cli.core.rl import step
 
     drawn = draw(model, recipe, sampling)

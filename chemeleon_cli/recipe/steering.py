@@ -49,16 +49,16 @@ class TrainRl(RunRecipe, SamplerSection):
     reward: Reward
     """What a crystal is worth."""
     conditions: list[dict[str, RequestedValue] | None] = []
-    """Sets of conditions such as `{band_gap: 3.0}`, as in `sample`; each group draws one of them, null asking for
-    nothing. Empty: nothing is asked for. Of a generator with `oxidation_states`, a group that asks for nothing draws
-    those of a training crystal; `{oxidation_states: null}` leaves them open."""
+    """Requests such as `{band_gap: 3.0}`, as in `sample`; each group takes one of them at random, and null asks for
+    nothing. Empty: nothing is asked for. If nothing is asked for, a generator with `oxidation_states` takes those of a
+    random training crystal; `{oxidation_states: null}` leaves them open."""
 
-    learn_draws: bool = True
-    """Of a generator with `oxidation_states`: learn, too, how often to draw which, from how groups of a step compare;
-    false: that stays as it is."""
+    learn_prior: bool = True
+    """For a generator with `oxidation_states`: also learn how often to propose which, from the mean rewards of the
+    groups of a step. False: as often as in the training set."""
 
     groups_per_step: Count = 5
-    """Groups of crystals drawn in one step; the crystals of a group have one number of atoms."""
+    """Groups of crystals generated in one step; the crystals of a group have one number of atoms."""
     group_reward_norm: bool = True
     """Compare a crystal with its own group (GRPO); false: with all crystals of the step (REINFORCE)."""
     num_group_samples: Count = 64
@@ -80,7 +80,7 @@ class TrainRl(RunRecipe, SamplerSection):
     """Noise that ddim adds at each step, in (0, 1]: without noise there is nothing to reinforce."""
 
     max_steps: Count = 200
-    """Steps: crystals are drawn, scored and learned from."""
+    """Steps; in each, crystals are generated, scored and learned from."""
     max_minutes: Positive | None = None
     """End after this many minutes, if that comes before `max_steps`; null: no limit."""
     learning_rate: Positive = 1e-4
