@@ -21,7 +21,7 @@ from chemeleon_cli.app import app
 from chemeleon_cli.core.chemeleon2 import convert
 from chemeleon_cli.core.chemeleon2.conditions import published_conditions
 from chemeleon_cli.core.chemeleon2.denoiser import Denoiser
-from chemeleon_cli.core.chemeleon2.generator import LatentDiffusion, learned_log_variance
+from chemeleon_cli.core.chemeleon2.latent_diffusion import LatentDiffusion, learned_log_variance
 from chemeleon_cli.core.chemeleon2.predictor import Predictor
 from chemeleon_cli.core.chemeleon2.vae import VAE
 from chemeleon_cli.core.conditions.base import ConditionBatch

@@ -45,7 +45,7 @@ class Condition(ABC):
     is_column: ClassVar[bool] = False
     """Whether it is a label of the data; if not, it follows from the crystal itself."""
     per_atom: ClassVar[bool] = False
-    """Whether it says something of each atom: its tensors are (B, N) and its features (B, N, F)."""
+    """Whether it describes each atom: its features are (B, N, F), of tensors (B, N); otherwise (B, F)."""
     same_in_every_model: ClassVar[bool] = False
     """Whether its features mean the same whatever a model was trained on, so that fine-tuning on other crystals keeps
     what a network has learned of it."""

@@ -24,7 +24,7 @@ CLASSES = {
     "chemeleon2": {
         "encoder": "chemeleon_cli.core.chemeleon2.vae:Encoder",
         "vae": "chemeleon_cli.core.chemeleon2.vae:VAE",
-        "ldm": "chemeleon_cli.core.chemeleon2.generator:LatentDiffusion",
+        "ldm": "chemeleon_cli.core.chemeleon2.latent_diffusion:LatentDiffusion",
         "predictor": "chemeleon_cli.core.chemeleon2.predictor:Predictor",
     },
 }

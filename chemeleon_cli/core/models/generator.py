@@ -1,7 +1,7 @@
 """What a generator of crystals is: a prior, a chain of denoising steps and a decoder, sampled one after the other.
 
 `Generator` is what sampling, reinforcement learning and scoring rely on. Ours is `latent_diffusion.LatentDiffusion`,
-the published one `chemeleon2.generator.LatentDiffusion`; `check.check_generator` tests any.
+the published one `chemeleon2.latent_diffusion.LatentDiffusion`; `check.check_generator` tests any.
 
 Legend: B crystals, N atoms padded, D latent width, S steps of the sampling chain.
 """
