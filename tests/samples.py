@@ -83,5 +83,5 @@ def rl_settings(**changes: Any) -> Any:
     from chemeleon_cli.core.rl.step import Settings
     from chemeleon_cli.recipe.steering import RlSection
 
-    recipe = RlSection().model_dump(exclude={"entropy_weight", "learn_draws"})
+    recipe = RlSection().model_dump(exclude={"entropy_weight", "learn_prior"})
     return Settings(**{**recipe, "normalize_fn": "std", "eps": 1e-4, **changes})

@@ -337,4 +337,4 @@ def test_two_devices_train_the_same_model_as_one(work: Path):
     a, b = (load_file(work / f"runs/on{d}/checkpoints/last/model.safetensors") for d in "12")
     for name in a:
         assert np.allclose(a[name], b[name], atol=1e-5), name
-    assert a["draw_weights"].abs().max() > 1e-5, "what is drawn was learned too"
+    assert a["draw_weights"].abs().max() > 1e-5, "the prior has learned too"

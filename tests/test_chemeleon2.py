@@ -19,12 +19,15 @@ from typer.testing import CliRunner
 
 from chemeleon_cli.app import app
 from chemeleon_cli.core.chemeleon2 import convert
-from chemeleon_cli.core.chemeleon2.conditions import Condition
+from chemeleon_cli.core.chemeleon2.conditions import published_conditions
 from chemeleon_cli.core.chemeleon2.denoiser import Denoiser
-from chemeleon_cli.core.chemeleon2.generator import LatentDiffusion, learned_log_variance
+from chemeleon_cli.core.chemeleon2.latent_diffusion import LatentDiffusion, learned_log_variance
 from chemeleon_cli.core.chemeleon2.predictor import Predictor
 from chemeleon_cli.core.chemeleon2.vae import VAE
+from chemeleon_cli.core.conditions.base import ConditionBatch
+from chemeleon_cli.core.conditions.composition import formula_unit
 from chemeleon_cli.core.data.crystals import Crystals, atom_mask, canonical
+from chemeleon_cli.core.models import latent_diffusion
 from chemeleon_cli.core.models.build import build
 from chemeleon_cli.core.models.generator import Sampling, sample_many
 from chemeleon_cli.core.scoring.context import ScoringContext
@@ -129,10 +132,17 @@ def test_golden_deterministic_chain(golden: Golden):
 
 
 def test_golden_conditions(golden: Golden):
-    denoiser = golden.model("ldm_conditional.ckpt").denoiser
-    y = denoiser.conditions({"band_gap": golden.expected["condition_band_gap"].tolist(), "composition": FORMULAS})
-    golden.compare(condition_embedding=torch.cat([y, denoiser.conditions.null(4)]))
-    guided = denoiser.guided(golden.x, torch.full((4,), 500), golden.num_atoms, y, 2.0)
+    ldm = golden.model("ldm_conditional.ckpt")
+    gaps = golden.expected["condition_band_gap"].tolist()
+    requests = [{"band_gap": gap, "composition": formula} for gap, formula in zip(gaps, FORMULAS, strict=True)]
+    units = torch.tensor([len(formula_unit(formula)) for formula in FORMULAS])
+    batch = ldm.encode_requests(requests, units)
+    y, null = ldm.denoiser.conditions(batch.values, 4), ldm.denoiser.conditions({}, 4)
+    golden.compare(condition_embedding=torch.cat([y, null]))
+    t = torch.full((4,), 500)
+    told = ldm.denoiser.raw(golden.x, t, golden.num_atoms, batch)
+    untold = ldm.denoiser.raw(golden.x, t, golden.num_atoms)
+    guided = untold + 2.0 * (told - untold)  # as published, of the variance channel too
     golden.compare(cfg2_denoiser_output_raw=torch.cat([guided, guided]))
 
 
@@ -272,13 +282,13 @@ def test_chains_are_spaced_as_published(made: Path):
     assert error.value.hint == "take one of 56, 59, 63"
 
 
-def test_train_ldm_does_not_go_on_from_a_published_generator(made: Path):
+def test_train_ldm_does_not_fine_tune_a_published_generator(made: Path):
     ours: LatentDiffusion = load(convert.read(made / "ldm.ckpt", convert.read(made / "vae.ckpt")))
-    with pytest.raises(UserError, match="train-ldm cannot go on with a published Chemeleon2 model"):
-        ours.going_on({}, {"4": 1})
+    with pytest.raises(UserError, match="train-ldm cannot fine-tune a published Chemeleon2 model"):
+        latent_diffusion.LatentDiffusion.fine_tuned_from(ours, {}, {"4": 1})
 
 
-def test_a_ddpm_step_draws_with_the_learned_std_within_its_bounds(made: Path):
+def test_a_ddpm_step_has_the_learned_std_within_its_bounds(made: Path):
     ours: LatentDiffusion = load(convert.read(made / "ldm.ckpt", convert.read(made / "vae.ckpt")))
     sampling, sizes = Sampling("ddpm", 20), torch.full((64,), 6)
     for step in ours.transitions(sizes, sampling, torch.Generator().manual_seed(0)):
@@ -341,7 +351,9 @@ def test_every_kind_of_condition(tmp_path: Path):
     conditions = ours.denoiser.conditions
     assert conditions is not None
     given = {"gap": [0.0, 3.0], "formula": ["SrTiO3", "SiO2"], "system": ["Li-Fe-P-O", "C-O"], "group": [0, 229]}
-    got = conditions(given)
+    requests = [{name: column[b] for name, column in given.items()} for b in range(2)]
+    batch = ours.encode_requests(requests, torch.tensor([5, 3]))
+    got = conditions(batch.values, 2)
     for b in range(2):
         fractions, present, one = torch.zeros(100), torch.zeros(100), torch.zeros(230)
         for element, amount in Composition(given["formula"][b]).fractional_composition.items():
@@ -358,11 +370,15 @@ def test_every_kind_of_condition(tmp_path: Path):
     for b in range(2):  # no condition is the null condition
         assert torch.allclose(ours.denoiser(x, t, n)[b], dit_by_hand(theirs, x[b], int(t[b]), 4, null)[0], atol=1e-5)
         wanted = dit_by_hand(theirs, x[b], int(t[b]), 4, got[b])[0]
-        assert torch.allclose(ours.denoiser(x, t, n, got)[b], wanted, atol=1e-5)
+        assert torch.allclose(ours.denoiser(x, t, n, batch)[b], wanted, atol=1e-5)
+    half = ConditionBatch({**batch.values, "gap": torch.tensor([0.0, torch.nan])})
+    assert torch.allclose(conditions(half.values, 2)[0], got[0]), "a missing value leaves its neighbours alone"
+    missing = {name: torch.full_like(v, torch.nan if v.is_floating_point() else 0) for name, v in batch.values.items()}
+    assert torch.allclose(conditions(missing, 2), null.expand(2, -1), atol=1e-6)
     crystals = ours.sample(torch.tensor([4, 2]), Sampling("ddim", 4), torch.Generator().manual_seed(0))
     assert crystals.num_atoms.tolist() == [4, 2]
-    one = Condition("float", 1, 8)  # a file without statistics
-    assert one.vector([2.5]).tolist() == [[2.5]]
+    one = published_conditions({"gap": {"kind": "float", "width": 1}})["gap"]  # a file without statistics
+    assert one.features(torch.tensor([2.5])).tolist() == [[2.5]]
 
 
 # --- files that cannot be read ----------------------------------------------------------------------------------------

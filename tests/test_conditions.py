@@ -1,4 +1,4 @@
-"""Conditions: what a model is told, what it answers for, and that a composition asked for is a composition obtained."""
+"""Conditions: from requests to tensors to samples, and that a composition asked for is the composition obtained."""
 
 import copy
 import csv
@@ -7,7 +7,7 @@ import io
 import itertools
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -20,27 +20,23 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from chemeleon_cli.app import app
-from chemeleon_cli.core.conditions.conditions import (
-    NOTHING,
-    Said,
-    assign_elements,
-    drop,
-    encode,
-    formula_unit,
-    unsaid,
-)
+from chemeleon_cli.core.conditions.base import NO_CONDITIONS, ConditionBatch, drop_conditions
+from chemeleon_cli.core.conditions.composition import formula_unit
+from chemeleon_cli.core.conditions.kinds import KINDS, fit_conditions, from_settings, to_settings
+from chemeleon_cli.core.conditions.requests import encode_requests
 from chemeleon_cli.core.data.dataset import Table, load_split
 from chemeleon_cli.core.data.limits import MAX_Z
-from chemeleon_cli.core.models.build import build
-from chemeleon_cli.core.models.denoiser import Denoiser
-from chemeleon_cli.core.models.generator import LatentDiffusion, Sampling, sample_many
-from chemeleon_cli.core.models.latents import elements_kept, learn
-from chemeleon_cli.core.models.latents import encode as encode_table
-from chemeleon_cli.core.models.vae import VAE
+from chemeleon_cli.core.models.build import DENOISERS, build
+from chemeleon_cli.core.models.denoiser import DiffusionTransformer
+from chemeleon_cli.core.models.generator import Sampling, sample_many
+from chemeleon_cli.core.models.latent_diffusion import LatentDiffusion
+from chemeleon_cli.core.models.latents import elements_kept, encode
+from chemeleon_cli.core.models.vae import VAE, assign_elements
 from chemeleon_cli.core.rl import step
 from chemeleon_cli.core.training import checkpoint
 from chemeleon_cli.errors import UserError
-from chemeleon_cli.recipe.models import Sample
+from chemeleon_cli.recipe.conditions import OF_CRYSTALS, ConditionSection
+from chemeleon_cli.recipe.models import LdmModel, Sample
 
 SMALL = {"hidden_dim": 32, "num_heads": 4, "encoder_layers": 1, "decoder_layers": 1, "latent_dim": 4}
 ELEMENTS = [3, 8, 11, 14, 17, 22, 26, 38]
@@ -51,6 +47,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "space_group": {"kind": "space_group", "known": [221, 225]},
     "phase": {"kind": "category", "known": ["a", "b"]},
 }
+CONDITIONS = from_settings(SETTINGS)
 SIZES = {"2": 3, "5": 1, "10": 2}
 SAMPLING = Sampling("ddim", 4, 1.0)
 
@@ -72,25 +69,25 @@ def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-# --- what is said, as numbers -----------------------------------------------------------------------------------------
+# --- requests as tensors ----------------------------------------------------------------------------------------------
 
 
-def test_what_is_wanted_becomes_numbers():
-    wanted = [
+def test_requests_become_tensors():
+    requests = [
         {"gap": 3.0, "composition": "SrTiO3", "space_group": 225, "phase": "b"},
         {"composition": "Sr2Ti2O6", "chemical_system": "Li - Fe-O", "gap": None},
     ]
-    said = encode(SETTINGS, wanted, torch.tensor([5, 10]))
-    assert said.values["gap"][0] == 3.0 and said.values["gap"][1].isnan()
-    assert said.values["composition"].tolist() == [[8, 8, 8, 22, 38, *[0] * 5], [*[8] * 6, 22, 22, 38, 38]]
-    assert said.numbers is said.values["composition"]
-    assert said.values["space_group"].tolist() == [225, 0]
-    assert said.values["phase"].tolist() == [2, 0]
-    assert said.values["chemical_system"].nonzero().tolist() == [[1, 3], [1, 8], [1, 26]]
+    batch = encode_requests(CONDITIONS, requests, torch.tensor([5, 10]))
+    assert batch.values["gap"][0] == 3.0 and batch.values["gap"][1].isnan()
+    assert batch.values["composition"].tolist() == [[8, 8, 8, 22, 38, *[0] * 5], [*[8] * 6, 22, 22, 38, 38]]
+    assert batch.numbers is batch.values["composition"]
+    assert batch.values["space_group"].tolist() == [225, 0]
+    assert batch.values["phase"].tolist() == [2, 0]
+    assert batch.values["chemical_system"].nonzero().tolist() == [[1, 3], [1, 8], [1, 26]]
 
 
 @pytest.mark.parametrize(
-    ("wanted", "words"),
+    ("refused", "words"),
     [
         ({"gpa": 3.0}, ["not trained for the condition 'gpa'", "gap (value)", "space_group", "did you mean 'gap'"]),
         ({"gap": "wide"}, ["gap: found 'wide'; expected a number"]),
@@ -109,9 +106,9 @@ def test_what_is_wanted_becomes_numbers():
         ({"composition": "Na7Cl4"}, ["11 atoms in a formula unit", "no such size fits"]),
     ],
 )
-def test_what_a_model_cannot_be_asked_for_is_said(wanted: dict[str, Any], words: list[str]):
+def test_a_request_that_a_model_cannot_take_is_an_error(refused: dict[str, Any], words: list[str]):
     with pytest.raises(UserError) as caught:
-        make().check(wanted)
+        make().check_request(refused)
     assert all(word in caught.value.message for word in words), caught.value.message
 
 
@@ -120,10 +117,10 @@ def test_a_model_without_conditions_has_none_of_it():
     assert not [name for name in model.state_dict() if "condition" in name]
     assert set(model.config["denoiser"]) == {"latent_dim", "hidden_dim", "num_blocks", "num_heads"}
     with pytest.raises(UserError, match="not trained for the condition 'composition'; it has no conditions"):
-        model.check({"composition": "NaCl"})
+        model.check_request({"composition": "NaCl"})
     generator = seeded()
     state = generator.get_state()
-    assert drop(NOTHING, {}, generator) == NOTHING
+    assert drop_conditions(NO_CONDITIONS, {}, generator) == NO_CONDITIONS
     assert torch.equal(generator.get_state(), state), "no random number is spent on it"
 
 
@@ -136,41 +133,42 @@ def test_a_formula_unit_is_the_smallest_and_sorted():
 # --- the network ------------------------------------------------------------------------------------------------------
 
 
-def said_of(count: int, size: int, **wanted: Any) -> Said:
-    return encode(SETTINGS, [wanted] * count, torch.full((count,), size))
+def batch_of(count: int, size: int, **request: Any) -> ConditionBatch:
+    return encode_requests(CONDITIONS, [request] * count, torch.full((count,), size))
 
 
-ASKED = {"gap": 3.0, "composition": "NaCl", "chemical_system": "Na-Cl", "space_group": 225, "phase": "a"}
+REQUEST = {"gap": 3.0, "composition": "NaCl", "chemical_system": "Na-Cl", "space_group": 225, "phase": "a"}
 
 
-@pytest.mark.parametrize("name", ASKED)
-def test_each_condition_is_heard_and_can_be_left_unsaid(name: str):
+@pytest.mark.parametrize("name", REQUEST)
+def test_each_condition_has_an_effect_and_can_be_missing(name: str):
     denoiser = make().denoiser
     x, t, n = torch.randn(3, 2, 4, generator=seeded()), torch.tensor([3, 50, 90]), torch.full((3,), 2)
-    said = said_of(3, 2, **{name: ASKED[name]})
-    nothing = denoiser(x, t, n)
-    assert not torch.allclose(denoiser(x, t, n, said), nothing, atol=1e-3)
-    assert torch.allclose(denoiser(x, t, n, Said(unsaid(said.values))), nothing, atol=1e-6)
+    batch = batch_of(3, 2, **{name: REQUEST[name]})
+    null = denoiser(x, t, n)
+    assert not torch.allclose(denoiser(x, t, n, batch), null, atol=1e-3)
+    assert torch.allclose(denoiser(x, t, n, batch.null()), null, atol=1e-6)
 
 
 def test_padding_and_neighbours_never_change_a_conditional_result():
     model = make()
     n = torch.tensor([2, 5])
-    wanted = [{"composition": "NaCl", "gap": 1.0}, {"composition": "SrTiO3", "phase": "b"}]
+    requests = [{"composition": "NaCl", "gap": 1.0}, {"composition": "SrTiO3", "phase": "b"}]
     x, t = torch.randn(2, 5, 4, generator=seeded()), torch.tensor([20, 70])
-    together = model.denoiser(x, t, n, model.say(wanted, n))
+    together = model.denoiser(x, t, n, model.encode_requests(requests, n))
     for b, size in enumerate(n.tolist()):
-        alone = model.denoiser(x[[b], :size], t[[b]], n[[b]], model.say([wanted[b]], n[[b]]))
+        alone = model.denoiser(x[[b], :size], t[[b]], n[[b]], model.encode_requests([requests[b]], n[[b]]))
         assert torch.allclose(alone[0], together[b, :size], atol=1e-5)
 
 
 def test_a_composition_tells_each_atom_its_element():
     """An atom's answer follows its own element more than that of another one of the same crystal."""
     torch.manual_seed(0)
-    denoiser = Denoiser(4, 32, 0, 4, {"composition": SETTINGS["composition"]})  # without blocks nothing is mixed
+    no_blocks = 0  # so that nothing is mixed between atoms
+    denoiser = DiffusionTransformer(4, 32, no_blocks, 4, {"composition": SETTINGS["composition"]})
     torch.nn.init.normal_(denoiser.head.weight)
     x, t, n = torch.zeros(1, 3, 4), torch.tensor([50]), torch.tensor([3])
-    a, b = (denoiser(x, t, n, Said({"composition": torch.tensor([[8, 22, z]])})) for z in (26, 38))
+    a, b = (denoiser(x, t, n, ConditionBatch({"composition": torch.tensor([[8, 22, z]])})) for z in (26, 38))
     assert (a - b)[0, 2].abs().max() > 1e-2
     assert torch.allclose(a[0, :2], b[0, :2], atol=1e-5), "the modulation is zero before training"
 
@@ -178,18 +176,18 @@ def test_a_composition_tells_each_atom_its_element():
 def test_guidance_is_the_null_plus_the_scaled_difference():
     model = make()
     x, t, n = torch.randn(4, 5, 4, generator=seeded()), torch.full((4,), 40), torch.full((4,), 5)
-    said = said_of(4, 5, composition="SrTiO3", gap=2.0, chemical_system="Sr-Ti-O")
-    told, null = model.denoiser(x, t, n, said), model.denoiser(x, t, n)
+    batch = batch_of(4, 5, composition="SrTiO3", gap=2.0, chemical_system="Sr-Ti-O")
+    told, null = model.denoiser(x, t, n, batch), model.denoiser(x, t, n)
     for scale in (0.0, 0.5, 3.0):
-        assert torch.allclose(model.noise(x, t, n, said, scale), null + scale * (told - null), atol=1e-5)
-    assert torch.equal(model.noise(x, t, n, said, 1.0), told)
-    assert torch.equal(model.noise(x, t, n, NOTHING, 3.0), null)
+        assert torch.allclose(model.guided_noise(x, t, n, batch, scale), null + scale * (told - null), atol=1e-5)
+    assert torch.equal(model.guided_noise(x, t, n, batch, 1.0), told)
+    assert torch.equal(model.guided_noise(x, t, n, NO_CONDITIONS, 3.0), null)
 
 
 def test_conditions_are_dropped_each_on_its_own():
-    said = said_of(4000, 2, **ASKED)
+    batch = batch_of(4000, 2, **REQUEST)
     rates = {"gap": 0.2, "composition": 0.5, "chemical_system": 0.0, "space_group": 1.0, "phase": 0.2}
-    left = drop(said, rates, seeded())
+    left = drop_conditions(batch, rates, seeded())
     gone = {
         "gap": left.values["gap"].isnan(),
         "composition": (left.values["composition"] == 0).all(1),
@@ -199,27 +197,27 @@ def test_conditions_are_dropped_each_on_its_own():
         assert dropped.float().mean().item() == pytest.approx(rates[name], abs=0.03)
     both = (gone["gap"] & gone["composition"]).float().mean().item()
     assert both == pytest.approx(0.2 * 0.5, abs=0.02)
-    assert torch.equal(left.values["chemical_system"], said.values["chemical_system"])
+    assert torch.equal(left.values["chemical_system"], batch.values["chemical_system"])
     assert not left.values["space_group"].any()
 
 
 def test_a_condition_is_learned():
-    """Latents that are a sign times one: told the sign, the model draws it; told nothing, it draws both."""
+    """Latents that are a sign times one: told the sign, the model samples it; told nothing, it samples both."""
     model = make({"sign": {"kind": "value", "mean": 0.0, "std": 1.0}}, {"2": 1}, beta_end=0.2)  # noise at the end
     optimizer = torch.optim.AdamW(model.denoiser.parameters(), lr=3e-3)
     n, generator = torch.full((64,), 2), seeded(1)
     for _ in range(250):
         sign = torch.randint(2, (64,), generator=generator) * 2.0 - 1
         x = sign.view(-1, 1, 1) + 0.1 * torch.randn(64, 2, 4, generator=generator)
-        loss = model.loss(x, n, generator, drop(Said({"sign": sign}), {"sign": 0.3}, generator))
+        loss = model.loss(x, n, generator, drop_conditions(ConditionBatch({"sign": sign}), {"sign": 0.3}, generator))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     means = {}
-    for wanted in (-1.0, 1.0, None):
-        said = model.say([{"sign": wanted}] * 64, n)
-        *_, last = model.transitions(n, Sampling("ddim", 20), seeded(2), said)
-        means[wanted] = last.x_next.mean((1, 2))
+    for sign in (-1.0, 1.0, None):
+        batch = model.encode_requests([{"sign": sign}] * 64, n)
+        *_, last = model.transitions(n, Sampling("ddim", 20), seeded(2), batch)
+        means[sign] = last.x_next.mean((1, 2))
     assert (means[-1.0] < 0).float().mean() > 0.9
     assert (means[1.0] > 0).float().mean() > 0.9
     assert 0.2 < (means[None] > 0).float().mean() < 0.8
@@ -257,26 +255,26 @@ def test_assigned_elements_are_exact_whatever_the_decoder_says():
 def test_a_composition_asked_for_is_the_one_obtained():
     model = make()
     for formula, sizes in {"SrTiO3": {5, 10}, "NaCl": {2, 10}, "Fe2O3": {5, 10}}.items():
-        num_atoms = model.draw_sizes(40, seeded(), {"composition": formula})
+        num_atoms = model.prior.propose_sizes(40, seeded(), {"composition": formula})
         assert set(num_atoms.tolist()) == sizes
-        wanted = [{"composition": formula}] * 40
+        requests = [{"composition": formula}] * 40
         for guidance in (1.0, 2.0):
             sampling = Sampling("ddim", 3, 1.0, guidance)
-            for rows, crystals in sample_many(model, num_atoms, sampling, seeded(), 16, wanted):
+            for rows, crystals in sample_many(model, num_atoms, sampling, seeded(), 16, requests):
                 for numbers, n in zip(crystals.numbers.tolist(), num_atoms[rows].tolist(), strict=True):
                     assert sorted(numbers)[-n:] == sorted(formula_unit(formula) * (n // len(formula_unit(formula))))
-    assert model.draw_sizes(9, seeded(), {"composition": "SrTiO3"}, z=2).unique().tolist() == [10]
+    assert model.prior.propose_sizes(9, seeded(), {"composition": "SrTiO3"}, z=2).unique().tolist() == [10]
     with pytest.raises(UserError, match="times z = 3"):
-        model.draw_sizes(1, seeded(), {"composition": "SrTiO3"}, z=3)
+        model.prior.propose_sizes(1, seeded(), {"composition": "SrTiO3"}, z=3)
     with pytest.raises(UserError, match="no composition"):
-        model.draw_sizes(1, seeded(), {}, z=3)
+        model.prior.propose_sizes(1, seeded(), {}, z=3)
 
 
-def test_sizes_without_a_composition_are_drawn_as_ever():
+def test_sizes_without_a_composition_are_those_of_the_training_set():
     model = make()
     weights = torch.tensor([3.0, 1.0, 2.0])
     rows = torch.multinomial(weights, 50, replacement=True, generator=seeded(4))
-    assert model.draw_sizes(50, seeded(4)).tolist() == torch.tensor([2, 5, 10])[rows].tolist()
+    assert model.prior.propose_sizes(50, seeded(4)).tolist() == torch.tensor([2, 5, 10])[rows].tolist()
 
 
 # --- from tables ------------------------------------------------------------------------------------------------------
@@ -301,7 +299,7 @@ def table(tmp_path: Path) -> Table:
     return found
 
 
-KINDS = {
+COLUMNS = {
     "gap": "value",
     "layers": "category",
     "phase": "category",
@@ -312,38 +310,41 @@ KINDS = {
 
 
 def test_conditions_are_read_from_a_table(table: Table):
-    settings = learn(table, KINDS)
+    conditions = fit_conditions(table, COLUMNS)
+    settings = to_settings(conditions)
     gaps = np.array([5.0, 3.5, 3.2, 3.0, 1.1, 0.0])
     assert settings["gap"] == {"kind": "value", "mean": pytest.approx(gaps.mean()), "std": pytest.approx(gaps.std())}
     assert settings["phase"]["known"] == ["blende", "rock"]
     assert settings["layers"]["known"] == ["1", "2", "3"]
     assert {194, 216, 221, 225, 227, 136} <= set(settings["space_group"]["known"])
-    latents = encode_table(VAE(**SMALL).eval(), table, 4, json.loads(json.dumps(settings)))
+    read = from_settings(json.loads(json.dumps(settings)))
+    assert read == conditions
+    latents = encode(VAE(**SMALL).eval(), table, 4, read)
     rows = torch.tensor([table.ids.index(f"m-{i}") for i in (0, 2, 7)])
-    said = latents.said(rows)
-    assert said.values["space_group"][:2].tolist() == [225, 221]
-    assert said.values["phase"].tolist() == [2, 0, 1]
-    assert said.values["gap"][:2].tolist() == [5.0, pytest.approx(3.2)] and said.values["gap"][2].isnan()
+    batch = latents.conditions_of(rows)
+    assert batch.values["space_group"][:2].tolist() == [225, 221]
+    assert batch.values["phase"].tolist() == [2, 0, 1]
+    assert batch.values["gap"][:2].tolist() == [5.0, pytest.approx(3.2)] and batch.values["gap"][2].isnan()
     _, num_atoms = latents.batch(rows)
-    numbers = said.values["composition"]
+    numbers = batch.values["composition"]
     assert numbers.shape == (3, int(num_atoms.max()))
     for row, structure, n in zip(numbers.tolist(), table.structures(rows), num_atoms.tolist(), strict=True):
         assert row[:n] == sorted(structure.atomic_numbers), "canonical order is by atomic number"
-    assert [set(v.nonzero().flatten().tolist()) for v in said.values["chemical_system"]] == [
+    assert [set(v.nonzero().flatten().tolist()) for v in batch.values["chemical_system"]] == [
         set(s.atomic_numbers) for s in table.structures(rows)
     ]
 
 
-def test_what_the_train_split_does_not_have_is_not_said(table: Table):
+def test_what_the_train_split_does_not_have_is_missing(table: Table):
     some = table.select(torch.arange(5))
-    settings = learn(some, {name: KINDS[name] for name in ("composition", "chemical_system", "space_group")})
-    labels = encode_table(VAE(**SMALL).eval(), table, 4, settings).labels
+    conditions = fit_conditions(some, {name: name for name in ("composition", "chemical_system", "space_group")})
+    labels = encode(VAE(**SMALL).eval(), table, 4, conditions).labels
     elements = set(some.numbers.tolist())
     known = torch.tensor([set(s.atomic_numbers) <= elements for s in table.structures()])
     assert known[:5].all() and not known.all()
     for name in ("composition", "chemical_system"):
         assert torch.equal(labels[name].any(1), known)
-    assert set(labels["space_group"].tolist()) - {0} == set(settings["space_group"]["known"])
+    assert set(labels["space_group"].tolist()) - {0} == set(conditions["space_group"].known)  # type: ignore[attr-defined]
     assert torch.equal(labels["space_group"] == 0, ~torch.isin(table.space_groups, some.space_groups))
 
 
@@ -353,19 +354,19 @@ def test_a_name_that_looks_like_nothing_is_a_name(table: Table):
     named = load_split(table.path.parent, "train")
     assert named is not None
     assert {"NA", "nan"} <= set(named.ids)
-    assert learn(named, {"phase": "category"})["phase"]["known"] == ["blende", "rock"]
+    assert fit_conditions(named, {"phase": "category"})["phase"].settings["known"] == ["blende", "rock"]
 
 
 def test_a_table_without_the_labels_is_an_error(table: Table):
     for name, kind in {"none": "value", "nothing": "category"}.items():
         with pytest.raises(UserError, match=name):
-            learn(table, {name: kind})
+            fit_conditions(table, {name: kind})
 
 
 # --- reinforcement learning -------------------------------------------------------------------------------------------
 
 
-def test_a_group_and_its_base_are_asked_for_the_same():
+def test_a_group_and_its_base_share_a_request():
     model = make()
     sets = [{"composition": "NaCl", "gap": 2.0}, None]
     settings = rl_settings(num_group_samples=4, trajectory_steps=3, conditions=sets)
@@ -373,10 +374,10 @@ def test_a_group_and_its_base_are_asked_for_the_same():
     for seed in range(8):
         group = step.rollout_group(model, copy.deepcopy(model), settings, SAMPLING, seeded(seed))
         numbers = group.crystals.numbers
-        if group.said.values:
-            assert group.said.values["gap"].tolist() == [2.0] * 4
-            assert (numbers.sort(1).values == group.said.numbers).all()
-        seen.add(bool(group.said.values))
+        if group.conditions.values:
+            assert group.conditions.values["gap"].tolist() == [2.0] * 4
+            assert (numbers.sort(1).values == group.conditions.numbers).all()
+        seen.add(bool(group.conditions.values))
         for decision in group.decisions:
             assert torch.equal(decision.base_mean, decision.transition.mean)
     assert seen == {True, False}
@@ -399,6 +400,10 @@ def test_the_first_update_on_a_conditional_model_sees_ratios_of_one(tmp_path: Pa
 
 @pytest.fixture
 def published() -> Any:
+    return make_published()
+
+
+def make_published() -> Any:
     torch.manual_seed(0)
     shape = {"hidden_dim": 32, "num_heads": 4, "feedforward": 32}
     stack = {**shape, "num_layers": 1}
@@ -433,38 +438,40 @@ def published() -> Any:
     return model
 
 
-def test_published_conditions_are_said_like_ours(published: Any):
-    wanted = {"gap": 3.0, "composition": "SrTiO3", "chemical_system": "Sr-Ti-O", "phase": 2}
+def test_published_conditions_are_requested_like_ours(published: Any):
+    request = {"gap": 3.0, "composition": "SrTiO3", "chemical_system": "Sr-Ti-O", "phase": 2}
     n = torch.tensor([5, 5])
-    said = published.say([wanted] * 2, n)
-    raw = {"gap": [3.0] * 2, "formula": ["SrTiO3"] * 2, "chemical_system": ["Sr-Ti-O"] * 2, "phase": [2, 2]}
-    assert torch.allclose(
-        published.denoiser.conditions.read(said.values), published.denoiser.conditions(raw), atol=1e-6
-    )
+    batch = published.encode_requests([request] * 2, n)
+    features = {name: c.features(batch.values[name])[0] for name, c in published.conditions.items()}
+    assert features["gap"].tolist() == [pytest.approx((3.0 - 0.8) / 1.4)]
+    fractions = {z: pytest.approx(share) for z, share in ((8, 0.6), (22, 0.2), (38, 0.2))}
+    assert {z: share for z, share in enumerate(features["formula"].tolist()) if share} == fractions
+    assert features["chemical_system"].nonzero().flatten().tolist() == [8, 22, 38]
+    assert features["phase"].tolist() == [0, 0, 1]
     for guidance in (1.0, 2.0):
-        crystals = published.sample(n, Sampling("ddim", 4, 1.0, guidance), seeded(), said)
+        crystals = published.sample(n, Sampling("ddim", 4, 1.0, guidance), seeded(), batch)
         assert crystals.numbers.sort(1).values.tolist() == [[8, 8, 8, 22, 38]] * 2
     for wrong, words in {
         "gap": "all together; formula, chemical_system, phase is not given",
         "band_gap": "not trained for the condition 'band_gap'",
     }.items():
         with pytest.raises(UserError, match=words):
-            published.say([{wrong: 3.0}], n[:1])
+            published.encode_requests([{wrong: 3.0}], n[:1])
     with pytest.raises(UserError, match="knows no Au"):  # Z = 79: no class of the decoder
-        published.say([{**wanted, "composition": "Au"}], n[:1])
+        published.encode_requests([{**request, "composition": "Au"}], n[:1])
 
 
 def test_guidance_of_a_published_model_is_of_the_noise_alone(published: Any):
-    wanted = {"gap": 3.0, "composition": "SrTiO3", "chemical_system": "Sr-Ti-O", "phase": 2}
+    request = {"gap": 3.0, "composition": "SrTiO3", "chemical_system": "Sr-Ti-O", "phase": 2}
     n, x = torch.tensor([5]), torch.randn(1, 5, 4, generator=seeded())
-    said = published.say([wanted], n)
+    batch = published.encode_requests([request], n)
     chain = published.chain(Sampling("ddpm", 10))
 
-    def step(guidance: float, what: Said = said) -> tuple[Tensor, Tensor]:
+    def step(guidance: float, what: ConditionBatch = batch) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
             return published.step(x, 5, n, chain, Sampling("ddpm", 10, 1.0, guidance), what)
 
-    (told, std), (null, _), (guided, guided_std) = step(1.0), step(1.0, NOTHING), step(3.0)
+    (told, std), (null, _), (guided, guided_std) = step(1.0), step(1.0, NO_CONDITIONS), step(3.0)
     assert torch.allclose(guided, null + 3 * (told - null), atol=1e-4)
     assert torch.equal(guided_std, std)
 
@@ -495,7 +502,7 @@ def test_crystals_beyond_the_sizes_of_the_model_are_left_out(tmp_path: Path, mon
         draw_like([large])
 
 
-def test_an_element_that_the_model_does_not_know_is_said_before_the_drawing(
+def test_an_element_that_the_model_does_not_know_is_an_error_before_sampling(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(tmp_path)
@@ -505,22 +512,23 @@ def test_an_element_that_the_model_does_not_know_is_said_before_the_drawing(
         draw_like([salt, fluoride])
 
 
-@pytest.mark.parametrize("conditions", [{}, SETTINGS])
-def test_a_generator_goes_on_as_it_was(conditions: dict[str, Any]):
-    source = make(None)
+@pytest.mark.parametrize("settings", [{}, SETTINGS])
+def test_fine_tuning_starts_from_the_same_noise_predictions(settings: dict[str, Any]):
+    source, conditions = make(None), from_settings(settings)
     source.latent_std.fill_(2.0)
-    other = source.going_on(conditions, {"4": 1})
+    other = LatentDiffusion.fine_tuned_from(source, conditions, {"4": 1})
     x, t, n = torch.randn(2, 5, 4, generator=seeded()), torch.tensor([3, 60]), torch.tensor([5, 5])
-    assert torch.equal(other.denoiser(x, t, n), source.denoiser(x, t, n))  # nothing is said, so nothing is added
+    assert torch.equal(other.denoiser(x, t, n), source.denoiser(x, t, n))  # the vectors of missing conditions are zero
     assert torch.equal(other.decode(x, n).lattice, source.decode(x, n).lattice)
-    assert set(other.draw_sizes(20, seeded()).tolist()) == {4}
+    assert set(other.prior.propose_sizes(20, seeded()).tolist()) == {4}
     assert other.conditions == conditions
 
 
-def test_what_a_generator_could_be_asked_for_is_learned_anew():
+def test_fine_tuning_learns_values_anew():
     source = make(SETTINGS)
-    other = source.going_on({"gap": {"kind": "value", "mean": 3.0, "std": 1.0}}, SIZES)
-    assert other.conditions["gap"]["mean"] == 3.0 and list(other.conditions) == ["gap"]
+    conditions = from_settings({"gap": {"kind": "value", "mean": 3.0, "std": 1.0}})
+    other = LatentDiffusion.fine_tuned_from(source, conditions, SIZES)
+    assert other.conditions == conditions
     weights, before = other.denoiser.state_dict(), source.denoiser.state_dict()
     assert all(torch.equal(weights[k], before[k]) for k in weights if k.startswith("transformer."))
 
@@ -534,7 +542,21 @@ def test_the_share_of_atoms_that_keep_their_element_is_counted(tmp_path: Path):
     rows = torch.arange(len(table))
     oxygen = sum(s.composition["O"] for s in table.structures()) / sum(len(s) for s in table.structures())
     assert 0 < oxygen < 1
-    assert elements_kept(vae, encode_table(vae, table, 4), rows) == pytest.approx(oxygen)
+    assert elements_kept(vae, encode(vae, table, 4), rows) == pytest.approx(oxygen)
+
+
+# --- recipes ----------------------------------------------------------------------------------------------------------
+
+
+def test_recipes_know_every_kind_of_condition():
+    """Recipes are read without torch, so they list the kinds themselves."""
+    assert get_args(ConditionSection.model_fields["kind"].annotation) == tuple(KINDS)
+    assert tuple(kind for kind, condition in KINDS.items() if not condition.is_column) == OF_CRYSTALS
+    assert [condition.kind for condition in KINDS.values()] == list(KINDS)
+
+
+def test_recipes_know_every_kind_of_denoiser():
+    assert get_args(LdmModel.model_fields["kind"].annotation) == tuple(DENOISERS)
 
 
 # --- the command line -------------------------------------------------------------------------------------------------

@@ -200,7 +200,7 @@ def test_a_chain_kept_on_the_cpu_serves_crystals_on_a_gpu() -> None:
 
 def test_training_draws_most_noise_levels_as_edm_and_some_anywhere():
     schedule = Schedule.linear()
-    rows = schedule.draw(20_000, torch.Generator().manual_seed(0))
+    rows = schedule.random_rows(20_000, torch.Generator().manual_seed(0))
     ratio = ((1 - schedule.alphas_cumprod) / schedule.alphas_cumprod).sqrt().log()
     for at in (-1.7, -0.5, 0.7, 3.0):
         below = int((ratio < at).sum())

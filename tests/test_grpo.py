@@ -11,11 +11,11 @@ from torch.distributions import Normal, kl_divergence
 
 from chemeleon_cli.core.rl.grpo import (
     clipped_loss,
-    draw_advantage,
     gaussian_kl,
     group_advantage,
     inner_batches,
     log_prob,
+    prior_advantage,
 )
 
 REDUCES = pytest.mark.parametrize("reduce", ["sum", "mean"])
@@ -144,12 +144,12 @@ def test_what_a_group_drew_is_judged_by_its_mean_among_the_groups():
         [2.0, (0 + mean) / 2, mean, (0 + 6) / 2], dtype=torch.float64
     )  # an impossible one: the worst, 0
     expected = (means - means.mean()) / (means.std(correction=0) + 1e-4)
-    assert draw_advantage(total, impossible, 2).tolist() == pytest.approx(expected.tolist())
+    assert prior_advantage(total, impossible, 2).tolist() == pytest.approx(expected.tolist())
     lost = torch.tensor([False, False, True, True])
-    assert draw_advantage(torch.tensor([1.0, 2.0, NAN, NAN]), lost, 2).tolist() == pytest.approx([1, -1], abs=1e-3)
+    assert prior_advantage(torch.tensor([1.0, 2.0, NAN, NAN]), lost, 2).tolist() == pytest.approx([1, -1], abs=1e-3)
     for nothing in (torch.full((4,), NAN), torch.ones(4)):
-        assert draw_advantage(nothing, lost & False, 2).tolist() == [0, 0]
-    assert draw_advantage(torch.ones(4), ~lost | lost, 2).tolist() == [0, 0]
+        assert prior_advantage(nothing, lost & False, 2).tolist() == [0, 0]
+    assert prior_advantage(torch.ones(4), ~lost | lost, 2).tolist() == [0, 0]
 
 
 def surrogate(new: Tensor, old: Tensor, advantage: Tensor, clip: float) -> Tensor:

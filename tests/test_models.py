@@ -16,7 +16,8 @@ from chemeleon_cli.core.data.batches import augment, deform
 from chemeleon_cli.core.data.crystals import Crystals, canonical
 from chemeleon_cli.core.data.dataset import load_split, parse_canonical
 from chemeleon_cli.core.data.limits import MAX_Z
-from chemeleon_cli.core.models.generator import LatentDiffusion, Sampling, sample_many
+from chemeleon_cli.core.models.generator import Sampling, sample_many
+from chemeleon_cli.core.models.latent_diffusion import LatentDiffusion
 from chemeleon_cli.core.models.latents import encode
 from chemeleon_cli.core.models.predictor import Predictor
 from chemeleon_cli.core.models.vae import VAE, Decoded, cell_features, cell_from_features
@@ -263,7 +264,7 @@ def test_sampling_is_seeded_and_eta_zero_is_deterministic(ldm: LatentDiffusion):
     assert [s.index for s in steps] == list(range(9, -1, -1))
 
 
-def test_transitions_are_draws_of_the_stated_gaussian(ldm: LatentDiffusion):
+def test_transitions_are_samples_of_the_stated_gaussian(ldm: LatentDiffusion):
     sizes = torch.full((256,), 8)
     for step in ldm.transitions(sizes, Sampling("ddpm", 5), torch.Generator().manual_seed(0)):
         if step.index:
@@ -273,7 +274,7 @@ def test_transitions_are_draws_of_the_stated_gaussian(ldm: LatentDiffusion):
 
 
 def test_sizes_are_drawn_with_the_frequencies_of_the_training_set(ldm: LatentDiffusion):
-    drawn = ldm.draw_sizes(6000, torch.Generator().manual_seed(0))
+    drawn = ldm.prior.propose_sizes(6000, torch.Generator().manual_seed(0))
     for size, weight in SIZES.items():
         assert (drawn == int(size)).float().mean().item() == pytest.approx(weight / 6, abs=0.03)
 
@@ -294,7 +295,7 @@ def test_the_loss_is_that_of_the_noise_of_real_atoms(ldm: LatentDiffusion):
     latents, num_atoms = torch.randn(3, 8, 4), torch.tensor([2, 5, 8])
     got = ldm.loss(latents, num_atoms, torch.Generator().manual_seed(4)).item()
     generator = torch.Generator().manual_seed(4)
-    t = ldm.schedule.draw(3, generator)
+    t = ldm.schedule.random_rows(3, generator)
     noise = torch.randn(3, 8, 4, generator=generator)
     errors = []
     for b, n in enumerate(num_atoms.tolist()):

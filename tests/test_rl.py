@@ -12,7 +12,8 @@ from samples import rl_settings
 from torch import Tensor
 
 from chemeleon_cli.core.data.crystals import Crystals
-from chemeleon_cli.core.models.generator import LatentDiffusion, Sampling
+from chemeleon_cli.core.models.generator import Sampling
+from chemeleon_cli.core.models.latent_diffusion import LatentDiffusion
 from chemeleon_cli.core.rl import grpo, step
 from chemeleon_cli.core.training.trainer import Run
 from chemeleon_cli.core.training.trainer import Settings as TrainSettings

@@ -15,7 +15,7 @@ from rich.console import Console
 from samples import perovskite, rock_salt, zinc_blende
 
 from chemeleon_cli.commands import score
-from chemeleon_cli.core.models.generator import LatentDiffusion
+from chemeleon_cli.core.models.latent_diffusion import LatentDiffusion
 from chemeleon_cli.core.models.predictor import Predictor
 from chemeleon_cli.core.rewards import Matching, ReinforceReward
 from chemeleon_cli.core.scoring.candidates import Candidates

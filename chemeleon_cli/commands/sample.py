@@ -1,9 +1,9 @@
-"""`chemeleon sample`: draw crystals from a generator."""
+"""`chemeleon sample`: sample crystals from a generator."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from chemeleon_cli.commands import runs
 from chemeleon_cli.core.paths import check_writable
@@ -15,12 +15,13 @@ if TYPE_CHECKING:
     from rich.console import Console
     from torch import Tensor
 
-    from chemeleon_cli.core.models.generator import LatentDiffusion
+    from chemeleon_cli.core.conditions.base import Request
+    from chemeleon_cli.core.models.generator import Generator
     from chemeleon_cli.recipe.models import Sample
 
 
 def run(recipe: Sample, overwrite: bool, console: Console) -> None:
-    """Write crystals to a file, in the order of a seeded draw of sizes; all of them, the impossible too.
+    """Write crystals to a file, all of them, the impossible too.
 
     A crystal whose cell cannot exist at all has no place in a file format; it is counted and left out.
     """
@@ -31,36 +32,37 @@ def run(recipe: Sample, overwrite: bool, console: Console) -> None:
     from chemeleon_cli.core.training import checkpoint
     from chemeleon_cli.sources.files import write_crystals, writer_for
 
-    writer_for(Path(recipe.out))  # a name that cannot be written is said before the work
+    writer_for(Path(recipe.out))  # a name that cannot be written is an error before the work
     check_writable(Path(recipe.out), overwrite)
     device = runs.find_device(recipe.device)
     loaded, _ = checkpoint.load(find_model(recipe.model, "ldm"), "ldm", device)
-    model = cast("LatentDiffusion", loaded)
+    model = cast("Generator", loaded)
     set_precision(model, recipe.precision)
     sampling = Sampling(recipe.sampler, recipe.sampling_steps, recipe.eta, recipe.guidance)
     generator = torch.Generator().manual_seed(recipe.seed)
     if recipe.like is not None:
-        names, sizes, wanted = _like(recipe.like, recipe, model, console)
+        names, sizes, requests = _like(recipe.like, recipe, model, console)
     else:
-        sizes, wanted = model.draw(recipe.num_samples, generator, recipe.conditions, recipe.z)
+        proposal = model.prior.propose(recipe.num_samples, generator, recipe.conditions, recipe.z)
+        sizes, requests = proposal.num_atoms, proposal.requests
         names = [f"gen-{i:05d}" for i in range(len(sizes))]
-    drawn: dict[int, Structure] = {}
-    with console.status(f"drawing {len(sizes)} crystals"):
-        for rows, crystals in sample_many(model, sizes, sampling, generator, recipe.batch_size, wanted):
+    made: dict[int, Structure] = {}
+    with console.status(f"sampling {len(sizes)} crystals"):
+        for rows, crystals in sample_many(model, sizes, sampling, generator, recipe.batch_size, requests):
             real = crystals.lattice.isfinite().flatten(1).all(1)
             kept = rows[real].tolist()
-            drawn.update(zip(kept, crystals[real.nonzero().flatten()].to_structures(), strict=True))
-    ids = sorted(drawn)
+            made.update(zip(kept, crystals[real.nonzero().flatten()].to_structures(), strict=True))
+    ids = sorted(made)
     if len(ids) < len(sizes):
         lost = len(sizes) - len(ids)
         console.print(f"[yellow]{lost} have no possible cell and cannot be written[/]; shares by score are of the rest")
-    write_crystals(Path(recipe.out), [drawn[i] for i in ids], [names[i] for i in ids])
+    write_crystals(Path(recipe.out), [made[i] for i in ids], [names[i] for i in ids])
     console.print(f"{len(ids)} crystals written to {recipe.out}", highlight=False)
 
 
 def _like(
-    file: str, recipe: Sample, model: LatentDiffusion, console: Console
-) -> tuple[list[str], Tensor, list[dict[str, Any]]]:
+    file: str, recipe: Sample, model: Generator, console: Console
+) -> tuple[list[str], Tensor, list[Request]]:
     """Names, sizes and conditions of crystals with the compositions of those in a file, in their primitive cells.
 
     The k-th crystal for `mp-1` is named `mp-1-k`.
@@ -73,9 +75,8 @@ def _like(
     from chemeleon_cli.core.data.crystals import canonical
     from chemeleon_cli.sources.files import read_crystals
 
-    trained = [int(size) for size in model.config["sizes"]]
-    low, high = min(trained), max(trained)
-    names, sizes, wanted, unfit, beyond = [], [], [], 0, 0
+    low, high = min(model.prior.sizes), max(model.prior.sizes)
+    names, sizes, requests, unfit, beyond = [], [], [], 0, 0
     for row in read_crystals(file):
         try:
             structure = None if row.structure is None else canonical(row.structure)
@@ -88,14 +89,14 @@ def _like(
         if not low <= size <= high:
             beyond += 1
             continue
-        asked = {**recipe.conditions, "composition": structure.composition.formula.replace(" ", "")}
+        request = {**recipe.conditions, "composition": structure.composition.formula.replace(" ", "")}
         try:
-            model.say([asked], torch.tensor([size]))
+            model.encode_requests([request], torch.tensor([size]))
         except UserError as error:
             raise UserError(f"{file}, {row.id}: {error.message}", error.hint) from None
         names += [f"{row.id}-{k}" for k in range(recipe.num_samples)]
         sizes += [size] * recipe.num_samples
-        wanted += [asked] * recipe.num_samples
+        requests += [request] * recipe.num_samples
     reasons = {"cannot be read": unfit, f"have sizes that the model was not trained on ({low} to {high} atoms)": beyond}
     lost = [f"{count} crystals of {file} {reason}" for reason, count in reasons.items() if count]
     if not names:
@@ -103,4 +104,4 @@ def _like(
         raise UserError(f"{found}; none is left", "`like` takes CIF, extxyz, CSV or json.gz")
     for line in lost:
         console.print(f"[yellow]{line} and are left out[/]", highlight=False)
-    return names, torch.tensor(sizes), wanted
+    return names, torch.tensor(sizes), requests

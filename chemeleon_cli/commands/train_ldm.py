@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from chemeleon_cli.core.data.dataset import Table
-    from chemeleon_cli.core.models.generator import LatentDiffusion
+    from chemeleon_cli.core.models.generator import Generator
+    from chemeleon_cli.core.models.latent_diffusion import LatentDiffusion
     from chemeleon_cli.core.models.latents import Latents
     from chemeleon_cli.recipe.base import RunOptions
     from chemeleon_cli.recipe.models import TrainLdm
@@ -29,10 +30,11 @@ def run(recipe: TrainLdm, options: RunOptions, console: Console) -> None:
     """Train a denoiser on a frozen VAE; ends with a report on samples."""
     import torch
 
-    from chemeleon_cli.core.conditions.conditions import drop
+    from chemeleon_cli.core.conditions.base import drop_conditions
+    from chemeleon_cli.core.conditions.kinds import fit_conditions, to_settings
     from chemeleon_cli.core.data.batches import BatchOrder
-    from chemeleon_cli.core.models.generator import LatentDiffusion
-    from chemeleon_cli.core.models.latents import encode, learn
+    from chemeleon_cli.core.models.latent_diffusion import LatentDiffusion
+    from chemeleon_cli.core.models.latents import encode
     from chemeleon_cli.core.models.vae import VAE
     from chemeleon_cli.core.training import checkpoint
     from chemeleon_cli.core.training.trainer import Run, Settings
@@ -41,19 +43,20 @@ def run(recipe: TrainLdm, options: RunOptions, console: Console) -> None:
     train, val = runs.load_data(recipe.data.path, recipe.data.max_atoms, console, recipe.data.thirds)
     torch.manual_seed(recipe.seed)
     summary = train.summary()
-    conditions = learn(train, {name: c.kind for name, c in recipe.conditions.items()})
+    conditions = fit_conditions(train, {name: c.kind for name, c in recipe.conditions.items()})
     rates = {name: c.dropout for name, c in recipe.conditions.items()}
     if recipe.start is None:
         source = find_model(str(recipe.vae), "vae")
         loaded, parent = checkpoint.load(source, "vae", fabric.device)
         vae = cast(VAE, loaded)
-        denoiser = {"latent_dim": vae.config["latent_dim"], **recipe.model.model_dump(), "conditions": conditions}
+        size = {"latent_dim": vae.config["latent_dim"], **recipe.model.model_dump()}
+        denoiser = {**size, "conditions": to_settings(conditions)}
         model = LatentDiffusion(vae.config, denoiser, recipe.diffusion.model_dump(), summary["sizes"]).to(fabric.device)
         model.vae.load_state_dict(vae.state_dict())
     else:
         source = find_model(recipe.start, "ldm")
         loaded, parent = checkpoint.load(source, "ldm", fabric.device)
-        model = cast(LatentDiffusion, loaded).going_on(conditions, summary["sizes"])
+        model = LatentDiffusion.fine_tuned_from(cast("Generator", loaded), conditions, summary["sizes"])
     latents = encode(model.vae, train, recipe.training.batch_size, model.conditions)
     val_latents = encode(model.vae, val, recipe.training.batch_size, model.conditions)
     look_at_elements(model, latents, source, console)
@@ -72,8 +75,8 @@ def run(recipe: TrainLdm, options: RunOptions, console: Console) -> None:
         for shard in training.shards():
             generator = training.generator(shard)
             x, num_atoms = latents.batch(order[shard])
-            said = drop(latents.said(order[shard]), rates, generator).to(fabric.device)
-            loss = model.loss(x.to(fabric.device), num_atoms.to(fabric.device), generator, said)
+            given = drop_conditions(latents.conditions_of(order[shard]), rates, generator).to(fabric.device)
+            loss = model.loss(x.to(fabric.device), num_atoms.to(fabric.device), generator, given)
             # a batch holds crystals of like size: weighted so, every atom of the set counts the same
             training.backward(loss * num_atoms.float().mean().item() / mean_size)
             training.note({"loss": loss})
@@ -103,23 +106,23 @@ def look_at_elements(model: LatentDiffusion, latents: Latents, source: Path, con
 
 
 def validate(model: LatentDiffusion, latents: Latents, rates: Mapping[str, float], batch_size: int) -> float:
-    """Mean loss over the atoms of a table, with noise, steps and what is left unsaid the same at every validation."""
+    """Mean loss over the atoms of a table, with the same noise, steps and dropped conditions at every validation."""
     import torch
 
-    from chemeleon_cli.core.conditions.conditions import drop
+    from chemeleon_cli.core.conditions.base import drop_conditions
 
     generator = torch.Generator().manual_seed(0)
     total = 0.0
     for rows in torch.argsort(latents.table.num_atoms, stable=True).split(batch_size):
         x, num_atoms = latents.batch(rows)
-        said = drop(latents.said(rows), rates, generator).to(model.device)
-        loss = model.loss(x.to(model.device), num_atoms.to(model.device), generator, said)
+        given = drop_conditions(latents.conditions_of(rows), rates, generator).to(model.device)
+        loss = model.loss(x.to(model.device), num_atoms.to(model.device), generator, given)
         total += loss.item() * int(num_atoms.sum())
     return total / int(latents.table.num_atoms.sum())
 
 
 def judge(model: LatentDiffusion, recipe: TrainLdm, train: Table, val: Table, console: Console) -> dict[str, float]:
-    """Draw crystals, without conditions, and compare them with what the model was trained on."""
+    """Sample crystals without conditions, and compare them with those that the model was trained on."""
     import torch
 
     from chemeleon_cli.core.models.generator import Sampling, sample_many
@@ -130,9 +133,9 @@ def judge(model: LatentDiffusion, recipe: TrainLdm, train: Table, val: Table, co
     set_precision(model, recipe.training.precision)
     sampling = Sampling(**recipe.sampling.model_dump())
     generator = torch.Generator().manual_seed(recipe.seed)
-    sizes, wanted = model.draw(FINAL_SAMPLES, generator)
-    structures = []
-    for _, crystals in sample_many(model, sizes, sampling, generator, recipe.training.batch_size, wanted):
+    proposal = model.prior.propose(FINAL_SAMPLES, generator)
+    batch_size, structures = recipe.training.batch_size, []
+    for _, crystals in sample_many(model, proposal.num_atoms, sampling, generator, batch_size, proposal.requests):
         structures += crystals.to_structures()
     reference = Reference(train.formulas, train.structures, str(train.path.parent))
     sample = runs.at_most(train, REPORT_SAMPLES)

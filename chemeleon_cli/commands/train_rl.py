@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from chemeleon_cli.core.data.crystals import Crystals
-    from chemeleon_cli.core.models.generator import LatentDiffusion, Sampling
+    from chemeleon_cli.core.models.generator import Generator, Sampling
     from chemeleon_cli.core.rewards import ReinforceReward, Scores
     from chemeleon_cli.core.scoring.candidates import Candidates
     from chemeleon_cli.core.scoring.context import ScoringContext
@@ -23,9 +23,10 @@ if TYPE_CHECKING:
     from chemeleon_cli.recipe.base import RunOptions
     from chemeleon_cli.recipe.models import TrainRl
 
+
 def run(recipe: TrainRl, options: RunOptions, console: Console) -> None:
     """Fine-tune a generator; the result is a checkpoint like any other generator's."""
-    from chemeleon_cli.core.models.generator import LatentDiffusion, Sampling
+    from chemeleon_cli.core.models.generator import Generator, Sampling
     from chemeleon_cli.core.models.layers import set_precision
     from chemeleon_cli.core.rl import step
     from chemeleon_cli.core.scoring.loading import load_context
@@ -36,10 +37,10 @@ def run(recipe: TrainRl, options: RunOptions, console: Console) -> None:
     fabric = runs.launch(recipe, console)
     source = find_model(recipe.model, "ldm")
     loaded, model_meta = checkpoint.load(source, "ldm", fabric.device)
-    model = cast(LatentDiffusion, loaded)
+    model = cast(Generator, loaded)
     base = copy.deepcopy(model).requires_grad_(False)
-    if recipe.rl.learn_draws and model.draw_weights is not None:
-        model.draw_weights.requires_grad_(True)
+    if recipe.rl.learn_prior:
+        model.prior.learn()
     device = str(fabric.device)
     training_data = model_meta["data"]["path"]
     context = load_context(recipe.reward, recipe.reward.needs(), find_model, base.vae, training_data, device)
@@ -48,16 +49,16 @@ def run(recipe: TrainRl, options: RunOptions, console: Console) -> None:
         console.print(context.energies, highlight=False, soft_wrap=True)
     memory = Memory() if recipe.reward.needs().known else None
     sampling = Sampling(**recipe.sampling.model_dump())
-    if recipe.sampling.sampler == "ddpm" and model.config.get("layout") is not None:
+    if recipe.sampling.sampler == "ddpm" and model.learns_variance:
         raise UserError(
             f"sampling.sampler: found ddpm; {recipe.model} learns the std of its steps, which an update would change",
             "take sampler: ddim, whose std is fixed",
         )
-    model.chain(sampling)  # more steps than the model has: said before there is a run folder
-    for wanted in recipe.conditions:
-        model.check(wanted or {})
+    model.chain(sampling)  # more steps than the model has: an error before there is a run folder
+    for request in recipe.conditions:
+        model.check_request(request or {})
     settings = step.Settings(
-        **recipe.rl.model_dump(exclude={"entropy_weight", "learn_draws"}),
+        **recipe.rl.model_dump(exclude={"entropy_weight", "learn_prior"}),
         normalize_fn=recipe.reward.normalize_fn,
         eps=recipe.reward.eps,
         conditions=recipe.conditions,
@@ -120,8 +121,8 @@ def score_crystals(crystals: Crystals, reward: ReinforceReward, context: Scoring
     return candidates, reward(candidates)
 
 
-def validate(model: LatentDiffusion, recipe: TrainRl, context: ScoringContext, sampling: Sampling) -> dict[str, float]:
-    """The raw reward of crystals drawn from the same noise every time, and how good they are otherwise."""
+def validate(model: Generator, recipe: TrainRl, context: ScoringContext, sampling: Sampling) -> dict[str, float]:
+    """The raw reward of crystals sampled from the same noise every time, and how good they are otherwise."""
     from chemeleon_cli.core.rl import step
 
     drawn = draw(model, recipe, sampling)
@@ -153,7 +154,7 @@ def stability(candidates: Candidates) -> dict[str, float]:
     return {"val/msun": metastable.share}
 
 
-def draw(model: LatentDiffusion, recipe: TrainRl, sampling: Sampling) -> Crystals:
+def draw(model: Generator, recipe: TrainRl, sampling: Sampling) -> Crystals:
     """The crystals of a validation, from the recipe's seed: an equal share for each of its condition sets."""
     import torch
 
@@ -162,11 +163,11 @@ def draw(model: LatentDiffusion, recipe: TrainRl, sampling: Sampling) -> Crystal
     from chemeleon_cli.core.scoring.features import BATCH
 
     generator = torch.Generator().manual_seed(recipe.seed)
-    asked = [conditions or {} for conditions in recipe.conditions] or [{}]
+    requests = [conditions or {} for conditions in recipe.conditions] or [{}]
     parts = []
-    for i, wanted in enumerate(asked):
-        share = max(1, len(range(i, recipe.training.val_samples, len(asked))))
-        sizes, each = model.draw(share, generator, wanted)
-        many = sample_many(model, sizes, sampling, generator, BATCH, each)
+    for i, request in enumerate(requests):
+        share = max(1, len(range(i, recipe.training.val_samples, len(requests))))
+        proposal = model.prior.propose(share, generator, request)
+        many = sample_many(model, proposal.num_atoms, sampling, generator, BATCH, proposal.requests)
         parts += [crystals for _, crystals in many]
     return Crystals.cat(parts)

@@ -1,4 +1,4 @@
-"""What crystals are asked to be: what a generator learns to be asked for, and what it is asked for."""
+"""Conditions in recipes: those that a generator is trained with, and those that are requested of it."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 from chemeleon_cli.recipe.base import Count, NotNegative, Section, UserPath, mistake
 
 OF_CRYSTALS = ("composition", "chemical_system", "space_group", "oxidation_states")
-"""Kinds that need no column of the data; such a condition is named as its kind."""
+"""Kinds that follow from the crystal itself, without a column of the data. The condition has the name of its kind."""
 
 
 class ConditionSection(Section):
-    """One condition that a generator learns."""
+    """One condition that a generator is trained with."""
 
     kind: Literal["value", "composition", "chemical_system", "space_group", "category", "oxidation_states"]
-    """`value`, a number of a column; `category`, a class (text or whole number) of a column; or what the crystal itself
-    says, under the name of the kind: `composition`, `chemical_system`, `space_group` or `oxidation_states`. The last
-    are those of a training crystal, drawn with its size, wherever nothing else is asked for: charges then balance more
-    often, and the mix of sizes and charges is that of the training set until `train-rl` learns another."""
+    """`value`, a column of numbers; `category`, a column of classes (texts or whole numbers); or what follows from the
+    crystal itself and has the name of its kind: `composition`, `chemical_system`, `space_group` or `oxidation_states`.
+    Where nothing is asked for, a model with `oxidation_states` takes those of a random training crystal, and with them
+    the number of atoms. Charges then balance more often, and sizes and charges are distributed as in the training set
+    until `train-rl` changes that."""
     dropout: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    """How often it is left unsaid in training, each condition on its own: what the model then learns is what it draws
-    without the condition, and what guidance leads away from."""
+    """How often the condition is dropped in training, independently of the others. So the model also learns to generate
+    without it, which guidance needs."""
 
     @property
     def is_column(self) -> bool:
@@ -32,7 +33,7 @@ class ConditionSection(Section):
 
 
 def fill_in_kinds(conditions: Any) -> Any:
-    """`composition:` for `composition: {kind: composition}`, and `gap:` for a value; names that fit their kinds."""
+    """Read `composition:` as `composition: {kind: composition}` and `gap:` as a value; refuse names of other kinds."""
     if not isinstance(conditions, dict):
         return conditions
     filled = {}
@@ -53,8 +54,8 @@ def _is_plain(value: Any) -> Any:
     return value
 
 
-Wish = Annotated[Any, AfterValidator(_is_plain)]
-"""A value of one condition; null: it is not said."""
+RequestedValue = Annotated[Any, AfterValidator(_is_plain)]
+"""A value of one condition; null: it is not given."""
 
 
 def _is_crystals(file: str | None, info: ValidationInfo) -> str | None:
@@ -63,19 +64,19 @@ def _is_crystals(file: str | None, info: ValidationInfo) -> str | None:
     return file
 
 
-class Asked(Section):
-    """What crystals are asked to be."""
+class RequestSection(Section):
+    """What the crystals are asked to be."""
 
-    conditions: dict[str, Wish] = {}
-    """What is asked for, by the names of the conditions that the model was trained for: `band_gap: 3.0`,
-    `composition: SrTiO3`, `chemical_system: Li-Fe-P-O`, `space_group: 225`. A composition is what the crystals have;
-    all else is what they tend to."""
+    conditions: dict[str, RequestedValue] = {}
+    """Values of the conditions that the model was trained with, by name: `band_gap: 3.0`, `composition: SrTiO3`,
+    `chemical_system: Li-Fe-P-O`, `space_group: 225`. Crystals have exactly the composition that is asked for; any other
+    condition only makes what is asked for more likely."""
     like: Annotated[UserPath | None, AfterValidator(_is_crystals)] = None
-    """A file of crystals whose compositions and numbers of atoms are asked for, one after the other; null: none."""
+    """A file of crystals: ask for the composition and the number of atoms of each, one after the other; null: none."""
     z: Count | None = None
-    """Formula units of the composition in a cell; null: drawn from the sizes of the training set that fit."""
+    """Formula units of the composition in a cell; null: random, among the sizes of the training set that fit."""
     guidance: NotNegative = 1.0
-    """Scale of classifier-free guidance: 1 takes the condition as it was learned, 2 or 3 exaggerate it."""
+    """Scale of classifier-free guidance: 1 takes the conditions as they were learned, 2 or 3 exaggerate them."""
 
     @field_validator("like")
     @classmethod
@@ -88,7 +89,7 @@ class Asked(Section):
     @classmethod
     def _is_free(cls, z: int | None, info: ValidationInfo) -> int | None:
         if z is not None and info.data.get("like") is not None:
-            raise mistake(f"found {z}; expected null where like is given: its crystals say their sizes")
+            raise mistake(f"found {z}; expected null where like is given: its crystals have their own sizes")
         return z
 
     @field_validator("guidance")

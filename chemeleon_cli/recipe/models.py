@@ -37,7 +37,7 @@ from chemeleon_cli.recipe.base import (
     mistake,
     several,
 )
-from chemeleon_cli.recipe.conditions import Asked, ConditionSection, fill_in_kinds
+from chemeleon_cli.recipe.conditions import ConditionSection, RequestSection, fill_in_kinds
 from chemeleon_cli.recipe.data import FetchData
 from chemeleon_cli.recipe.steering import Reward, TrainRl
 
@@ -116,8 +116,10 @@ class TrainVae(RunRecipe):
 
 
 class LdmModel(Section):
-    """The size of the denoiser, a diffusion transformer."""
+    """The denoiser and its size."""
 
+    kind: Literal["dit"] = "dit"
+    """The network: `dit`, a diffusion transformer."""
     hidden_dim: Count = 256
     """Width of the transformer."""
     num_blocks: Count = 6
@@ -273,7 +275,7 @@ def _look_for_crystals(file: str, info: ValidationInfo) -> str:
     return file
 
 
-class Sample(ComputeRecipe, SamplerSection, Asked):
+class Sample(ComputeRecipe, SamplerSection, RequestSection):
     """Draw crystals from a generator."""
 
     command: ClassVar[str] = "sample"

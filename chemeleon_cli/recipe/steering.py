@@ -18,7 +18,7 @@ from chemeleon_cli.recipe.base import (
     Section,
     mistake,
 )
-from chemeleon_cli.recipe.conditions import Wish
+from chemeleon_cli.recipe.conditions import RequestedValue
 
 
 def _look_for_files(reward: ReinforceReward, info: ValidationInfo) -> ReinforceReward:
@@ -42,7 +42,7 @@ class RlSection(Section):
     """What one step of reinforcement learning does."""
 
     groups_per_step: Count = 5
-    """Groups of crystals drawn in one step; the crystals of a group have one number of atoms."""
+    """Groups of crystals generated in one step; the crystals of a group have one number of atoms."""
     num_group_samples: Count = 64
     """Crystals in a group."""
     group_reward_norm: Annotated[bool, Field(validate_default=True)] = True
@@ -59,9 +59,9 @@ class RlSection(Section):
     """Pull towards the generator it started from."""
     entropy_weight: NotNegative = 0.0
     """Reward for spread; without effect, as the spread of a step is fixed."""
-    learn_draws: bool = True
-    """Of a generator with `oxidation_states`: learn, too, how often to draw which, from how groups of a step compare;
-    false: that stays as it is."""
+    learn_prior: bool = True
+    """For a generator with `oxidation_states`: also learn how often to propose which, from the mean rewards of the
+    groups of a step. False: as often as in the training set."""
 
     @field_validator("num_inner_batch")
     @classmethod
@@ -101,7 +101,7 @@ class RlTrainingSection(Section):
     """How long and how fast a generator is steered (AdamW, linear warm-up, then a constant learning rate)."""
 
     max_steps: Count = 200
-    """Steps: crystals are drawn, scored and learned from."""
+    """Steps; in each, crystals are generated, scored and learned from."""
     max_minutes: Positive | None = None
     """End after this many minutes, if that comes before `max_steps`; null: no limit."""
     learning_rate: Positive = 1e-4
@@ -134,10 +134,10 @@ class TrainRl(RunRecipe):
     """The generator to start from: a run folder, a checkpoint folder or a name."""
     reward: Reward
     """What a crystal is worth."""
-    conditions: list[dict[str, Wish] | None] = []
-    """Sets of conditions such as `{band_gap: 3.0}`, as in `sample`; each group draws one of them, null asking for
-    nothing. Empty: nothing is asked for. Of a generator with `oxidation_states`, a group that asks for nothing draws
-    those of a training crystal; `{oxidation_states: null}` leaves them open."""
+    conditions: list[dict[str, RequestedValue] | None] = []
+    """Requests such as `{band_gap: 3.0}`, as in `sample`; each group takes one of them at random, and null asks for
+    nothing. Empty: nothing is asked for. If nothing is asked for, a generator with `oxidation_states` takes those of a
+    random training crystal; `{oxidation_states: null}` leaves them open."""
     rl: RlSection = RlSection()
     """What one step does."""
     sampling: RlSamplerSection = RlSamplerSection()

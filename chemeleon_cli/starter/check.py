@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from chemeleon_cli.core.data.dataset import Table
-    from chemeleon_cli.core.models.generator import LatentDiffusion
+    from chemeleon_cli.core.models.generator import Generator
     from chemeleon_cli.core.models.predictor import Predictor
 
 SEED = 11
@@ -78,7 +78,7 @@ def measure(
     train, test = (load_split(data, split, 20) for split in ("train", "test"))
     if train is None or test is None:
         raise UserError(f"{data}: has no train and test split", "chemeleon fetch-data --source starter")
-    ldm = cast("LatentDiffusion", checkpoint.load(models["ldm"], "ldm")[0])
+    ldm = cast("Generator", checkpoint.load(models["ldm"], "ldm")[0])
     sizes = [(models[name] / checkpoint.WEIGHTS).stat().st_size for name in pack.KINDS]
     found: dict[str, Any] = {"crystals": {"train": len(train), "test": len(test)}, "megabytes": sum(sizes) / 1e6}
     say("the autoencoder on test")
@@ -101,7 +101,7 @@ def measure(
     if "steered" in models:
         say(f"{steered_samples} crystals before and after steering")
         loaded, meta = checkpoint.load(models["steered"], "ldm")
-        steered = cast("LatentDiffusion", loaded)
+        steered = cast("Generator", loaded)
         found["steered_by"] = {"recipe": meta["recipe"], "steps": meta["step"]}
         drawn = [figures.draw(model, steered_samples, SEED + 1, 50) for model in (ldm, steered)]
         found["steering"] = figures.steering(drawn[0], drawn[1], predictors, train)

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from pymatgen.core import Structure
 
-from chemeleon_cli.core.conditions.conditions import Wanted
+from chemeleon_cli.core.conditions.base import Request
 from chemeleon_cli.core.data.batches import in_batches
 from chemeleon_cli.core.data.dataset import Table
 from chemeleon_cli.core.data.elements import composition_statistics, element_table
-from chemeleon_cli.core.models.generator import LatentDiffusion, Sampling, sample_many
+from chemeleon_cli.core.models.generator import Generator, Sampling, sample_many
 from chemeleon_cli.core.models.layers import set_precision
 from chemeleon_cli.core.models.predictor import Predictor
 from chemeleon_cli.core.models.vae import VAE
@@ -84,15 +84,15 @@ def reconstruction(vae: VAE, table: Table) -> dict[str, float]:
 
 
 def draw(
-    model: LatentDiffusion, count: int, seed: int, steps: int, wanted: Wanted | None = None
+    model: Generator, count: int, seed: int, steps: int, request: Request | None = None
 ) -> list[Structure | None]:
     """Generated crystals, all asked to be the same or nothing; None where the cell is not finite."""
     set_precision(model, "float32")
     generator = torch.Generator().manual_seed(seed)
-    sizes, each = model.draw(count, generator, wanted)
-    sampling = Sampling("ddim", steps, guidance=GUIDANCE if wanted else 1.0)
+    proposal = model.prior.propose(count, generator, request)
+    sampling = Sampling("ddim", steps, guidance=GUIDANCE if request else 1.0)
     drawn: list[Structure | None] = [None] * count
-    for rows, crystals in sample_many(model, sizes, sampling, generator, 256, each):
+    for rows, crystals in sample_many(model, proposal.num_atoms, sampling, generator, 256, proposal.requests):
         real = crystals.lattice.isfinite().flatten(1).all(1)
         structures = crystals[real.nonzero().flatten()].to_structures()
         for row, structure in zip(rows[real].tolist(), structures, strict=True):
@@ -210,14 +210,14 @@ def in_window(values: np.ndarray) -> float:
     return metrics.share(int(((values >= WINDOW[0]) & (values <= WINDOW[1])).sum()), len(values))
 
 
-def asked(model: LatentDiffusion, predictors: Mapping[str, Predictor], count: int, seed: int) -> dict[str, Any]:
-    """What a generator draws when it is asked for a band gap.
+def asked(model: Generator, predictors: Mapping[str, Predictor], count: int, seed: int) -> dict[str, Any]:
+    """What a generator makes when it is asked for a band gap.
 
     Args:
         model: with the condition `band_gap`.
         predictors: who judges, by name.
         count: crystals for each gap of ASKED.
-        seed: of the draws.
+        seed: of the sampling.
 
     Returns:
         By the gap that was asked for, as text: n, and gap_<name>, the mean in eV by each predictor.

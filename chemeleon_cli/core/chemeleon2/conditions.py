@@ -1,103 +1,120 @@
-"""What a published generator can be conditioned on.
+"""What a published generator can be conditioned on: our classes of conditions, with the features and the network that
+its weights know.
 
-Legend: B crystals, H hidden width, C conditions.
+Legend: B crystals, N atoms padded, H hidden width, F features of a condition.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from chemeleon_cli.core.conditions.base import Condition, is_given
+from chemeleon_cli.core.conditions.category import Category
+from chemeleon_cli.core.conditions.chemical_system import ChemicalSystem
+from chemeleon_cli.core.conditions.composition import Composition
+from chemeleon_cli.core.conditions.value import Value
 from chemeleon_cli.core.data.limits import MAX_Z
 from chemeleon_cli.core.models.layers import mlp
 
-KINDS = ("float", "composition", "chemical_system", "categorical")
+
+class Fractions(Composition):
+    """A composition that the network reads as the share of each element."""
+
+    per_atom = False
+
+    def features(self, values: Tensor) -> Tensor:
+        """(B, F) of the atomic numbers (B, N); index Z has the share of element Z."""
+        counts = super().features(values).sum(1)
+        counts[:, 0] = 0  # padding
+        return counts / counts.sum(1, keepdim=True).clamp(min=1)
 
 
-class Condition(nn.Module):
-    """One condition: its value as a vector, or a learned vector for "not said", through an MLP.
+class Classes(Category):
+    """A category without a feature for "not given"."""
+
+    def features(self, values: Tensor) -> Tensor:
+        """(B, F) one-hot; all zero where it is not given."""
+        return super().features(values)[:, 1:]
+
+
+KINDS: dict[str, type[Condition]] = {
+    "float": Value,
+    "composition": Fractions,
+    "chemical_system": ChemicalSystem,
+    "categorical": Classes,
+}
+"""By the names of the published code."""
+
+
+def published_conditions(
+    encoders: Mapping[str, Mapping[str, Any]], elements: int = MAX_Z + 1
+) -> dict[str, Condition]:
+    """The conditions of a published model, by name.
 
     Args:
-        kind: one of KINDS.
-        width: of the vector.
+        encoders: for each, its `kind` (a name of KINDS), its `width`, and `mean` and `std` of a "float". Classes are
+            known by their numbers, counted from 0.
+        elements: elements from this atomic number on are not known.
+    """
+    conditions = {}
+    for name, own in encoders.items():
+        kind, width = KINDS[own["kind"]], own["width"]
+        fields: dict[str, Any] = {"known": list(range(1, min(width, elements)))}
+        if kind is Value:
+            fields = {"mean": own.get("mean", 0.0), "std": own.get("std", 1.0)}
+        elif kind is Classes:
+            fields = {"known": [str(number) for number in range(width)]}
+        conditions[name] = kind(name, **fields)
+    return conditions
+
+
+class ConditionEncoder(nn.Module):
+    """The features of one condition, or a learned vector in their place where it is not given, through an MLP.
+
+    Args:
+        condition: what it is.
+        width: F of the published model.
         hidden_dim: H.
-        mean: of a "float" in the training set.
-        std: likewise.
     """
 
-    def __init__(self, kind: str, width: int, hidden_dim: int, mean: float = 0.0, std: float = 1.0) -> None:
+    def __init__(self, condition: Condition, width: int, hidden_dim: int) -> None:
         super().__init__()
-        self.kind, self.width, self.mean, self.std = kind, width, mean, std
+        self.condition, self.width = condition, width
         self.embedding = mlp(width, hidden_dim, hidden_dim)
         self.missing = nn.Parameter(torch.zeros(1, width))
 
-    def vector(self, values: Sequence[Any]) -> Tensor:
-        """(B, width): a standardised number; element fractions or 0/1 at index Z; or one-hot.
-
-        Args:
-            values: numbers; formulas as "SrTiO3"; systems as "Sr-Ti-O"; or classes counted from 0.
-        """
-        if self.kind == "float":
-            return (torch.as_tensor(values, dtype=torch.float32).unsqueeze(-1) - self.mean) / self.std
-        if self.kind == "categorical":
-            return F.one_hot(torch.as_tensor(values), self.width).float()
-        from pymatgen.core import Composition
-
-        out = torch.zeros(len(values), self.width)
-        for row, text in zip(out, values, strict=True):
-            composition = Composition(text.replace("-", ""))
-            for element in composition.elements:
-                fraction = composition.get_atomic_fraction(element)
-                row[element.Z] = fraction if self.kind == "composition" else 1.0
-        return out
-
-    def read(self, value: Tensor) -> Tensor:
-        """The same (B, width) of one of `core.conditions.Said.values`."""
-        if self.kind == "float":
-            return (value.unsqueeze(-1) - self.mean) / self.std
-        if self.kind == "categorical":
-            return F.one_hot(value - 1, self.width).float()
-        if self.kind == "chemical_system":
-            return value[:, : self.width].float()
-        counts = F.one_hot(value, max(self.width, MAX_Z + 1)).sum(1).float()
-        counts[:, 0] = 0  # padding
-        return counts[:, : self.width] / counts.sum(1, keepdim=True)
+    def forward(self, values: Tensor | None, count: int) -> Tensor:
+        """(B, H) of one of `ConditionBatch.values`, or of None for `count` crystals for which it is not given."""
+        vectors = self.missing.expand(count, -1)
+        if values is not None:
+            features = self.condition.features(values)
+            features = F.pad(features, (0, self.width - features.shape[1]))  # or cut off: not all know every element
+            vectors = torch.where(is_given(values).unsqueeze(-1), features, vectors)
+        return self.embedding(vectors)
 
 
-class Conditions(nn.Module):
-    """All conditions of a model, which come together or not at all.
+class ConditionEmbedding(nn.Module):
+    """All conditions of a model as one vector for each crystal.
 
     Args:
         hidden_dim: H.
-        encoders: arguments of each `Condition` but H, by name.
+        encoders: as in `published_conditions`.
     """
 
     def __init__(self, hidden_dim: int, encoders: Mapping[str, Mapping[str, Any]]) -> None:
         super().__init__()
-        self.encoders = nn.ModuleDict({name: Condition(hidden_dim=hidden_dim, **e) for name, e in encoders.items()})
+        conditions = published_conditions(encoders)
+        self.encoders = nn.ModuleDict(
+            {name: ConditionEncoder(conditions[name], own["width"], hidden_dim) for name, own in encoders.items()}
+        )
         self.projection = mlp(len(encoders) * hidden_dim, hidden_dim, hidden_dim)
 
-    def forward(self, values: Mapping[str, Sequence[Any]]) -> Tensor:
-        """(B, H) of B values of every condition, by its name."""
-        return self.embed({name: e.vector(values[name]) for name, e in self._each()})
-
-    def embed(self, vectors: Mapping[str, Tensor]) -> Tensor:
-        """(B, H) of the vectors (B, width) of every condition, by its name."""
-        made = [e.embedding(vectors[name].to(e.missing.device)) for name, e in self._each()]
-        return self.projection(torch.cat(made, -1))
-
-    def read(self, values: Mapping[str, Tensor]) -> Tensor:
-        """(B, H) of what is said as `core.conditions.Said` has it."""
-        return self.embed({name: e.read(values[name]) for name, e in self._each()})
-
-    def null(self, count: int) -> Tensor:
-        """(count, H): nothing is said."""
-        made = [e.embedding(e.missing.expand(count, -1)) for _, e in self._each()]
-        return self.projection(torch.cat(made, -1))
-
-    def _each(self) -> list[tuple[str, Condition]]:
-        return [(name, e) for name, e in self.encoders.items() if isinstance(e, Condition)]
+    def forward(self, values: Mapping[str, Tensor], count: int) -> Tensor:
+        """(B, H) of `ConditionBatch.values` of `count` crystals."""
+        parts = [encoder(values.get(name), count) for name, encoder in self.encoders.items()]
+        return self.projection(torch.cat(parts, -1))

@@ -17,8 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from chemeleon_cli.core.chemeleon2.conditions import Conditions
+from chemeleon_cli.core.chemeleon2.conditions import ConditionEmbedding
 from chemeleon_cli.core.chemeleon2.layers import Stack, index_embedding
+from chemeleon_cli.core.conditions.base import NO_CONDITIONS, ConditionBatch
 from chemeleon_cli.core.data.crystals import atom_mask
 from chemeleon_cli.core.models.layers import mlp, sinusoidal
 
@@ -34,7 +35,7 @@ class Denoiser(nn.Module):
         feedforward: width of the blocks' MLP.
         time_width: of the timestep's sinusoidal embedding.
         positions: P, unless a crystal is larger.
-        conditions: config of `Conditions`, None for a model without.
+        conditions: arguments of `ConditionEmbedding` but H; None for a model without conditions.
     """
 
     def __init__(
@@ -49,7 +50,7 @@ class Denoiser(nn.Module):
         conditions: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        self.conditions = None if conditions is None else Conditions(hidden_dim=hidden_dim, **conditions)
+        self.conditions = None if conditions is None else ConditionEmbedding(hidden_dim, **conditions)
         self.config: dict[str, Any] = {
             "latent_dim": latent_dim,
             "hidden_dim": hidden_dim,
@@ -67,12 +68,14 @@ class Denoiser(nn.Module):
         self.modulation = nn.Linear(hidden_dim, 2 * hidden_dim)
         self.head = nn.Linear(hidden_dim, 2 * latent_dim)
 
-    def forward(self, x: Tensor, timestep: Tensor, num_atoms: Tensor, condition: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, timestep: Tensor, num_atoms: Tensor, conditions: ConditionBatch = NO_CONDITIONS
+    ) -> Tensor:
         """The noise in `x`: (B, N, D), zero at padding. Arguments as in `noise_and_variance`."""
-        return self.noise_and_variance(x, timestep, num_atoms, condition)[0]
+        return self.noise_and_variance(x, timestep, num_atoms, conditions)[0]
 
     def noise_and_variance(
-        self, x: Tensor, timestep: Tensor, num_atoms: Tensor, condition: Tensor | None = None
+        self, x: Tensor, timestep: Tensor, num_atoms: Tensor, conditions: ConditionBatch = NO_CONDITIONS
     ) -> tuple[Tensor, Tensor]:
         """The noise in `x`, and where its variance lies between the least and the most.
 
@@ -80,42 +83,28 @@ class Denoiser(nn.Module):
             x: (B, N, D) noisy latents.
             timestep: (B,) training step of each crystal.
             num_atoms: (B,).
-            condition: (B, H) of `Conditions`; None: without condition.
+            conditions: what the crystals are asked to be.
 
         Returns:
             Twice (B, N, D), zero at padding; the second in -1 (least) .. 1 (most), nearly.
         """
-        noise, variance = self.raw(x, timestep, num_atoms, condition).chunk(2, 1)
+        noise, variance = self.raw(x, timestep, num_atoms, conditions).chunk(2, 1)
         return noise[:, : x.shape[1]], variance[:, : x.shape[1]]
 
-    def raw(self, x: Tensor, timestep: Tensor, num_atoms: Tensor, condition: Tensor | None = None) -> Tensor:
+    def raw(
+        self, x: Tensor, timestep: Tensor, num_atoms: Tensor, conditions: ConditionBatch = NO_CONDITIONS
+    ) -> Tensor:
         """The output in its own layout, (B, 2P, D)."""
         B, N, D = x.shape
         positions = max(self.config["positions"], N)
         mask = atom_mask(num_atoms, positions)
         index = torch.arange(positions, device=x.device).minimum(num_atoms.unsqueeze(1) - 1)  # (B, P)
-        if condition is None and self.conditions is not None:
-            condition = self.conditions.null(B)
         c = self.time_embedding(sinusoidal(timestep, self.config["time_width"]))
-        c = F.silu(c if condition is None else c + condition)  # (B, H)
+        if self.conditions is not None:
+            c = c + self.conditions(conditions.values, B)
+        c = F.silu(c)  # (B, H)
         tokens = self.embedding(F.pad(x, (0, 0, 0, positions - N)))
         hidden = self.transformer(tokens + index_embedding(index, self.config["hidden_dim"]), mask, c)
         shift, scale = self.modulation(c).unsqueeze(1).chunk(2, -1)
         out = self.head(self.norm(hidden) * (1 + scale) + shift)  # (B, P, 2D)
         return out.reshape(B, 2 * positions, D) * mask.repeat(1, 2).unsqueeze(-1)
-
-    def guided(self, x: Tensor, timestep: Tensor, num_atoms: Tensor, condition: Tensor, scale: float) -> Tensor:
-        """Classifier-free guidance (Ho & Salimans 2022) as the published code does it: the variance channel, too.
-
-        Args:
-            x: (B, N, D).
-            timestep: (B,).
-            num_atoms: (B,).
-            condition: (B, H).
-            scale: 1 is the condition alone, more exaggerates it.
-
-        Returns:
-            (B, 2P, D), as `raw`.
-        """
-        with_it, without = self.raw(x, timestep, num_atoms, condition), self.raw(x, timestep, num_atoms)
-        return without + scale * (with_it - without)

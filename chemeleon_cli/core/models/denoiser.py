@@ -1,36 +1,91 @@
-"""The diffusion transformer (DiT, Peebles & Xie 2023): it tells the noise in a batch of latents.
+"""Denoisers predict the noise in a batch of latents. Here: what one is, and the diffusion transformer.
+
+Another kind of denoiser is another subclass of `Denoiser`, listed in `build.DENOISERS`.
 
 Legend: B crystals, N atoms padded, D latent width, H hidden width.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from chemeleon_cli.core.conditions.conditions import NOTHING, Conditions, Said
+from chemeleon_cli.core.conditions.base import NO_CONDITIONS, ConditionBatch
+from chemeleon_cli.core.conditions.kinds import from_settings
 from chemeleon_cli.core.data.crystals import atom_mask
+from chemeleon_cli.core.models.condition_embedding import ConditionEmbedding
 from chemeleon_cli.core.models.layers import Transformer, mlp, sinusoidal, zero_init
 
 EMBEDDING_WIDTH = 256
 """Width of the sinusoidal embeddings of time and size before their MLPs."""
 
 
-class Denoiser(nn.Module):
+class Denoiser(nn.Module, ABC):
     """Noise prediction for the latents of crystals of known size.
 
-    Atoms carry an index embedding: training crystals come in canonical order, lightest element first,
-    and knowing one's place in it makes the first steps out of pure noise easier.
+    The constructor takes plain values (among them `latent_dim`, and `conditions` if it can be conditioned), and
+    `config` has them all, so that a checkpoint can build the denoiser again. A kind other than the default is in the
+    config too, as `kind`.
+
+    Attributes:
+        config: the arguments of the constructor.
+        conditions: the embedding of its conditions, None if it has none.
+    """
+
+    config: dict[str, Any]
+    conditions: ConditionEmbedding | None
+
+    @abstractmethod
+    def forward(
+        self, x: Tensor, timestep: Tensor, num_atoms: Tensor, conditions: ConditionBatch = NO_CONDITIONS
+    ) -> Tensor:
+        """The noise in `x`.
+
+        Args:
+            x: (B, N, D) noisy latents, standardised; zero at padding.
+            timestep: (B,) training step of each crystal.
+            num_atoms: (B,).
+            conditions: what the crystals are asked to be.
+
+        Returns:
+            (B, N, D), zero at padding.
+        """
+
+    @abstractmethod
+    def add_always(self, of_atoms: Tensor, of_crystals: Tensor) -> None:
+        """Add (H,) to what it knows of each atom and (H,) to what it knows of each crystal, whatever the conditions."""
+
+    @torch.no_grad()
+    def start_from(self, trained: Self) -> None:
+        """Copy the weights of a trained denoiser of the same kind and size, which may have other conditions.
+
+        Without conditions, both then predict the same noise: conditions that mean the same in every model are copied,
+        and what the others add where they are not given is added always.
+        """
+        weights = {k: v for k, v in trained.state_dict().items() if not k.startswith("conditions.")}
+        lacking, _ = self.load_state_dict(weights, strict=False)
+        assert all(name.startswith("conditions.") for name in lacking), lacking
+        if trained.conditions is not None:
+            copied = set() if self.conditions is None else self.conditions.copy_shared(trained.conditions)
+            self.add_always(*trained.conditions.sum_of_missing(trained.conditions.conditions.keys() - copied))
+
+
+class DiffusionTransformer(Denoiser):
+    """The diffusion transformer (DiT, Peebles & Xie 2023).
+
+    Atoms carry an index embedding: training crystals come in canonical order, the lightest element first, and knowing
+    one's place in it makes the first steps out of pure noise easier.
 
     Args:
         latent_dim: D.
         hidden_dim: H.
         num_blocks: adaLN-Zero blocks.
         num_heads: attention heads.
-        conditions: what it can be asked for, see `conditions.Settings`; None for nothing.
+        conditions: settings by name, see `conditions.kinds.to_settings`; None or empty for none.
     """
 
     def __init__(
@@ -58,29 +113,21 @@ class Denoiser(nn.Module):
         self.head = zero_init(nn.Linear(hidden_dim, latent_dim))
         self.conditions = None
         if conditions:
-            self.conditions = Conditions(hidden_dim, conditions)
+            self.conditions = ConditionEmbedding(hidden_dim, from_settings(conditions))
             self.config["conditions"] = {name: dict(settings) for name, settings in conditions.items()}
 
     @torch.no_grad()
     def add_always(self, of_atoms: Tensor, of_crystals: Tensor) -> None:
-        """Add (H,) to what it knows of each atom and (H,) to what it knows of each crystal, whatever is said."""
+        """Add to the biases of the embedding of latents and of the embedding of time."""
         last = self.time_embedding[-1]
         assert isinstance(last, nn.Linear)
         self.embedding.bias.add_(of_atoms)
         last.bias.add_(of_crystals)
 
-    def forward(self, x: Tensor, timestep: Tensor, num_atoms: Tensor, said: Said = NOTHING) -> Tensor:
-        """The noise in `x`.
-
-        Args:
-            x: (B, N, D) noisy latents.
-            timestep: (B,) training step of each crystal.
-            num_atoms: (B,).
-            said: what the crystals are to be.
-
-        Returns:
-            (B, N, D), zero at padding.
-        """
+    def forward(
+        self, x: Tensor, timestep: Tensor, num_atoms: Tensor, conditions: ConditionBatch = NO_CONDITIONS
+    ) -> Tensor:
+        """The noise in `x`, see `Denoiser`."""
         mask = atom_mask(num_atoms, x.shape[1])
         index = sinusoidal(torch.arange(x.shape[1], device=x.device), self.hidden_dim, max_period=1000.0)
         condition = self.time_embedding(sinusoidal(timestep, EMBEDDING_WIDTH)) + self.size_embedding(
@@ -88,7 +135,7 @@ class Denoiser(nn.Module):
         )
         tokens = self.embedding(x) + index
         if self.conditions is not None:
-            of_atoms, of_crystals = self.conditions(said.values, num_atoms, x.shape[1])
+            of_atoms, of_crystals = self.conditions(conditions.values, num_atoms, x.shape[1])
             tokens, condition = tokens + of_atoms, condition + of_crystals
         condition = nn.functional.silu(condition)
         hidden = self.transformer(tokens, mask, condition)

@@ -80,7 +80,7 @@ class Schedule:
         rows = torch.arange(1, steps + 1, device=self.timesteps.device) * total // steps - 1
         return self.take(rows)
 
-    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+    def random_rows(self, count: int, generator: torch.Generator) -> Tensor:
         """(count,) random rows to train at, int64: most of them where elements and places are decided.
 
         Four in five have a noise-to-signal ratio sqrt((1 - ab) / ab) whose logarithm is Normal(-0.5, 1.2), the
@@ -89,8 +89,8 @@ class Schedule:
         where every sample begins. Were all of them any row, two thirds would go to what is almost pure noise.
         """
         ratio = ((1 - self.alphas_cumprod) / self.alphas_cumprod).sqrt().log()
-        wanted = NOISE_MEAN + NOISE_STD * torch.randn(count, generator=generator, dtype=torch.float64)
-        rows = torch.searchsorted(ratio, wanted.to(ratio.device)).clamp(max=len(self) - 1)
+        levels = NOISE_MEAN + NOISE_STD * torch.randn(count, generator=generator, dtype=torch.float64)
+        rows = torch.searchsorted(ratio, levels.to(ratio.device)).clamp(max=len(self) - 1)
         anywhere = torch.randint(len(self), (count,), generator=generator)
         return torch.where(torch.rand(count, generator=generator) < ANYWHERE, anywhere, rows)
 
@@ -113,7 +113,7 @@ class Schedule:
     def step(
         self, x_t: Tensor, eps: Tensor, index: Index, sampler: Sampler = "ddim", eta: float = 1.0
     ) -> tuple[Tensor, Tensor]:
-        """One reverse step, as the Gaussian that the next x is drawn from: mean + std * noise.
+        """One reverse step, as the Gaussian that the next x is sampled from: mean + std * noise.
 
         Song et al. 2021, "Denoising Diffusion Implicit Models", equations 12 and 16, x0 from `predict_x0`:
 

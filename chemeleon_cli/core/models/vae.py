@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -59,13 +60,42 @@ class Decoded:
     angles: Tensor
     num_atoms: Tensor
 
-    def to_crystals(self) -> Crystals:
-        """The most probable crystals. A cell that cannot exist comes out as NaN, for the validity gate to see."""
+    def to_crystals(self, elements: Tensor | None = None) -> Crystals:
+        """The most probable crystals. A cell that cannot exist comes out as NaN, for the validity gate to see.
+
+        Args:
+            elements: (B, N) atomic numbers that the crystals must have, in any order, 0 at padding; None: any.
+        """
         mask = atom_mask(self.num_atoms, self.coord_waves.shape[1])
         sin, cos = self.coord_waves.chunk(2, -1)
         frac = wrap(torch.atan2(sin, cos) / (2 * torch.pi)) * mask.unsqueeze(-1)
-        numbers = (self.element_logits.argmax(-1) + 1) * mask
+        if elements is None:
+            numbers = (self.element_logits.argmax(-1) + 1) * mask
+        else:
+            numbers = assign_elements(self.element_logits, elements)
         return Crystals(numbers, frac, lattice_from_parameters(self.lengths, self.angles), self.num_atoms)
+
+
+def assign_elements(logits: Tensor, elements: Tensor) -> Tensor:
+    """The most probable way to give atoms the elements that they must have, each as often as it occurs.
+
+    Args:
+        logits: (B, N, MAX_Z) of a decoder; column k stands for atomic number k + 1.
+        elements: (B, N) atomic numbers of each crystal in any order, 0 at padding.
+
+    Returns:
+        (B, N) the same atomic numbers of each crystal in the order of its atoms.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    costs = -logits.detach().double().log_softmax(-1).cpu().numpy()
+    costs = np.nan_to_num(costs, nan=0.0, posinf=1e6)  # logits that are not finite still get these elements
+    out = np.zeros(elements.shape, np.int64)
+    for row, cost, padded in zip(out, costs, elements.cpu().numpy(), strict=True):
+        own = padded[padded > 0]
+        atoms, chosen = linear_sum_assignment(cost[: len(own), own - 1])
+        row[atoms] = own[chosen]
+    return torch.from_numpy(out).to(elements.device)
 
 
 class Encoder(nn.Module):

@@ -1,6 +1,6 @@
 """The mathematics of the RL update, as pure functions on tensors.
 
-Denoising is a sequence of decisions, each drawn from a Gaussian (mean, std) whose mean the network sets: DDPO
+Denoising is a sequence of decisions, each sampled from a Gaussian (mean, std) whose mean the network sets: DDPO
 (Black et al. 2023, "Training Diffusion Models with Reinforcement Learning"). A decision is judged by its
 crystal's reward relative to others of its group, which share size and condition: GRPO (Shao et al. 2024,
 "DeepSeekMath"). With groups of one and rewards normalised over the batch, this is REINFORCE with a baseline.
@@ -30,7 +30,7 @@ def log_prob(x: Tensor, mean: Tensor, std: Tensor, mask: Tensor, reduce: Reduce 
     log N = -(x - mean)^2 / (2 std^2) - log std - log(2 pi) / 2 for each of the N D numbers.
 
     Args:
-        x: (..., N, D) the values drawn.
+        x: (..., N, D) the values that were sampled.
         mean: (..., N, D).
         std: broadcasts to x; greater than 0.
         mask: (..., N) bool, True for real atoms.
@@ -92,12 +92,12 @@ def group_advantage(
     return torch.cat(advantages).float()
 
 
-def draw_advantage(total: Tensor, impossible: Tensor, group_size: int, eps: float = 1e-4) -> Tensor:
-    """How much better each group did than the others of its step: what its crystals were asked to be, judged.
+def prior_advantage(total: Tensor, impossible: Tensor, group_size: int, eps: float = 1e-4) -> Tensor:
+    """How much better each group did than the others of its step, by which what the prior proposed for it is judged.
 
-    The mean reward of a group's crystals, an impossible one counting as the worst of the step and an unscored one as
-    the step's mean, so that a group of whose crystals few are scored is pushed little; then (x - mean) / std over the
-    groups.
+    The mean reward of a group's crystals, normalised over the groups, (x - mean) / std. An impossible crystal counts as
+    the worst of the step, and an unscored one as the mean of the step, so that a group with few scored crystals is
+    pushed little.
 
     Args:
         total: (B,) rewards, group after group; anything not finite means "no number".
@@ -126,7 +126,7 @@ def clipped_loss(
 
     Args:
         log_prob_new: (S,) or (S, K), of the policy that is trained.
-        log_prob_old: the same shape, of the policy that drew the sample.
+        log_prob_old: the same shape, of the policy that sampled it.
         advantage: (S,).
         clip_ratio: c; fits the scale of the log-probabilities: around 0.2 for sums, 1e-3 for means.
 

@@ -3,11 +3,11 @@
 Denoising is a Markov decision process whose actions are Gaussian (DDPO, Black et al. 2023); crystals are
 judged against others of their group (GRPO, Shao et al. 2024); the arithmetic is in `grpo`.
 
-Where a group draws oxidation states, that is the first of its decisions, judged by the group's mean reward among the
-groups of the step.
+What the generator's prior proposes for a group is the first of its decisions. Where the prior learns, this decision is
+judged by the group's mean reward among the groups of the step.
 
-The crystals of a group are asked for the same, and so is the base model that KL is measured against: rollout and
-update both take the condition alone, without guidance, as the probability of a step is that of the network.
+The crystals of a group share one request, and the base model that KL is measured against is given it too. Rollout and
+update use the conditions without guidance, because the probability of a step is that of the network alone.
 
 Legend: G crystals of a group, all of one size N (so nothing is padded), D latent width, S chain steps.
 """
@@ -21,17 +21,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from chemeleon_cli.core.conditions.conditions import NOTHING, Said, Wanted
+from chemeleon_cli.core.conditions.base import NO_CONDITIONS, ConditionBatch, Request
 from chemeleon_cli.core.data.crystals import Crystals
-from chemeleon_cli.core.models.generator import STATES, LatentDiffusion, Sampling, Transition
+from chemeleon_cli.core.models.generator import Generator, Sampling, Transition
+from chemeleon_cli.core.models.prior import Proposal
 from chemeleon_cli.core.normalise import NormalizeFn
 from chemeleon_cli.core.rl import grpo
 from chemeleon_cli.core.scoring.scores import Scores
 from chemeleon_cli.core.training.trainer import Run
 
-DRAW_SCALE = 1e-4
-"""Of the gradient of what a group draws. Adam's steps are as long at any scale, and a small one has no part in the norm
-that the gradient of all weights together is cut to."""
+PRIOR_SCALE = 1e-4
+"""Factor on the gradient of the prior. Adam's steps are as long at any scale, and a small gradient takes no part in the
+norm by which the gradient of all weights together is clipped."""
 
 
 RewardFn = Callable[[Crystals], Scores]
@@ -53,7 +54,8 @@ class Settings:
         log_prob: "sum" over a crystal's latents, or "mean".
         kl_weight: of the divergence from the base model.
         trajectory_steps: denoising steps of each trajectory that are trained on; None for all.
-        conditions: what crystals may be asked to be; each group draws one, None being nothing. Without any: nothing.
+        conditions: requests; each group takes one at random, and None asks for nothing. Without any, nothing is asked
+            for.
     """
 
     groups_per_step: int
@@ -66,15 +68,15 @@ class Settings:
     log_prob: grpo.Reduce
     kl_weight: float
     trajectory_steps: int | None
-    conditions: Sequence[Wanted | None] = ()
+    conditions: Sequence[Request | None] = ()
 
 
 @dataclass(frozen=True)
 class Decision:
-    """A denoising step that is trained on, with what was true when it was drawn.
+    """A denoising step that is trained on, with what was true when it was sampled.
 
     Attributes:
-        transition: x, mean, std and x_next of the policy that drew it.
+        transition: x, mean, std and x_next of the policy that sampled it.
         log_prob: (G,) of x_next by that policy.
         base_mean: (G, N, D) the frozen base model's mean at the same x.
     """
@@ -85,35 +87,33 @@ class Decision:
 
 
 @dataclass(frozen=True)
-class Draw:
-    """The oxidation states that a group drew, the first of its decisions, with what was true when it drew them.
+class PriorDecision:
+    """What the prior proposed for a group, the first of its decisions.
 
     Attributes:
-        row: of `LatentDiffusion.log_odds`.
-        log_prob: () of that row by the policy.
-        base_log_odds: (K,) of the frozen base model.
+        proposal: of one crystal, which all of the group share.
+        log_prob: (1,) of it by the prior that proposed it.
     """
 
-    row: int
+    proposal: Proposal
     log_prob: Tensor
-    base_log_odds: Tensor
 
 
 @dataclass(frozen=True)
 class Group:
-    """G crystals of one size that were asked for the same, and the decisions that led to them."""
+    """G crystals of one size that share a request, and the decisions that led to them."""
 
     num_atoms: Tensor
     decisions: list[Decision]
     crystals: Crystals
-    said: Said = NOTHING
-    draw: Draw | None = None
+    conditions: ConditionBatch = NO_CONDITIONS
+    prior_decision: PriorDecision | None = None
 
 
 def rollout_group(
-    model: LatentDiffusion, base: LatentDiffusion, settings: Settings, sampling: Sampling, generator: torch.Generator
+    model: Generator, base: Generator, settings: Settings, sampling: Sampling, generator: torch.Generator
 ) -> Group:
-    """Draw one group with the model's live weights.
+    """Sample one group with the model's live weights.
 
     The last step of a chain is deterministic, so it is never among the decisions.
 
@@ -122,36 +122,36 @@ def rollout_group(
         base: the frozen model that KL is measured against.
         settings: of the RL step.
         sampling: with noise at every step but the last.
-        generator: source of the condition, the size, the choice of decisions and all noise.
+        generator: source of the request, what the prior proposes, the choice of decisions and all noise.
     """
-    wanted = _wanted(settings, generator)
-    size, asked = model.draw(1, generator, wanted)
-    num_atoms = size.expand(settings.num_group_samples).to(model.device)
-    said = model.say(asked * len(num_atoms), num_atoms)
-    draw = None
-    if _learns_draw(model, wanted):
-        row = list(model.conditions[STATES]["known"]).index(asked[0][STATES])
-        draw = Draw(row, model.log_odds().detach()[row], base.log_odds().detach())
+    request = _request(settings, generator)
+    proposal = model.prior.propose(1, generator, request)
+    num_atoms = proposal.num_atoms.expand(settings.num_group_samples).to(model.device)
+    conditions = model.encode_requests(proposal.requests * len(num_atoms), num_atoms)
+    prior_decision = None
+    if model.prior.learns_from(request):
+        log_prob, _ = model.prior.log_prob_and_kl(proposal, base.prior)
+        prior_decision = PriorDecision(proposal, log_prob.detach())
     chain = model.chain(sampling)
     count = min(settings.trajectory_steps or len(chain), len(chain) - 1)
     chosen = set((1 + torch.randperm(len(chain) - 1, generator=generator)[:count]).tolist())
     decisions, x = [], torch.zeros(0)
-    for transition in model.transitions(num_atoms, sampling, generator, said):
+    for transition in model.transitions(num_atoms, sampling, generator, conditions):
         x = transition.x_next
         if transition.index in chosen:
             with torch.no_grad():
-                base_mean, _ = base.step(transition.x, transition.index, num_atoms, chain, sampling, said)
+                base_mean, _ = base.step(transition.x, transition.index, num_atoms, chain, sampling, conditions)
             log_prob = _log_prob(transition, transition.mean, settings)
             decisions.append(Decision(transition, log_prob, base_mean))
-    return Group(num_atoms, decisions, model.decode(x, num_atoms, said), said, draw)
+    return Group(num_atoms, decisions, model.decode(x, num_atoms, conditions), conditions, prior_decision)
 
 
 def train_step(
-    run: Run, model: LatentDiffusion, base: LatentDiffusion, reward: RewardFn, settings: Settings, sampling: Sampling
+    run: Run, model: Generator, base: Generator, reward: RewardFn, settings: Settings, sampling: Sampling
 ) -> dict[str, float]:
-    """One RL step: draw groups, score them, update the denoiser and how often oxidation states are drawn.
+    """One RL step: sample groups, score them, update the denoiser and, where it learns, the prior.
 
-    Group g draws from a generator of its own, so that the groups are the same however many ranks share them.
+    Group g has a source of randomness of its own, so that the groups are the same however many ranks share them.
 
     Returns:
         What to log. `log_ratio_first` is the largest |log-ratio| before the first update: about 0, or the
@@ -172,7 +172,7 @@ def train_step(
         settings.normalize_fn,
         settings.eps,
     ).view(settings.groups_per_step, settings.num_group_samples)
-    of_draws = _draw_advantage(run, model, scores, settings)
+    of_groups = _prior_advantage(run, model, scores, settings)
 
     logged: dict[str, list[float]] = defaultdict(list)
     first = 0.0
@@ -182,8 +182,8 @@ def train_step(
             if g in groups:
                 share = ranks / len(batch)
                 info = accumulate(model, groups[g], advantage[g].to(model.device), settings, sampling, share)
-                if groups[g].draw is not None:
-                    info |= accumulate_draw(model, groups[g], of_draws[g].to(model.device), settings, share)
+                if groups[g].prior_decision is not None:
+                    info |= accumulate_prior(model, base, groups[g], of_groups[g].to(model.device), settings, share)
                 for name, value in info.items():
                     logged[name].append(value)
                 if number == 0:
@@ -199,7 +199,7 @@ def train_step(
 
 
 def accumulate(
-    model: LatentDiffusion, group: Group, advantage: Tensor, settings: Settings, sampling: Sampling, share: float
+    model: Generator, group: Group, advantage: Tensor, settings: Settings, sampling: Sampling, share: float
 ) -> dict[str, float]:
     """Add one group's gradient: clipped surrogate plus KL to the base model, mean over its decisions.
 
@@ -218,13 +218,13 @@ def accumulate(
     totals: dict[str, float] = defaultdict(float)
     largest = 0.0
     for decision in group.decisions:
-        drawn = decision.transition
-        mean, _ = model.step(drawn.x, drawn.index, group.num_atoms, chain, sampling, group.said)
+        sampled = decision.transition
+        mean, _ = model.step(sampled.x, sampled.index, group.num_atoms, chain, sampling, group.conditions)
         surrogate, info = grpo.clipped_loss(
-            _log_prob(drawn, mean, settings), decision.log_prob, advantage, settings.clip_ratio
+            _log_prob(sampled, mean, settings), decision.log_prob, advantage, settings.clip_ratio
         )
         mask = torch.ones(mean.shape[:2], dtype=torch.bool, device=mean.device)
-        kl = grpo.gaussian_kl(mean, decision.base_mean, drawn.std, mask, settings.log_prob).mean()
+        kl = grpo.gaussian_kl(mean, decision.base_mean, sampled.std, mask, settings.log_prob).mean()
         loss = surrogate + settings.kl_weight * kl
         (loss * share / len(group.decisions)).backward()
         for name, value in {"loss": loss, "kl": kl, **info}.items():
@@ -233,33 +233,34 @@ def accumulate(
     return {**totals, "log_ratio_max": largest}
 
 
-def accumulate_draw(
-    model: LatentDiffusion, group: Group, advantage: Tensor, settings: Settings, share: float
+def accumulate_prior(
+    model: Generator, base: Generator, group: Group, advantage: Tensor, settings: Settings, share: float
 ) -> dict[str, float]:
-    """Add the gradient of the oxidation states that a group drew, by the same surrogate and KL.
+    """Add the gradient of what the prior proposed for a group, by the same surrogate and KL.
 
     Where log-probabilities are means over the latents of a crystal, this one is divided by their number as well, so
     that one `clip_ratio` and one `kl_weight` fit both.
 
     Args:
         model: the policy, at its present weights.
-        group: of the rollout, with a draw.
+        base: the frozen model that KL is measured against.
+        group: of the rollout, with a `prior_decision`.
         advantage: () of the group among those of the step.
         settings: of the RL step.
         share: of this group in its inner batch.
 
     Returns:
-        `draw_kl`, the divergence from what the base model draws.
+        `prior_kl`, the divergence from the base model's prior.
     """
-    draw, log_odds = group.draw, model.log_odds()
-    assert draw is not None
-    count = 1 if settings.log_prob == "sum" else int(group.num_atoms[0]) * model.latent_mean.numel()
+    decision = group.prior_decision
+    assert decision is not None
+    count = 1 if settings.log_prob == "sum" else int(group.num_atoms[0]) * model.latent_dim
+    log_prob, kl = model.prior.log_prob_and_kl(decision.proposal, base.prior)
     surrogate, _ = grpo.clipped_loss(
-        log_odds[draw.row].view(1) / count, draw.log_prob.view(1) / count, advantage.view(1), settings.clip_ratio
+        log_prob / count, decision.log_prob / count, advantage.view(1), settings.clip_ratio
     )
-    kl = (log_odds.exp() * (log_odds - draw.base_log_odds)).sum()
-    (DRAW_SCALE * (surrogate + settings.kl_weight * kl / count) * share).backward()
-    return {"draw_kl": kl.item()}
+    (PRIOR_SCALE * (surrogate + settings.kl_weight * kl / count) * share).backward()
+    return {"prior_kl": kl.item()}
 
 
 def score_everywhere(run: Run, crystals: Mapping[int, Crystals], settings: Settings, reward: RewardFn) -> Scores:
@@ -301,28 +302,23 @@ def raw_reward(scores: Scores, weights: Sequence[float]) -> float:
     return total
 
 
-def _wanted(settings: Settings, generator: torch.Generator) -> Wanted:
-    """What a group is asked for: the first that its generator decides."""
+def _request(settings: Settings, generator: torch.Generator) -> Request:
+    """What a group is asked for, which is the first thing that its source of randomness decides."""
     if not settings.conditions:
         return {}
     return settings.conditions[int(torch.randint(len(settings.conditions), (), generator=generator))] or {}
 
 
-def _learns_draw(model: LatentDiffusion, wanted: Wanted) -> bool:
-    """Whether a group that is asked for this draws oxidation states, and how often is learned."""
-    return model.draw_weights is not None and model.draw_weights.requires_grad and model.draws_states(wanted)
-
-
-def _draw_advantage(run: Run, model: LatentDiffusion, scores: Scores, settings: Settings) -> Tensor:
-    """(groups_per_step,) `grpo.draw_advantage` among the groups that learn from their draw, on all ranks; else 0."""
+def _prior_advantage(run: Run, model: Generator, scores: Scores, settings: Settings) -> Tensor:
+    """(groups_per_step,) `grpo.prior_advantage` among the groups, of all ranks, that the prior learns from; else 0."""
     groups, size = settings.groups_per_step, settings.num_group_samples
-    wanted = [_wanted(settings, run.generator(run.step * groups + g)) for g in range(groups)]
-    rows = [g for g in range(groups) if _learns_draw(model, wanted[g])]
-    of_draws = torch.zeros(groups)
+    requests = [_request(settings, run.generator(run.step * groups + g)) for g in range(groups)]
+    rows = [g for g in range(groups) if model.prior.learns_from(requests[g])]
+    advantage = torch.zeros(groups)
     if rows:
         total, worst = (values.view(groups, size)[rows].flatten() for values in (scores.total, scores.worst))
-        of_draws[rows] = grpo.draw_advantage(total, worst, size, settings.eps)
-    return of_draws
+        advantage[rows] = grpo.prior_advantage(total, worst, size, settings.eps)
+    return advantage
 
 
 def _log_prob(transition: Transition, mean: Tensor, settings: Settings) -> Tensor:

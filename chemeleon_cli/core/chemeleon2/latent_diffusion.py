@@ -1,4 +1,4 @@
-"""The published generator: its chain of steps and its loss, behind the interface of ours.
+"""The published generator: a `Generator` with the chain of steps and the loss that its weights were trained with.
 
 Legend: B crystals, N atoms padded, D latent width, T training steps, S steps of a chain.
 """
@@ -10,23 +10,22 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from chemeleon_cli.core.chemeleon2.conditions import published_conditions
 from chemeleon_cli.core.chemeleon2.denoiser import Denoiser
-from chemeleon_cli.core.conditions.conditions import NOTHING, Said, Settings, Wanted, is_said
+from chemeleon_cli.core.conditions.base import NO_CONDITIONS, ConditionBatch, Request, is_given
 from chemeleon_cli.core.data.crystals import atom_mask
-from chemeleon_cli.core.models import generator
 from chemeleon_cli.core.models.build import build
 from chemeleon_cli.core.models.diffusion import Schedule
-from chemeleon_cli.core.models.generator import Sampling
+from chemeleon_cli.core.models.generator import Generator, Sampling
 from chemeleon_cli.core.models.layers import masked_mean
+from chemeleon_cli.core.models.prior import CrystalPrior
 from chemeleon_cli.errors import UserError
 
 
-class LatentDiffusion(generator.LatentDiffusion):
-    """A published VAE and denoiser. Latents are divided by one number; nothing is taken off.
-
-    Without a condition, a conditional model is told that nothing is said.
+class LatentDiffusion(Generator):
+    """A published autoencoder and denoiser. Latents are divided by one number; nothing is subtracted.
 
     Args:
         vae: config of the VAE.
@@ -35,6 +34,8 @@ class LatentDiffusion(generator.LatentDiffusion):
         sizes: weight of each number of atoms, by the number as text.
     """
 
+    learns_variance = True
+
     def __init__(
         self,
         vae: Mapping[str, Any],
@@ -42,9 +43,9 @@ class LatentDiffusion(generator.LatentDiffusion):
         diffusion: Mapping[str, Any],
         sizes: Mapping[str, float],
     ) -> None:
-        nn.Module.__init__(self)  # not our networks
+        super().__init__()
         self.vae = build("vae", vae).requires_grad_(False)
-        self.denoiser: Denoiser = Denoiser(**denoiser)
+        self.denoiser = Denoiser(**denoiser)
         self.config = {
             "layout": "chemeleon2",
             "vae": self.vae.config,
@@ -55,47 +56,22 @@ class LatentDiffusion(generator.LatentDiffusion):
         self.schedule = Schedule.linear(**diffusion)
         self.register_buffer("latent_mean", torch.zeros(self.denoiser.config["latent_dim"]))
         self.register_buffer("latent_std", torch.ones(self.denoiser.config["latent_dim"]))
-        self.draw_weights = None
+        encoders = (self.denoiser.config["conditions"] or {}).get("encoders", {})
+        self.conditions = published_conditions(encoders, self.vae.config["decoder"]["classes"])
+        self.prior = CrystalPrior(sizes, self.conditions)
 
-    @property
-    def conditions(self) -> Settings:
-        """What the model was trained to be asked for; classes are known by their numbers, counted from 0."""
-        config = self.denoiser.config["conditions"] or {"encoders": {}}
-        elements = self.vae.config["decoder"]["classes"]
-        out = {}
-        for name, e in config["encoders"].items():
-            if e["kind"] == "float":
-                out[name] = {"kind": "value"}
-            elif e["kind"] == "categorical":
-                out[name] = {"kind": "category", "known": [str(number) for number in range(e["width"])]}
-            else:
-                out[name] = {"kind": e["kind"], "known": list(range(1, min(e["width"], elements)))}
-        return out
-
-    def going_on(self, conditions: Settings, sizes: Mapping[str, int]) -> generator.LatentDiffusion:
-        """Not for this layout.
+    def encode_requests(self, requests: Sequence[Request], num_atoms: Tensor) -> ConditionBatch:
+        """As in `Generator`; a published model has been trained with all conditions together or none.
 
         Raises:
-            UserError: always.
+            UserError: some are given and others not, too.
         """
-        raise UserError(
-            "train-ldm cannot go on with a published Chemeleon2 model",
-            "train-rl can; or train a generator from nothing, with `vae` instead of `start`",
-        )
-
-    def say(self, wanted: Sequence[Wanted], num_atoms: Tensor) -> Said:
-        """As in ours; published conditions are said all together or not at all."""
-        said = super().say(wanted, num_atoms)
-        values = said.values
-        lacking = [name for name in self.conditions if name not in values or not is_said(values[name]).all()]
+        batch = super().encode_requests(requests, num_atoms)
+        values = batch.values
+        lacking = [name for name in self.conditions if name not in values or not is_given(values[name]).all()]
         if values and lacking:
             raise UserError(f"this model takes its conditions all together; {', '.join(lacking)} is not given")
-        return said
-
-    def _condition(self, said: Said) -> Tensor | None:
-        """(B, H) for the denoiser."""
-        conditions = self.denoiser.conditions
-        return conditions.read(said.values) if conditions is not None and said.values else None
+        return batch
 
     def chain(self, sampling: Sampling) -> Schedule:
         """The published spacing: for DDIM every (T / S)-th step from 0, for DDPM evenly from 0 to T - 1.
@@ -119,17 +95,22 @@ class LatentDiffusion(generator.LatentDiffusion):
         return self.schedule.take(torch.arange(0, total, strides[steps]))
 
     def step(
-        self, x: Tensor, index: int, num_atoms: Tensor, chain: Schedule, sampling: Sampling, said: Said = NOTHING
+        self,
+        x: Tensor,
+        index: int,
+        num_atoms: Tensor,
+        chain: Schedule,
+        sampling: Sampling,
+        conditions: ConditionBatch = NO_CONDITIONS,
     ) -> tuple[Tensor, Tensor]:
         """The Gaussian of one reverse step: mean and std (B, N, D); DDIM's std is (1, 1, 1).
 
-        The std of DDPM is learned; DDIM has no use for it. The last step is deterministic either way. Guidance is for
-        the noise; the published code guides the learned variance, too.
+        The std of DDPM is learned; DDIM has no use for it. The last step is deterministic either way. Guidance changes
+        the noise alone; in the published code, it changes the learned variance too.
         """
         timestep = chain.timesteps[index].to(x.device).expand(len(x))
-        condition = self._condition(said)
-        noise, variance = self.denoiser.noise_and_variance(x, timestep, num_atoms, condition)
-        if condition is not None and sampling.guidance != 1:
+        noise, variance = self.denoiser.noise_and_variance(x, timestep, num_atoms, conditions)
+        if conditions.values and sampling.guidance != 1:
             null, _ = self.denoiser.noise_and_variance(x, timestep, num_atoms)
             noise = null + sampling.guidance * (noise - null)
         mean, std = chain.step(x, noise, index, sampling.sampler, sampling.eta)
@@ -137,17 +118,23 @@ class LatentDiffusion(generator.LatentDiffusion):
             std = torch.exp(0.5 * learned_log_variance(chain, variance, index))
         return mean, std
 
-    def loss(self, latents: Tensor, num_atoms: Tensor, generator: torch.Generator, said: Said = NOTHING) -> Tensor:
-        """Mean over the batch of `loss_terms`, at random steps; arguments as in ours."""
+    def loss(
+        self,
+        latents: Tensor,
+        num_atoms: Tensor,
+        generator: torch.Generator,
+        conditions: ConditionBatch = NO_CONDITIONS,
+    ) -> Tensor:
+        """Mean over the batch of `loss_terms`, at random steps; arguments as in `Generator.loss`."""
         mask = atom_mask(num_atoms, latents.shape[1]).unsqueeze(-1)
         x0 = (latents - self.latent_mean) / self.latent_std * mask
         t = torch.randint(len(self.schedule), (len(x0),), generator=generator).to(x0.device)
         noise = torch.randn(x0.shape, generator=generator).to(x0.device) * mask
-        terms = self.loss_terms(x0, num_atoms, t, noise, said)
+        terms = self.loss_terms(x0, num_atoms, t, noise, conditions)
         return (terms["mse"] + terms["vb"]).mean()
 
     def loss_terms(
-        self, x0: Tensor, num_atoms: Tensor, t: Tensor, noise: Tensor, said: Said = NOTHING
+        self, x0: Tensor, num_atoms: Tensor, t: Tensor, noise: Tensor, conditions: ConditionBatch = NO_CONDITIONS
     ) -> dict[str, Tensor]:
         """The hybrid loss of Nichol & Dhariwal 2021, "Improved Denoising Diffusion Probabilistic Models".
 
@@ -156,7 +143,7 @@ class LatentDiffusion(generator.LatentDiffusion):
             num_atoms: (B,).
             t: (B,) rows of the training schedule.
             noise: (B, N, D).
-            said: what the denoiser is told of the crystals.
+            conditions: those of the crystals, as far as the denoiser is given them.
 
         Returns:
             (B,) each: `mse` of the noise over a crystal's atoms, and `vb`, its share of the variational bound in
@@ -164,7 +151,7 @@ class LatentDiffusion(generator.LatentDiffusion):
         """
         mask = atom_mask(num_atoms, x0.shape[1])
         x_t = self.schedule.add_noise(x0, noise, t)
-        predicted, channel = self.denoiser.noise_and_variance(x_t, t, num_atoms, self._condition(said))
+        predicted, channel = self.denoiser.noise_and_variance(x_t, t, num_atoms, conditions)
         true_mean, _ = self.schedule.step(x_t, noise, t, "ddpm")
         mean, _ = self.schedule.step(x_t, predicted.detach(), t, "ddpm")
         low, _ = log_variances(self.schedule, t, x0)

@@ -1,0 +1,51 @@
+"""Every kind of condition, by the name that recipes and checkpoints have for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from chemeleon_cli.core.conditions.base import Condition
+from chemeleon_cli.core.conditions.category import Category
+from chemeleon_cli.core.conditions.chemical_system import ChemicalSystem
+from chemeleon_cli.core.conditions.composition import Composition
+from chemeleon_cli.core.conditions.oxidation_states import OxidationStates
+from chemeleon_cli.core.conditions.space_group import SpaceGroup
+from chemeleon_cli.core.conditions.value import Value
+from chemeleon_cli.core.data.dataset import Table
+
+KINDS: dict[str, type[Condition]] = {
+    "value": Value,
+    "composition": Composition,
+    "chemical_system": ChemicalSystem,
+    "space_group": SpaceGroup,
+    "category": Category,
+    "oxidation_states": OxidationStates,
+}
+
+
+def fit_conditions(table: Table, kinds: Mapping[str, str]) -> dict[str, Condition]:
+    """The conditions that a model trained on a table can have.
+
+    Args:
+        table: the train split.
+        kinds: the kind of each condition by its name.
+
+    Raises:
+        UserError: the table has no such column, or nothing in it.
+    """
+    return {name: KINDS[kind].fit(name, table) for name, kind in kinds.items()}
+
+
+def from_settings(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, Condition]:
+    """Conditions from a checkpoint's config: by name, what `Condition.settings` returns."""
+    conditions = {}
+    for name, own in settings.items():
+        fields = dict(own)
+        conditions[name] = KINDS[fields.pop("kind")](name, **fields)
+    return conditions
+
+
+def to_settings(conditions: Mapping[str, Condition]) -> dict[str, dict[str, Any]]:
+    """The inverse of `from_settings`."""
+    return {name: condition.settings for name, condition in conditions.items()}

@@ -1,0 +1,161 @@
+"""The crystal prior: what a generator settles before it places any atom.
+
+That is the number of atoms and, in a model that was trained with them, the oxidation state of each atom. Both are
+sampled as often as they occur in the training set, until reinforcement learning changes how often.
+
+Legend: B crystals, K combinations of oxidation states that occur in the training set.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from chemeleon_cli.core.conditions.base import Request
+from chemeleon_cli.core.conditions.composition import formula_unit
+from chemeleon_cli.core.conditions.oxidation_states import STATE_CODES, OxidationStates, state_shares
+from chemeleon_cli.core.conditions.requests import Conditions, requested_formula, resolve
+from chemeleon_cli.errors import UserError
+
+GAIN = 100.0
+"""Factor on the learned weights. Adam's steps are as long as the learning rate, so with it a rate that suits the
+denoiser suits the prior too."""
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What B crystals are to be.
+
+    Attributes:
+        num_atoms: (B,).
+        requests: for each crystal, what the denoiser is conditioned on.
+        rows: (B,) which of the K combinations of oxidation states each has, where they were sampled; else None, and
+            there is no probability to learn from.
+    """
+
+    num_atoms: Tensor
+    requests: list[Request]
+    rows: Tensor | None = None
+
+
+class CrystalPrior:
+    """Samples numbers of atoms and oxidation states, and knows the probability of the latter.
+
+    The probability of a combination of oxidation states is proportional to
+
+        its count in the training set * exp(GAIN * sum over states of weight * share of atoms with that state)
+
+    and the weights are zero unless reinforcement learning has changed them.
+
+    Args:
+        sizes: how many training crystals have so many atoms, by that number as text; or any other weights.
+        conditions: those of the model, by name.
+
+    Attributes:
+        sizes: the numbers of atoms that can be proposed, with their weights.
+        weights: (STATE_CODES,) what can be learned; None in a model without oxidation states. The prior is no module
+            of its own: a generator registers this parameter as its own, which puts it into checkpoints and optimisers.
+    """
+
+    def __init__(self, sizes: Mapping[str, float], conditions: Conditions) -> None:
+        self.sizes = {int(n): float(weight) for n, weight in sizes.items()}
+        self.conditions = conditions
+        self.states = next((c for c in conditions.values() if isinstance(c, OxidationStates)), None)
+        self.weights = None if self.states is None else nn.Parameter(torch.zeros(STATE_CODES), requires_grad=False)
+
+    def propose(
+        self, count: int, generator: torch.Generator, request: Request | None = None, z: int | None = None
+    ) -> Proposal:
+        """What `count` crystals are to be, given what all of them are asked to be.
+
+        Oxidation states are sampled only where nothing is asked for. Beside another request they are not given,
+        because the prior does not know which of them fit it: a metal cannot have a band gap of 3 eV. A request that
+        names them with the value None leaves them open, too.
+
+        Args:
+            count: B.
+            generator: source of randomness, on the CPU.
+            request: what the crystals are asked to be.
+            z: formula units of a requested composition in each crystal; None: any number.
+
+        Raises:
+            UserError: see `propose_sizes`.
+        """
+        request = request or {}
+        own = resolve(self.conditions, request)
+        if self.states is not None and z is None:
+            if self.samples_states(request):
+                rows = torch.multinomial(self.log_odds().detach().exp().cpu(), count, True, generator=generator)
+                known = list(self.states.known)
+                texts = [known[row] for row in rows.tolist()]
+                num_atoms = torch.tensor([len(text.split()) for text in texts])
+                return Proposal(num_atoms, [{**own, self.states.name: text} for text in texts], rows)
+            if self.states.name in own:
+                return Proposal(torch.full((count,), len(str(own[self.states.name]).split())), [own] * count)
+        return Proposal(self.propose_sizes(count, generator, own, z), [own] * count)
+
+    def propose_sizes(
+        self, count: int, generator: torch.Generator, request: Request | None = None, z: int | None = None
+    ) -> Tensor:
+        """(B,) numbers of atoms, each with its frequency in the training set; arguments as in `propose`.
+
+        A composition leaves the sizes that hold whole formula units of it.
+
+        Raises:
+            UserError: the training set has no crystal of such a size, or the model does not have the condition.
+        """
+        formula = requested_formula(self.conditions, request or {})
+        if z is not None and formula is None:
+            raise UserError(f"z is {z}, and no composition is asked for", "z counts the formula units of a composition")
+        unit = 1 if formula is None else len(formula_unit(formula))
+        sizes, weights = torch.tensor(list(self.sizes)), torch.tensor(list(self.sizes.values()))
+        fits = (sizes % unit == 0) if z is None else (sizes == z * unit)
+        if not fits.any():
+            units = "" if z is None else f" times z = {z}"
+            found = f"composition: found {formula}, with {unit} atoms in a formula unit{units}"
+            have = f"{int(sizes.min())} to {int(sizes.max())} atoms"
+            raise UserError(f"{found}; the model was trained on crystals of {have}, and no such size fits")
+        return sizes[fits][torch.multinomial(weights[fits], count, replacement=True, generator=generator)]
+
+    def samples_states(self, request: Request) -> bool:
+        """Whether oxidation states are sampled for this request: it asks for nothing and does not name them."""
+        return self.states is not None and self.states.name not in request and not resolve(self.conditions, request)
+
+    # --- what reinforcement learning needs --------------------------------------------------------
+
+    def learn(self) -> None:
+        """Let reinforcement learning change the probabilities, if there are any to change."""
+        if self.weights is not None:
+            self.weights.requires_grad_(True)
+
+    def learns_from(self, request: Request) -> bool:
+        """Whether what is proposed for this request has a probability that is being learned."""
+        return self.weights is not None and self.weights.requires_grad and self.samples_states(request)
+
+    def log_odds(self) -> Tensor:
+        """(K,) log-probability of each combination of oxidation states, in the order of `states.known`."""
+        assert self.states is not None and self.weights is not None
+        counts = torch.tensor(list(self.states.known.values()), device=self.weights.device)
+        return (counts.log() + GAIN * self.shares.to(self.weights.device) @ self.weights).log_softmax(0)
+
+    def log_prob_and_kl(self, proposal: Proposal, base: CrystalPrior) -> tuple[Tensor, Tensor]:
+        """(B,) log-probability of a proposal, and () the divergence KL(self || base), both with gradient.
+
+        Args:
+            proposal: one with `rows`.
+            base: a prior with the same oxidation states; it gets no gradient.
+        """
+        assert proposal.rows is not None, "nothing was sampled whose probability is known"
+        log_odds = self.log_odds()
+        kl = (log_odds.exp() * (log_odds - base.log_odds().detach())).sum()
+        return log_odds[proposal.rows.to(log_odds.device)], kl
+
+    @functools.cached_property
+    def shares(self) -> Tensor:
+        """(K, STATE_CODES) share of the atoms of each combination that has each state."""
+        assert self.states is not None
+        return state_shares(self.states.known)
