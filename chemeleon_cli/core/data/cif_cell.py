@@ -17,9 +17,9 @@ SPECIAL = 0.15
 """Å. Images of a site closer than this are one atom on a symmetry element, written with few digits (0.333)."""
 SAME_ATOM = 0.1
 """Å. Two rows of one element closer than this, after symmetry, are one atom that is listed twice."""
-SHORT, SHORT_MULTIPLE = 0.9, 0.65
-"""Shortest contacts, in sums of covalent radii, that speak for an origin: the second for H, C, N and O, whose bonds to
-hydrogen and multiple bonds (uranyl has 0.68) are short."""
+SHORT, SHORT_BETWEEN_HEAVY_NONMETALS = 0.65, 0.9
+"""Contacts, in sums of covalent radii, below which an origin is ruled out. Radii of metals say little (La-La in LaAl2 has
+0.85), and bonds of H, C, N and O can be multiple (uranyl has 0.68); others (Si-Si) are hardly ever shorter than 0.9."""
 MAX_ATOMS = 50_000
 """Atoms in a cell, symmetry applied."""
 
@@ -159,13 +159,14 @@ def _distances(differences: np.ndarray, lattice: np.ndarray) -> np.ndarray:
 
 def _is_crowded(content: Content, lattice: np.ndarray) -> bool:
     """Whether two atoms are closer than bonds are, so that this origin is not the one that was meant."""
-    from pymatgen.core import Lattice, Structure
+    from pymatgen.core import Element, Lattice, Structure
 
     structure = Structure(Lattice(lattice), list(content.elements), content.positions)
     first, second, _, distances = structure.get_neighbor_list(4.0, exclude_self=True)
     for i, j, distance in zip(first.tolist(), second.tolist(), distances.tolist(), strict=True):
         pair = {content.elements[i], content.elements[j]}
-        limit = SHORT_MULTIPLE if pair & {"H", "C", "N", "O"} else SHORT
+        is_open = pair & {"H", "C", "N", "O"} or any(Element(symbol).is_metal for symbol in pair)
+        limit = SHORT if is_open else SHORT_BETWEEN_HEAVY_NONMETALS
         if distance < limit * (_radius(content.elements[i]) + _radius(content.elements[j])):
             return True
     return False

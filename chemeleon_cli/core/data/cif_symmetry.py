@@ -254,7 +254,8 @@ def _with_either_glide(symbol: str, group: gemmi.SpaceGroup) -> Sequence[gemmi.S
     """Settings that a symbol with an e-glide (C m m e) stands for: C m m a and C m m b, which differ in the origin."""
     pattern = symbol.replace(" ", "").replace("e", "[abc]")
     table = gemmi.spacegroup_table() if "[abc]" in pattern else ()
-    return tuple(sg for sg in table if sg.number == group.number and re.fullmatch(pattern, sg.hm.replace(" ", "")))
+    meant = [sg for sg in table if sg.number == group.number and re.fullmatch(pattern, sg.hm.replace(" ", ""))]
+    return tuple({sg.hall: sg for sg in reversed(meant)}.values())  # C c c a and C c c b are one in origin choice 1
 
 
 def _split_choice(name: str) -> tuple[str, str]:
