@@ -522,7 +522,7 @@ class Constant(RewardComponent):
         ("return torch.rand(len(candidates))", "other numbers"),
         ("return torch.full((len(candidates),), 1.0 + len(candidates))", "impossible ones"),
         ("return torch.zeros(len(candidates), requires_grad=True)", "gradient"),
-        ("candidates.structures[0].scale_lattice(9); return torch.ones(len(candidates))", r"candidates\.structures\[0\]"),
+        ("candidates.structures[0].scale_lattice(9); return torch.ones(4)", r"candidates\.structures\[0\]"),
     ],
 )
 def test_check_reward_finds_what_is_wrong(body: str, message: str) -> None:

@@ -19,7 +19,7 @@ from chemeleon_cli.core.batches import BatchOrder
 from chemeleon_cli.core.dataset import load_split
 from chemeleon_cli.core.metrics_file import MetricsFile
 from chemeleon_cli.core.resuming import check_recipe
-from chemeleon_cli.core.trainer import Run, Settings
+from chemeleon_cli.core.trainer import LOST_UPDATES, Run, Settings
 from chemeleon_cli.core.vae import VAE
 from chemeleon_cli.errors import UserError
 from chemeleon_cli.recipe.base import RunOptions, TrainingSection
@@ -317,3 +317,43 @@ def test_checkpoint_round_trip_and_its_errors(tmp_path: Path):
     (folder / "meta.json").write_text('{"kind": "vae", "version": 99}')
     with pytest.raises(UserError, match="version 99"):
         checkpoint.read_meta(folder)
+
+
+def loss_of(run: Run, vae: VAE, table, bad: range) -> None:
+    """Train with losses that are NaN in some steps."""
+    order = BatchOrder(table.num_atoms, 6, 7)
+    for step in run.steps():
+        for shard in run.shards():
+            terms = vae.loss(table.crystals(order[shard]), run.generator(shard))
+            run.backward(terms["types"] * (torch.nan if step in bad else 1.0))
+        run.log({"norm": run.optimise()})
+        if run.validation_is_due():
+            run.validated({"val/loss": 1.0})
+
+
+def test_losses_that_are_not_finite_end_a_run_and_one_of_them_does_not(tmp_path: Path, data: Path):
+    run, vae, table = make_run(tmp_path / "one", data, max_steps=20)
+    loss_of(run, vae, table, range(3, 3 + LOST_UPDATES - 1))
+    assert run.step == 20
+    run, vae, table = make_run(tmp_path / "all", data, max_steps=100)
+    with pytest.raises(UserError) as caught:
+        loss_of(run, vae, table, range(6, 100))
+    assert caught.value.message == (
+        f"step {6 + LOST_UPDATES}: the loss or its gradient was not finite for {LOST_UPDATES} updates in a row; "
+        f"saved is {tmp_path}/all/checkpoints/last, of step {6 + LOST_UPDATES}"
+    )
+    assert all(v.isfinite().all() for v in load_file(tmp_path / "all/checkpoints/last/model.safetensors").values())
+
+
+@pytest.mark.parametrize("ema", [0.9, None])
+def test_a_weight_that_is_not_finite_reaches_no_checkpoint(tmp_path: Path, data: Path, ema: float | None):
+    run, vae, table = make_run(tmp_path / "run", data, max_steps=100, ema_decay=ema)
+    train(run, vae, table, stop_at=4)
+    name, weight = next(iter(run.trained.items()))
+    with torch.no_grad():
+        weight.view(-1)[0] = torch.inf
+    before = {path: path.read_bytes() for path in (tmp_path / "run/checkpoints").rglob("*.*") if path.is_file()}
+    for save in (lambda: run.save("best"), lambda: run.validated({"val/loss": -9.0})):
+        with pytest.raises(UserError, match=rf"the weight {name} is no longer finite; saved is .*last, of step 4"):
+            save()
+    assert before == {path: path.read_bytes() for path in (tmp_path / "run/checkpoints").rglob("*.*") if path.is_file()}

@@ -156,7 +156,7 @@ def fill(model: nn.Module, weights: Mapping[str, Tensor], source: Path, hint: st
         hint: what to do if they do not fit.
 
     Raises:
-        UserError: a name or a shape is another than the model's.
+        UserError: a name or a shape is another than the model's, or a weight is not finite.
     """
     wanted = model.state_dict()
     wrong = sorted(k for k in wanted.keys() | weights.keys() if _shape(wanted, k) != _shape(weights, k))
@@ -167,6 +167,10 @@ def fill(model: nn.Module, weights: Mapping[str, Tensor], source: Path, hint: st
             f"{_shape(weights, key)} in the file, {_shape(wanted, key)} by the config",
             hint,
         )
+    broken = [k for k in sorted(weights) if not weights[k].isfinite().all()]
+    if broken:
+        text = f"{len(broken)} tensors hold numbers that are not finite, the first {broken[0]}"
+        raise UserError(f"{source}: {text}", "its training went wrong; take another checkpoint")
     model.load_state_dict({k: v.to(wanted[k].dtype) for k, v in weights.items()})
 
 

@@ -101,6 +101,8 @@ class TrainRl(RunRecipe, SamplerSection):
     """Crystals of a validation."""
     patience: Count | None = None
     """Stop after this many validations without improvement; null never stops early."""
+    unscored_patience: Count = 10
+    """Stop with an error after this many steps in a row in which no crystal has a score, so nothing is learned."""
 
     @field_validator("num_group_samples")
     @classmethod
