@@ -7,7 +7,7 @@ their group whatever is returned here.
 
 import torch
 
-from chemeleon_cli.core.candidates import Candidates
+from chemeleon_cli.core.scoring.candidates import Candidates
 
 
 class AtomicDensity:

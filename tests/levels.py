@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 
 from pymatgen.core import Structure
 
-from chemeleon_cli.core.hull import Hull
-from chemeleon_cli.core.potentials import Energy
-from chemeleon_cli.core.relaxation import Relaxed
+from chemeleon_cli.core.potentials.potentials import Energy
+from chemeleon_cli.core.potentials.relaxation import Relaxed
+from chemeleon_cli.core.scoring.hull import Hull
 
 SCALE = "PBE/MP2020"
 HULL = {"Na": 0.0, "Cl": 0.0, "Cs": 0.0, "Zn": 0.0, "S": 0.0, "Fe": 0.0, "NaCl": -2.0, "CsCl": -2.0, "ZnS": -1.0}

@@ -11,13 +11,13 @@ from pymatgen.core import Lattice, Structure
 from samples import perovskite, rock_salt, zinc_blende
 from torch import Tensor
 
-from chemeleon_cli.core import matching
-from chemeleon_cli.core.candidates import Candidates
-from chemeleon_cli.core.crystals import Crystals
-from chemeleon_cli.core.layers import Transformer, set_precision
+from chemeleon_cli.core.data.crystals import Crystals
+from chemeleon_cli.core.models.layers import Transformer, set_precision
+from chemeleon_cli.core.models.vae import VAE, Encoder
 from chemeleon_cli.core.rewards import ReinforceReward
-from chemeleon_cli.core.tools import Tools, build_tools, features, load_references
-from chemeleon_cli.core.vae import VAE, Encoder
+from chemeleon_cli.core.scoring import matching
+from chemeleon_cli.core.scoring.candidates import Candidates
+from chemeleon_cli.core.scoring.context import Tools, build_tools, features, load_references
 from chemeleon_cli.errors import UserError
 
 SALT = rock_salt(5.6)
@@ -131,7 +131,7 @@ def test_reference_features_are_computed_once_and_stored(tmp_path: Path, monkeyp
         raise AssertionError("computed again")
 
     with monkeypatch.context() as patch:
-        patch.setattr("chemeleon_cli.core.tools.features", fail)
+        patch.setattr("chemeleon_cli.core.scoring.context.features", fail)
         assert torch.equal(load_references(encoder, folder).structure_features, first.structure_features)
         with pytest.raises(AssertionError, match="computed again"):
             load_references(tiny_encoder(seed=1), folder)

@@ -126,9 +126,9 @@ def test_the_reward_of_train_rl_is_the_score_of_the_written_cif(work: Path):
     import torch
 
     from chemeleon_cli.commands.train_rl import judge
-    from chemeleon_cli.core import checkpoint
-    from chemeleon_cli.core.latent_diffusion import Sampling
-    from chemeleon_cli.core.tools import build_tools
+    from chemeleon_cli.core.models.generator import Sampling
+    from chemeleon_cli.core.scoring.context import build_tools
+    from chemeleon_cli.core.training import checkpoint
     from chemeleon_cli.recipe.load import load
     from chemeleon_cli.recipe.models import RECIPES
     from chemeleon_cli.sources.files import write_crystals
@@ -159,9 +159,9 @@ def test_dng_runs_is_scored_alike_and_resumes_with_its_memory(work: Path):
     from safetensors.torch import load_file
 
     from chemeleon_cli.commands.train_rl import judge
-    from chemeleon_cli.core import checkpoint
-    from chemeleon_cli.core.crystals import Crystals
-    from chemeleon_cli.core.tools import build_tools
+    from chemeleon_cli.core.data.crystals import Crystals
+    from chemeleon_cli.core.scoring.context import build_tools
+    from chemeleon_cli.core.training import checkpoint
     from chemeleon_cli.recipe.load import load
     from chemeleon_cli.recipe.models import RECIPES
     from chemeleon_cli.sources.files import write_crystals

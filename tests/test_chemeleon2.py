@@ -18,17 +18,17 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from chemeleon_cli.app import app
-from chemeleon_cli.core import checkpoint
-from chemeleon_cli.core.build import build
 from chemeleon_cli.core.chemeleon2 import convert
 from chemeleon_cli.core.chemeleon2.conditions import Condition
 from chemeleon_cli.core.chemeleon2.denoiser import Denoiser
-from chemeleon_cli.core.chemeleon2.latent_diffusion import LatentDiffusion, learned_log_variance
+from chemeleon_cli.core.chemeleon2.generator import LatentDiffusion, learned_log_variance
 from chemeleon_cli.core.chemeleon2.predictor import Predictor
 from chemeleon_cli.core.chemeleon2.vae import VAE
-from chemeleon_cli.core.crystals import Crystals, atom_mask, canonical
-from chemeleon_cli.core.latent_diffusion import Sampling, sample_many
-from chemeleon_cli.core.tools import Tools, features
+from chemeleon_cli.core.data.crystals import Crystals, atom_mask, canonical
+from chemeleon_cli.core.models.build import build
+from chemeleon_cli.core.models.generator import Sampling, sample_many
+from chemeleon_cli.core.scoring.context import Tools, features
+from chemeleon_cli.core.training import checkpoint
 from chemeleon_cli.errors import UserError
 
 GOLDEN = Path(__file__).parents[2] / "shared" / "golden" / "chemeleon2-tiny"

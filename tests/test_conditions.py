@@ -20,9 +20,7 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from chemeleon_cli.app import app
-from chemeleon_cli.core import checkpoint, rl
-from chemeleon_cli.core.build import build
-from chemeleon_cli.core.conditions import (
+from chemeleon_cli.core.conditions.conditions import (
     NOTHING,
     Said,
     assign_elements,
@@ -31,13 +29,16 @@ from chemeleon_cli.core.conditions import (
     formula_unit,
     unsaid,
 )
-from chemeleon_cli.core.dataset import Table, load_split
-from chemeleon_cli.core.denoiser import Denoiser
-from chemeleon_cli.core.latent_diffusion import LatentDiffusion, Sampling, sample_many
-from chemeleon_cli.core.latents import elements_kept, learn
-from chemeleon_cli.core.latents import encode as encode_table
-from chemeleon_cli.core.limits import MAX_Z
-from chemeleon_cli.core.vae import VAE
+from chemeleon_cli.core.data.dataset import Table, load_split
+from chemeleon_cli.core.data.limits import MAX_Z
+from chemeleon_cli.core.models.build import build
+from chemeleon_cli.core.models.denoiser import Denoiser
+from chemeleon_cli.core.models.generator import LatentDiffusion, Sampling, sample_many
+from chemeleon_cli.core.models.latents import elements_kept, learn
+from chemeleon_cli.core.models.latents import encode as encode_table
+from chemeleon_cli.core.models.vae import VAE
+from chemeleon_cli.core.rl import step
+from chemeleon_cli.core.training import checkpoint
 from chemeleon_cli.errors import UserError
 from chemeleon_cli.recipe.models import Sample
 
@@ -367,10 +368,10 @@ def test_a_table_without_the_labels_is_an_error(table: Table):
 def test_a_group_and_its_base_are_asked_for_the_same():
     model = make()
     sets = [{"composition": "NaCl", "gap": 2.0}, None]
-    settings = rl.Settings(num_group_samples=4, trajectory_steps=3, conditions=sets)
+    settings = step.Settings(num_group_samples=4, trajectory_steps=3, conditions=sets)
     seen = set()
     for seed in range(8):
-        group = rl.rollout_group(model, copy.deepcopy(model), settings, SAMPLING, seeded(seed))
+        group = step.rollout_group(model, copy.deepcopy(model), settings, SAMPLING, seeded(seed))
         numbers = group.crystals.numbers
         if group.said.values:
             assert group.said.values["gap"].tolist() == [2.0] * 4
@@ -384,9 +385,9 @@ def test_a_group_and_its_base_are_asked_for_the_same():
 def test_the_first_update_on_a_conditional_model_sees_ratios_of_one(tmp_path: Path):
     model = make()
     run = make_run(tmp_path, model)
-    settings = rl.Settings(groups_per_step=2, num_group_samples=6, num_inner_batch=1, conditions=[{"gap": 3.0}])
+    settings = step.Settings(groups_per_step=2, num_group_samples=6, num_inner_batch=1, conditions=[{"gap": 3.0}])
     before = {k: v.clone() for k, v in model.denoiser.state_dict().items()}
-    numbers = rl.train_step(run, model, copy.deepcopy(model), prefer_large_cells, settings, SAMPLING)
+    numbers = step.train_step(run, model, copy.deepcopy(model), prefer_large_cells, settings, SAMPLING)
     assert numbers["log_ratio_first"] < 1e-4
     after = model.denoiser.state_dict()
     assert not torch.equal(after["conditions.embeddings.0.0.weight"], before["conditions.embeddings.0.0.weight"])

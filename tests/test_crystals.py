@@ -9,7 +9,7 @@ from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Lattice, Structure
 from samples import known_structures, random_structures
 
-from chemeleon_cli.core.crystals import (
+from chemeleon_cli.core.data.crystals import (
     Crystals,
     canonical,
     lattice_from_parameters,

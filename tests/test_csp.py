@@ -11,9 +11,9 @@ from rich.console import Console
 from samples import known_structures
 
 from chemeleon_cli.commands import score_against
-from chemeleon_cli.core import matching
-from chemeleon_cli.core.comparison import MatchSettings
-from chemeleon_cli.core.csp import pair, predict
+from chemeleon_cli.core.scoring import matching
+from chemeleon_cli.core.scoring.comparison import MatchSettings
+from chemeleon_cli.core.scoring.csp import pair, predict
 from chemeleon_cli.sources.files import Row
 
 CRYSTALS = known_structures()
@@ -69,7 +69,7 @@ def test_a_comparison_without_end_is_no_match_and_is_counted():
 
 
 def test_the_report_says_how_many_comparisons_ran_out_of_time(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("chemeleon_cli.core.csp.rms_pairs", lambda pairs, settings: [math.nan] * len(pairs))
+    monkeypatch.setattr("chemeleon_cli.core.scoring.csp.rms_pairs", lambda pairs, settings: [math.nan] * len(pairs))
     console = Console(file=io.StringIO(), width=200)
     rows = [Row("a", CRYSTALS[0], None, {}), Row("b", CRYSTALS[1], None, {})]
     found = score_against.figures("known.csv", (["a", "b"], CRYSTALS[:2]), rows, console)

@@ -14,7 +14,7 @@ from test_published import MP20, table
 from typer.testing import CliRunner
 
 from chemeleon_cli.app import app
-from chemeleon_cli.core.cif import cif_text
+from chemeleon_cli.core.data.cif import cif_text
 from chemeleon_cli.sources import picture, published
 
 PAGE = (Path(__file__).parent.parent / "docs" / "data.md").read_text(encoding="utf-8")

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
-from chemeleon_cli.core.diffusion import Schedule
+from chemeleon_cli.core.models.diffusion import Schedule
 from chemeleon_cli.errors import UserError
 
 SHAPE = (4, 5, 8)

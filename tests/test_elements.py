@@ -5,8 +5,8 @@ import pytest
 import torch
 from pymatgen.core import Element
 
-from chemeleon_cli.core.elements import PROPERTIES, composition_statistics, element_table
-from chemeleon_cli.core.limits import MAX_Z
+from chemeleon_cli.core.data.elements import PROPERTIES, composition_statistics, element_table
+from chemeleon_cli.core.data.limits import MAX_Z
 
 
 def test_the_table_is_that_of_pymatgen_standardised():

@@ -26,10 +26,10 @@ from pymatgen.core import Element, Lattice, Structure
 from pymatgen.io.ase import AseAtomsAdaptor
 from samples import random_structures
 
-from chemeleon_cli.core import energy, potentials, relaxation
-from chemeleon_cli.core.energy import FOUNDATION_MODELS, load_energy_model
-from chemeleon_cli.core.potentials import Chgnet, Dtype, Energy, Mace, batches, fastest
-from chemeleon_cli.core.relaxation import Relaxed, relax
+from chemeleon_cli.core.potentials import energy, potentials, relaxation
+from chemeleon_cli.core.potentials.energy import FOUNDATION_MODELS, load_energy_model
+from chemeleon_cli.core.potentials.potentials import Chgnet, Dtype, Energy, Mace, batches, fastest
+from chemeleon_cli.core.potentials.relaxation import Relaxed, relax
 from chemeleon_cli.errors import UserError
 
 SYMBOLS = ("Li", "O", "F", "Na", "Mg", "Si", "S", "Cl", "Ti", "Fe", "Zn", "Sr", "Ba")
@@ -242,7 +242,7 @@ def test_a_big_call_measures_once(mace_file: Path, monkeypatch: pytest.MonkeyPat
 def test_importing_is_cheap_and_mace_leaves_nothing_behind(mace_file: Path) -> None:
     program = f"""
 import os, sys
-from chemeleon_cli.core.energy import load_energy_model
+from chemeleon_cli.core.potentials.energy import load_energy_model
 assert not {{"torch", "ase", "pymatgen", "chgnet", "mace"}} & set(sys.modules)
 load_energy_model({str(mace_file)!r})
 assert {UNSAFE!r} not in os.environ

@@ -24,7 +24,7 @@ from pymatgen.core import Lattice, Structure
 from rich.console import Console
 
 from chemeleon_cli.commands import fetch_data
-from chemeleon_cli.core.cif import cif_text, parse_cif
+from chemeleon_cli.core.data.cif import cif_text, parse_cif
 from chemeleon_cli.errors import UserError
 from chemeleon_cli.recipe.models import FetchData
 from chemeleon_cli.sources import crystals, examine, picture
@@ -153,9 +153,9 @@ def test_every_figure_of_the_manifest_is_true(table: Path) -> None:
 
 def test_predictors_take_the_statistics_that_the_manifest_has_for_train(table: Path) -> None:
     from chemeleon_cli.commands.train_predictor import set_statistics, with_labels
-    from chemeleon_cli.core.dataset import load_split
-    from chemeleon_cli.core.predictor import Predictor
-    from chemeleon_cli.core.vae import VAE
+    from chemeleon_cli.core.data.dataset import load_split
+    from chemeleon_cli.core.models.predictor import Predictor
+    from chemeleon_cli.core.models.vae import VAE
     from chemeleon_cli.recipe.models import TrainPredictor
 
     folder = fetch(table)
@@ -173,9 +173,9 @@ def test_predictors_take_the_statistics_that_the_manifest_has_for_train(table: P
 
 
 def test_a_cache_is_for_all_and_can_be_done_without(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from chemeleon_cli.core.dataset import load_split
-    from chemeleon_cli.core.tools import load_references
-    from chemeleon_cli.core.vae import VAE
+    from chemeleon_cli.core.data.dataset import load_split
+    from chemeleon_cli.core.models.vae import VAE
+    from chemeleon_cli.core.scoring.context import load_references
 
     folder = fetch(table)
     encoder = VAE(hidden_dim=8, num_heads=1, encoder_layers=1, decoder_layers=1, latent_dim=2).encoder
@@ -357,7 +357,7 @@ def test_absurd_rows_cost_no_others(tmp_path: Path) -> None:
     rows += [{"id": "needle", "cif": json.dumps(needle.as_dict())}]
     folder = fetch(write_csv(tmp_path / "x.csv", rows))
     assert manifest_of(folder)["counts"]["accepted"] == 2
-    assert list(manifest_of(folder)["rejected"]) == ["cell", "volume"]
+    assert list(manifest_of(folder)["rejected"]) == ["cell", "no_cell", "volume"]
 
 
 def test_whatever_a_row_raises_is_its_reason(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:

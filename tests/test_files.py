@@ -15,7 +15,7 @@ from pymatgen.io.cif import CifWriter
 from pymatgen.io.vasp import Poscar
 from samples import rock_salt
 
-from chemeleon_cli.core.cif import cif_text, parse_cif
+from chemeleon_cli.core.data.cif import cif_text, parse_cif
 from chemeleon_cli.errors import UserError
 from chemeleon_cli.sources import streams
 from chemeleon_cli.sources.files import Row, read_crystals, write_crystals

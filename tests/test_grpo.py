@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
-from chemeleon_cli.core.grpo import (
+from chemeleon_cli.core.rl.grpo import (
     clipped_loss,
     draw_advantage,
     gaussian_kl,

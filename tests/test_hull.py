@@ -10,10 +10,10 @@ import pytest
 from pymatgen.analysis.phase_diagram import PDEntry, PhaseDiagram
 from pymatgen.core import Composition
 
-from chemeleon_cli.core import hull as hulls
-from chemeleon_cli.core.hull import Hull
-from chemeleon_cli.core.hull_file import check_scales
-from chemeleon_cli.core.validity import neutral_binary, smact_valid
+from chemeleon_cli.core.data.validity import neutral_binary, smact_valid
+from chemeleon_cli.core.scoring import hull as hulls
+from chemeleon_cli.core.scoring.hull import Hull
+from chemeleon_cli.core.scoring.hull_file import check_scales
 from chemeleon_cli.errors import UserError
 
 METALS = ["Li", "Mg", "Al", "Ti", "Fe", "Cu"]

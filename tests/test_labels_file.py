@@ -11,7 +11,7 @@ from pymatgen.core import Lattice, Structure
 from rich.console import Console
 
 from chemeleon_cli.commands import fetch_data
-from chemeleon_cli.core.cif import cif_text
+from chemeleon_cli.core.data.cif import cif_text
 from chemeleon_cli.errors import UserError
 from chemeleon_cli.recipe.models import FetchData
 from chemeleon_cli.sources import picture

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from samples import random_structures
 
-from chemeleon_cli.core.cif import cif_text
+from chemeleon_cli.core.data.cif import cif_text
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ from pymatgen.core import Element, Lattice, Structure
 from safetensors.torch import load_file, save_file
 from samples import known_structures, random_structures, rock_salt
 
-from chemeleon_cli.core import matching, metrics, novelty
-from chemeleon_cli.core.comparison import Cell, MatchSettings, OutOfTime, at_most
-from chemeleon_cli.core.matching import Reference
-from chemeleon_cli.core.novelty import CAP, PER_FORMULA, Memory, creativity
+from chemeleon_cli.core.scoring import matching, metrics, novelty
+from chemeleon_cli.core.scoring.comparison import Cell, MatchSettings, OutOfTime, at_most
+from chemeleon_cli.core.scoring.matching import Reference
+from chemeleon_cli.core.scoring.novelty import CAP, PER_FORMULA, Memory, creativity
 
 SALT = rock_salt(5.6)
 CESIUM = Structure(Lattice.cubic(3.5), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])

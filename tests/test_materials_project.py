@@ -278,7 +278,7 @@ def test_the_hull_that_rewards_read_is_that_of_pymatgen(server: Server, tmp_path
     from pymatgen.analysis.phase_diagram import PDEntry, PhaseDiagram
     from pymatgen.core import Composition
 
-    from chemeleon_cli.core.hull import Hull
+    from chemeleon_cli.core.scoring.hull import Hull
 
     hull = Hull.load(fetch(tmp_path, entries="uncorrected")[0] / "hull.csv.gz")
     assert hull.energy_scale == "PBE/MP-uncorrected"

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
 
-from chemeleon_cli.core import metrics
-from chemeleon_cli.core.matching import Reference
 from chemeleon_cli.core.normalise import normalise
+from chemeleon_cli.core.scoring import metrics
+from chemeleon_cli.core.scoring.matching import Reference
 
 SALT = Structure(Lattice.cubic(5.6), ["Na"] * 4 + ["Cl"] * 4, [
     [0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0],

@@ -12,16 +12,16 @@ from pymatgen.core import Lattice, Structure
 from samples import known_structures, random_structures, write_dataset
 from test_crystals import shifted
 
-from chemeleon_cli.core import checkpoint
-from chemeleon_cli.core.batches import augment, deform
-from chemeleon_cli.core.crystals import Crystals, canonical
-from chemeleon_cli.core.dataset import load_split, parse_canonical
-from chemeleon_cli.core.latent_diffusion import LatentDiffusion, Sampling, sample_many
-from chemeleon_cli.core.latents import encode
-from chemeleon_cli.core.limits import MAX_Z
+from chemeleon_cli.core.data.batches import augment, deform
+from chemeleon_cli.core.data.crystals import Crystals, canonical
+from chemeleon_cli.core.data.dataset import load_split, parse_canonical
+from chemeleon_cli.core.data.limits import MAX_Z
+from chemeleon_cli.core.models.generator import LatentDiffusion, Sampling, sample_many
+from chemeleon_cli.core.models.latents import encode
+from chemeleon_cli.core.models.predictor import Predictor
+from chemeleon_cli.core.models.vae import VAE, Decoded, cell_features, cell_from_features
 from chemeleon_cli.core.paths import STARTER
-from chemeleon_cli.core.predictor import Predictor
-from chemeleon_cli.core.vae import VAE, Decoded, cell_features, cell_from_features
+from chemeleon_cli.core.training import checkpoint
 from chemeleon_cli.sources.models import find_model
 
 SMALL = {"hidden_dim": 32, "num_heads": 4, "encoder_layers": 2, "decoder_layers": 2, "latent_dim": 4}
@@ -219,7 +219,7 @@ def test_moved_copies_are_predicted_alike_by_a_trained_model():
 
 def test_prediction_is_the_mean_over_the_origins(predictor: Predictor):
     crystals = Crystals.from_structures([canonical(known_structures()[3])])  # rutile: Ti are atoms 4 and 5 of 6
-    from chemeleon_cli.core.crystals import origin_atoms, shift_to_atom
+    from chemeleon_cli.core.data.crystals import origin_atoms, shift_to_atom
 
     atoms = origin_atoms(crystals)[0].nonzero().flatten()
     with torch.no_grad():

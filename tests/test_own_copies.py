@@ -12,14 +12,14 @@ from pymatgen.core import Lattice, Structure
 from samples import perovskite, rock_salt, zinc_blende
 from torch import Tensor
 
-from chemeleon_cli.core.candidates import Candidates
-from chemeleon_cli.core.crystals import Crystals
-from chemeleon_cli.core.matching import Reference
+from chemeleon_cli.core.data.crystals import Crystals
+from chemeleon_cli.core.models.vae import Encoder
 from chemeleon_cli.core.rewards import CustomReward, ReinforceReward, check_reward
 from chemeleon_cli.core.rewards.own_copies import OwnCopies
 from chemeleon_cli.core.rewards.settings import Relaxation
-from chemeleon_cli.core.tools import References, Tools
-from chemeleon_cli.core.vae import Encoder
+from chemeleon_cli.core.scoring.candidates import Candidates
+from chemeleon_cli.core.scoring.context import References, Tools
+from chemeleon_cli.core.scoring.matching import Reference
 
 SALT = rock_salt(5.6)
 CESIUM = Structure(Lattice.cubic(3.5), ["Cs", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])

@@ -12,15 +12,16 @@ from samples import rock_salt, write_dataset
 from test_conditions import SETTINGS, SMALL, make, seeded
 from test_rl import Verdict, make_run
 
-from chemeleon_cli.core import checkpoint, rl
-from chemeleon_cli.core.conditions import Said, encode, state_codes
-from chemeleon_cli.core.crystals import Crystals
-from chemeleon_cli.core.dataset import load_split
-from chemeleon_cli.core.latent_diffusion import DRAW_GAIN, LatentDiffusion, Sampling, sample_many
-from chemeleon_cli.core.latents import encode as encode_table
-from chemeleon_cli.core.latents import learn
-from chemeleon_cli.core.vae import VAE
-from chemeleon_cli.core.validity import oxidation_states
+from chemeleon_cli.core.conditions.conditions import Said, encode, state_codes
+from chemeleon_cli.core.data.crystals import Crystals
+from chemeleon_cli.core.data.dataset import load_split
+from chemeleon_cli.core.data.validity import oxidation_states
+from chemeleon_cli.core.models.generator import DRAW_GAIN, LatentDiffusion, Sampling, sample_many
+from chemeleon_cli.core.models.latents import encode as encode_table
+from chemeleon_cli.core.models.latents import learn
+from chemeleon_cli.core.models.vae import VAE
+from chemeleon_cli.core.rl import step
+from chemeleon_cli.core.training import checkpoint
 from chemeleon_cli.errors import UserError
 
 KNOWN = {"-1 1": 6, "-1 1 -1 1": 3, "0 0 0 0 0": 1}
@@ -129,10 +130,10 @@ def test_a_generator_that_goes_on_keeps_what_it_learned_of_them():
 
 def test_a_group_has_one_draw_and_its_base_is_told_the_same():
     model = make(STATES, {"2": 6, "4": 3, "5": 1})
-    settings = rl.Settings(num_group_samples=3, trajectory_steps=2)
+    settings = step.Settings(num_group_samples=3, trajectory_steps=2)
     texts = set()
     for seed in range(8):
-        group = rl.rollout_group(model, copy.deepcopy(model), settings, Sampling("ddim", 4), seeded(seed))
+        group = step.rollout_group(model, copy.deepcopy(model), settings, Sampling("ddim", 4), seeded(seed))
         (codes,) = {tuple(row) for row in group.said.values["oxidation_states"].tolist()}
         assert len(codes) == int(group.num_atoms[0])
         texts.add(codes)
@@ -167,15 +168,15 @@ def test_the_gradient_of_a_draw_is_that_of_reinforce_and_of_the_kl(reduce: Liter
     torch.nn.init.normal_(model.draw_weights, std=0.01)
     log_odds = model.log_odds().detach()
     model.draw_weights.requires_grad_(True)
-    draw = rl.Draw(1, log_odds[1], base)
+    draw = step.Draw(1, log_odds[1], base)
     crystals = model.sample(torch.tensor([4]), Sampling("ddim", 2), seeded())
-    group = rl.Group(torch.tensor([4]), [], crystals, draw=draw)
-    info = rl.accumulate_draw(model, group, torch.tensor(0.7), rl.Settings(kl_weight=0.3, log_prob=reduce), 0.5)
+    group = step.Group(torch.tensor([4]), [], crystals, draw=draw)
+    info = step.accumulate_draw(model, group, torch.tensor(0.7), step.Settings(kl_weight=0.3, log_prob=reduce), 0.5)
     p = log_odds.exp()
     assert info["draw_kl"] == pytest.approx((p * (log_odds - base)).sum().item(), rel=1e-4)
     centred = model.draw_shares - p @ model.draw_shares  # (K, C): the derivative of each log-probability
     of_kl = (p * (log_odds - base)) @ centred
-    expected = rl.DRAW_SCALE * DRAW_GAIN * 0.5 * (-0.7 * centred[1] + 0.3 * of_kl)
+    expected = step.DRAW_SCALE * DRAW_GAIN * 0.5 * (-0.7 * centred[1] + 0.3 * of_kl)
     assert model.draw_weights.grad is not None
     assert torch.allclose(model.draw_weights.grad, expected / count, rtol=1e-3, atol=1e-7)
 
@@ -202,9 +203,9 @@ def test_what_is_drawn_is_learned_and_what_is_asked_for_is_not(
         value = (crystals.num_atoms == 5).float()
         return Verdict(value, torch.zeros(len(value), dtype=torch.bool), {"metal": value})
 
-    settings = rl.Settings(groups_per_step=8, num_group_samples=2, trajectory_steps=1, conditions=conditions)
+    settings = step.Settings(groups_per_step=8, num_group_samples=2, trajectory_steps=1, conditions=conditions)
     for _ in run.steps():
-        numbers = rl.train_step(run, model, base, prefer_metals, settings, Sampling("ddim", 3))
+        numbers = step.train_step(run, model, base, prefer_metals, settings, Sampling("ddim", 3))
     assert ("draw_kl" in numbers) is learns
     metals = model.log_odds().exp()[2].item()
     assert metals > 0.5 if learns else metals == pytest.approx(0.1)

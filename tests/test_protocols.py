@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from chemeleon_cli.core.protocols import PROTOCOLS, interval, rates
+from chemeleon_cli.core.scoring.protocols import PROTOCOLS, interval, rates
 
 NAN = math.nan
 # on the hull, below, between, on the threshold, above it, unknown, a duplicate, a known one, unknown novelty

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from chemeleon_cli.app import app
 from chemeleon_cli.commands import fetch_data
-from chemeleon_cli.core.cif import cif_text
+from chemeleon_cli.core.data.cif import cif_text
 from chemeleon_cli.core.paths import cache_folder
 from chemeleon_cli.errors import UserError
 from chemeleon_cli.recipe.data import PUBLISHED

@@ -15,9 +15,9 @@ from pymatgen.core import Lattice, Structure
 from samples import perovskite, rock_salt
 from torch import Tensor
 
-from chemeleon_cli.core.candidates import Candidates
-from chemeleon_cli.core.crystals import Crystals
-from chemeleon_cli.core.grpo import group_advantage
+from chemeleon_cli.core.data.crystals import Crystals
+from chemeleon_cli.core.data.validity import shortest_contact
+from chemeleon_cli.core.models.vae import Encoder
 from chemeleon_cli.core.normalise import normalise
 from chemeleon_cli.core.rewards import (
     BUILT_IN,
@@ -30,9 +30,9 @@ from chemeleon_cli.core.rewards import (
 )
 from chemeleon_cli.core.rewards.custom import find_class
 from chemeleon_cli.core.rewards.diversity import mmd_drop
-from chemeleon_cli.core.tools import References, Tools, build_tools
-from chemeleon_cli.core.vae import Encoder
-from chemeleon_cli.core.validity import shortest_contact
+from chemeleon_cli.core.rl.grpo import group_advantage
+from chemeleon_cli.core.scoring.candidates import Candidates
+from chemeleon_cli.core.scoring.context import References, Tools, build_tools
 from chemeleon_cli.errors import UserError
 
 SALT = rock_salt(5.6)
@@ -493,7 +493,7 @@ def test_a_file_that_exits_when_it_is_imported_is_a_mistake(tmp_path: Path, sour
 
 
 def test_build_tools_makes_the_objects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from chemeleon_cli.core import checkpoint
+    from chemeleon_cli.core.training import checkpoint
 
     monkeypatch.setattr(checkpoint, "load", lambda folder, kind, device: (MeanZ(), {}))
     component = custom(f"{write(tmp_path, GOOD)}:AtomCount", target=2, judge="p")

@@ -10,11 +10,11 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from chemeleon_cli.core import grpo, rl
-from chemeleon_cli.core.crystals import Crystals
-from chemeleon_cli.core.latent_diffusion import LatentDiffusion, Sampling
-from chemeleon_cli.core.trainer import Run
-from chemeleon_cli.core.trainer import Settings as TrainSettings
+from chemeleon_cli.core.data.crystals import Crystals
+from chemeleon_cli.core.models.generator import LatentDiffusion, Sampling
+from chemeleon_cli.core.rl import grpo, step
+from chemeleon_cli.core.training.trainer import Run
+from chemeleon_cli.core.training.trainer import Settings as TrainSettings
 
 SMALL = {"hidden_dim": 32, "num_heads": 4, "encoder_layers": 1, "decoder_layers": 1, "latent_dim": 4}
 SAMPLING = Sampling("ddim", 8, 1.0)
@@ -57,8 +57,8 @@ def make_run(folder: Path, model: LatentDiffusion, **changes) -> Run:
 
 
 def test_a_group_shares_its_size_and_its_decisions_are_scored_by_the_policy_that_drew_them(model: LatentDiffusion):
-    settings = rl.Settings(num_group_samples=5, trajectory_steps=4)
-    group = rl.rollout_group(model, copy.deepcopy(model), settings, SAMPLING, torch.Generator().manual_seed(0))
+    settings = step.Settings(num_group_samples=5, trajectory_steps=4)
+    group = step.rollout_group(model, copy.deepcopy(model), settings, SAMPLING, torch.Generator().manual_seed(0))
     assert group.num_atoms.unique().numel() == 1
     assert len(group.decisions) == 4
     for decision in group.decisions:
@@ -70,26 +70,26 @@ def test_a_group_shares_its_size_and_its_decisions_are_scored_by_the_policy_that
 
 
 def test_all_steps_but_the_last_are_decisions_when_trajectory_steps_is_null(model: LatentDiffusion):
-    settings = rl.Settings(num_group_samples=2, trajectory_steps=None)
-    group = rl.rollout_group(model, model, settings, SAMPLING, torch.Generator().manual_seed(0))
+    settings = step.Settings(num_group_samples=2, trajectory_steps=None)
+    group = step.rollout_group(model, model, settings, SAMPLING, torch.Generator().manual_seed(0))
     assert sorted(d.transition.index for d in group.decisions) == list(range(1, 8))
 
 
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
 def test_the_first_update_sees_ratios_of_one(tmp_path: Path, model: LatentDiffusion, precision: str):
     run = make_run(tmp_path, model, precision=precision)
-    settings = rl.Settings(groups_per_step=2, num_group_samples=6, num_inner_batch=1, trajectory_steps=4)
-    numbers = rl.train_step(run, model, copy.deepcopy(model), prefer_large_cells, settings, SAMPLING)
+    settings = step.Settings(groups_per_step=2, num_group_samples=6, num_inner_batch=1, trajectory_steps=4)
+    numbers = step.train_step(run, model, copy.deepcopy(model), prefer_large_cells, settings, SAMPLING)
     assert numbers["log_ratio_first"] < 1e-4
     assert numbers["ratio_mean"] == pytest.approx(1.0, abs=1e-4)
     assert numbers["clip_fraction"] == 0
 
 
 def test_gradient_is_that_of_the_advantage_weighted_log_probability(model: LatentDiffusion):
-    settings = rl.Settings(num_group_samples=6, trajectory_steps=3, kl_weight=0.0)
-    group = rl.rollout_group(model, model, settings, SAMPLING, torch.Generator().manual_seed(0))
+    settings = step.Settings(num_group_samples=6, trajectory_steps=3, kl_weight=0.0)
+    group = step.rollout_group(model, model, settings, SAMPLING, torch.Generator().manual_seed(0))
     advantage = torch.randn(6, generator=torch.Generator().manual_seed(1))
-    rl.accumulate(model, group, advantage, settings, SAMPLING, share=1.0)
+    step.accumulate(model, group, advantage, settings, SAMPLING, share=1.0)
     weight = model.denoiser.head.weight
     assert weight.grad is not None
     got = weight.grad.clone()
@@ -107,12 +107,12 @@ def test_gradient_is_that_of_the_advantage_weighted_log_probability(model: Laten
 def test_a_reward_is_learned(tmp_path: Path, model: LatentDiffusion):
     run = make_run(tmp_path, model)
     base = copy.deepcopy(model).requires_grad_(False)
-    settings = rl.Settings(
+    settings = step.Settings(
         groups_per_step=2, num_group_samples=32, num_inner_batch=2, trajectory_steps=4, kl_weight=1e-4
     )
     rewards = []
     for _ in run.steps():
-        rewards.append(rl.train_step(run, model, base, prefer_large_cells, settings, SAMPLING)["reward/volume"])
+        rewards.append(step.train_step(run, model, base, prefer_large_cells, settings, SAMPLING)["reward/volume"])
     spread = prefer_large_cells(
         model.sample(torch.full((64,), 6), SAMPLING, torch.Generator().manual_seed(5))
     ).total.std()
@@ -125,9 +125,9 @@ def test_kl_holds_the_policy_to_the_base(tmp_path: Path, model: LatentDiffusion)
     for weight in (0.0, 10.0):
         policy = copy.deepcopy(start)
         run = make_run(tmp_path / str(weight), policy, max_steps=8)
-        settings = rl.Settings(groups_per_step=2, num_group_samples=16, trajectory_steps=4, kl_weight=weight)
+        settings = step.Settings(groups_per_step=2, num_group_samples=16, trajectory_steps=4, kl_weight=weight)
         for _ in run.steps():
-            numbers = rl.train_step(run, policy, start, prefer_large_cells, settings, SAMPLING)
+            numbers = step.train_step(run, policy, start, prefer_large_cells, settings, SAMPLING)
         distances[weight] = numbers["kl"]
     assert distances[10.0] < 0.3 * distances[0.0]
 
@@ -139,8 +139,8 @@ def test_no_number_never_stops_a_run_nor_reaches_the_weights(tmp_path: Path, mod
 
     before = {k: v.clone() for k, v in model.denoiser.state_dict().items()}
     run = make_run(tmp_path, model)
-    settings = rl.Settings(groups_per_step=2, num_group_samples=4, trajectory_steps=2)
-    numbers = rl.train_step(run, model, copy.deepcopy(model), nothing, settings, SAMPLING)
+    settings = step.Settings(groups_per_step=2, num_group_samples=4, trajectory_steps=2)
+    numbers = step.train_step(run, model, copy.deepcopy(model), nothing, settings, SAMPLING)
     assert numbers["unscored"] == 1
     assert all(torch.equal(v, before[k]) for k, v in model.denoiser.state_dict().items())
 
@@ -149,22 +149,22 @@ def test_raw_reward_counts_impossible_as_the_worst_and_leaves_out_unscored():
     nan = torch.nan
     impossible = torch.tensor([False, False, True, False])
     verdict = Verdict(torch.zeros(4), impossible, {"a": torch.tensor([1.0, 3.0, nan, nan]), "b": torch.ones(4)})
-    assert rl.raw_reward(verdict, [1.0, 2.0]) == pytest.approx((1 + 3 + 1) / 3 + 2 * 1.0)
-    assert rl.raw_reward(verdict, [-1.0, 2.0]) == pytest.approx(-(1 + 3 + 3) / 3 + 2 * 1.0)
+    assert step.raw_reward(verdict, [1.0, 2.0]) == pytest.approx((1 + 3 + 1) / 3 + 2 * 1.0)
+    assert step.raw_reward(verdict, [-1.0, 2.0]) == pytest.approx(-(1 + 3 + 3) / 3 + 2 * 1.0)
 
 
 def test_what_only_watches_does_not_take_the_raw_reward_away():
     verdict = Verdict(torch.zeros(2), torch.zeros(2, dtype=torch.bool), {"a": torch.full((2,), torch.nan), "b": ONES})
-    assert rl.raw_reward(verdict, [0.0, 2.0]) == 2
-    assert math.isnan(rl.raw_reward(verdict, [1.0, 2.0]))
+    assert step.raw_reward(verdict, [0.0, 2.0]) == 2
+    assert math.isnan(step.raw_reward(verdict, [1.0, 2.0]))
 
 
 def test_groups_are_the_same_however_many_ranks_draw_them(tmp_path: Path, model: LatentDiffusion):
     run = make_run(tmp_path, model)
-    settings = rl.Settings(num_group_samples=3, trajectory_steps=2)
-    first = rl.rollout_group(model, model, settings, SAMPLING, run.generator(4))
-    rl.rollout_group(model, model, settings, SAMPLING, run.generator(5))
-    again = rl.rollout_group(model, model, settings, SAMPLING, run.generator(4))
+    settings = step.Settings(num_group_samples=3, trajectory_steps=2)
+    first = step.rollout_group(model, model, settings, SAMPLING, run.generator(4))
+    step.rollout_group(model, model, settings, SAMPLING, run.generator(5))
+    again = step.rollout_group(model, model, settings, SAMPLING, run.generator(4))
     assert torch.equal(first.crystals.lattice, again.crystals.lattice)
     assert (
         grpo.inner_batches(4, 2, run.generator(-1))[0].tolist()

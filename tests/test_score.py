@@ -16,14 +16,14 @@ from rich.console import Console
 from samples import perovskite, rock_salt, zinc_blende
 
 from chemeleon_cli.commands import score
-from chemeleon_cli.core import checkpoint
-from chemeleon_cli.core.candidates import Candidates
-from chemeleon_cli.core.comparison import MatchSettings
-from chemeleon_cli.core.hull import Hull
-from chemeleon_cli.core.latent_diffusion import LatentDiffusion
-from chemeleon_cli.core.predictor import Predictor
+from chemeleon_cli.core.models.generator import LatentDiffusion
+from chemeleon_cli.core.models.predictor import Predictor
 from chemeleon_cli.core.rewards import Matching, ReinforceReward
-from chemeleon_cli.core.tools import build_tools
+from chemeleon_cli.core.scoring.candidates import Candidates
+from chemeleon_cli.core.scoring.comparison import MatchSettings
+from chemeleon_cli.core.scoring.context import build_tools
+from chemeleon_cli.core.scoring.hull import Hull
+from chemeleon_cli.core.training import checkpoint
 from chemeleon_cli.errors import UserError
 from chemeleon_cli.recipe.models import Score
 from chemeleon_cli.sources.files import read_crystals, write_crystals
@@ -177,7 +177,7 @@ ENERGIES = {"NaCl": -2.01, "CsCl": -2.0, "ZnS": -1.0, "Fe": 0.08, "SrTiO3": -3.0
 @pytest.fixture
 def measured(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The same place with a potential of known energies, a hull, and crystals at known distances from it."""
-    monkeypatch.setattr("chemeleon_cli.core.tools.load_energy_model", lambda *_: Levels(ENERGIES))
+    monkeypatch.setattr("chemeleon_cli.core.scoring.context.load_energy_model", lambda *_: Levels(ENERGIES))
     Hull.from_entries(list(HULL), list(HULL.values()), list(HULL), "a test", Levels.energy_scale).write("hull.csv.gz")
     write_crystals("made.cif", STABLE, [f"c{i}" for i in range(len(STABLE))])
     return place

@@ -13,12 +13,7 @@ from levels import HULL, Levels, hull
 from pymatgen.core import Lattice, Structure
 from samples import rock_salt, zinc_blende
 
-from chemeleon_cli.core import rl
-from chemeleon_cli.core.candidates import Candidates
-from chemeleon_cli.core.grpo import group_advantage
-from chemeleon_cli.core.matching import Reference
-from chemeleon_cli.core.novelty import Memory
-from chemeleon_cli.core.relaxation import Relaxed
+from chemeleon_cli.core.potentials.relaxation import Relaxed
 from chemeleon_cli.core.rewards import (
     CreativityReward,
     EnergyReward,
@@ -27,7 +22,12 @@ from chemeleon_cli.core.rewards import (
     Relaxation,
     check_reward,
 )
-from chemeleon_cli.core.tools import Tools, build_tools
+from chemeleon_cli.core.rl import step
+from chemeleon_cli.core.rl.grpo import group_advantage
+from chemeleon_cli.core.scoring.candidates import Candidates
+from chemeleon_cli.core.scoring.context import Tools, build_tools
+from chemeleon_cli.core.scoring.matching import Reference
+from chemeleon_cli.core.scoring.novelty import Memory
 from chemeleon_cli.errors import UserError
 
 SALT = rock_salt(5.6)
@@ -219,7 +219,7 @@ def test_what_is_refused_is_the_worst_of_its_group() -> None:
     advantage = group_advantage(scores.total, scores.worst, len(ALL))
     assert advantage[3] == advantage[6] == advantage[[0, 2]].min()
     guarded = ReinforceReward.model_validate(BOTH)(Candidates(ALL, tools()))
-    assert rl.raw_reward(scores, [1, 1]) < rl.raw_reward(guarded, [1, 1])
+    assert step.raw_reward(scores, [1, 1]) < step.raw_reward(guarded, [1, 1])
     (path, said), *_ = ReinforceReward.model_validate({**BOTH, "refused": ["single_element"]}).check(find)
     assert path == ("guards",)
     assert said.startswith("found single_element (by default), which is refused as well")
@@ -246,7 +246,7 @@ def test_no_number_anywhere_never_stops_a_run(broken: str) -> None:
 
 
 def write(folder: Path, scale: str = "PBE/MP2020") -> Path:
-    from chemeleon_cli.core.hull import Hull
+    from chemeleon_cli.core.scoring.hull import Hull
 
     folder.mkdir(exist_ok=True)
     Hull.from_entries(list(HULL), list(HULL.values()), list(HULL), "a test", scale).write(folder / "hull.csv.gz")
@@ -308,7 +308,7 @@ def test_tools_bring_potential_hull_and_known_crystals(tmp_path: Path, monkeypat
         loaded.append((name, device))
         return Levels(LEVELS)
 
-    monkeypatch.setattr("chemeleon_cli.core.tools.load_energy_model", load)
+    monkeypatch.setattr("chemeleon_cli.core.scoring.context.load_energy_model", load)
     pd.DataFrame({"cif": [s.to(fmt="cif") for s in (SALT, BLENDE)]}).to_csv(tmp_path / "train.csv", index=False)
     write(tmp_path)
     fields = {**BOTH, "energy_model": "chgnet", "hull": str(tmp_path), "relax": {"steps": 7}}

@@ -21,9 +21,9 @@ from test_chain import call, halides
 from typer.testing import CliRunner
 
 from chemeleon_cli.commands import train_ldm
-from chemeleon_cli.core import checkpoint
-from chemeleon_cli.core.cif import cif_text
-from chemeleon_cli.core.dataset import load_split, of_thirds, third_of
+from chemeleon_cli.core.data.cif import cif_text
+from chemeleon_cli.core.data.dataset import load_split, of_thirds, third_of
+from chemeleon_cli.core.training import checkpoint
 from chemeleon_cli.errors import UserError
 from chemeleon_cli.recipe.load import load
 from chemeleon_cli.recipe.models import TrainPredictor, TrainVae

@@ -18,10 +18,10 @@ from pymatgen.analysis.phase_diagram import PDEntry, PhaseDiagram
 from pymatgen.core import Composition, Lattice, Structure
 from samples import known_structures, perovskite
 
-from chemeleon_cli.core.cif import parse_cif
-from chemeleon_cli.core.dataset import load_split
+from chemeleon_cli.core.data.cif import parse_cif
+from chemeleon_cli.core.data.dataset import load_split
+from chemeleon_cli.core.data.validity import neutral_binary, problem, smact_valid
 from chemeleon_cli.core.paths import STARTER
-from chemeleon_cli.core.validity import neutral_binary, problem, smact_valid
 from chemeleon_cli.starter.build import assemble, chemistry, shards
 from chemeleon_cli.starter.build.candidates import (
     intermetallics,

@@ -14,13 +14,13 @@ from safetensors.torch import load_file, save_file
 from samples import known_structures, random_structures, write_dataset
 
 from chemeleon_cli.commands import runs
-from chemeleon_cli.core import checkpoint
-from chemeleon_cli.core.batches import BatchOrder
-from chemeleon_cli.core.dataset import load_split
-from chemeleon_cli.core.metrics_file import MetricsFile
-from chemeleon_cli.core.resuming import check_recipe
-from chemeleon_cli.core.trainer import LOST_UPDATES, Run, Settings
-from chemeleon_cli.core.vae import VAE
+from chemeleon_cli.core.data.batches import BatchOrder
+from chemeleon_cli.core.data.dataset import load_split
+from chemeleon_cli.core.models.vae import VAE
+from chemeleon_cli.core.training import checkpoint
+from chemeleon_cli.core.training.metrics_file import MetricsFile
+from chemeleon_cli.core.training.resuming import check_recipe
+from chemeleon_cli.core.training.trainer import LOST_UPDATES, Run, Settings
 from chemeleon_cli.errors import UserError
 from chemeleon_cli.recipe.base import RunOptions, TrainingSection
 from chemeleon_cli.recipe.load import load

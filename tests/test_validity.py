@@ -7,7 +7,7 @@ import pytest
 from pymatgen.core import Composition, Element, Lattice, Structure
 from samples import rock_salt
 
-from chemeleon_cli.core import validity
+from chemeleon_cli.core.data import validity
 
 SALT = rock_salt(5.6)
 

@@ -205,8 +205,8 @@ def _write_hull(
     say: Callable[[str], object],
 ) -> tuple[str, dict[str, dict[str, Any]]]:
     """Write the table that energies above the hull are measured by; returns their scale, rows and sha256 by file."""
-    from chemeleon_cli.core.hull import Hull, manifest_path
     from chemeleon_cli.core.paths import file_sha256
+    from chemeleon_cli.core.scoring.hull import Hull, manifest_path
     from chemeleon_cli.recipe.data import MATERIALS_PROJECT
     from chemeleon_cli.sources import materials_project
 

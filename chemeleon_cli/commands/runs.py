@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from chemeleon_cli import __version__
 from chemeleon_cli.core.machine import processors
 from chemeleon_cli.core.paths import check_writable, texts_in, writable
-from chemeleon_cli.core.ranks import on_first_rank
+from chemeleon_cli.core.training.ranks import on_first_rank
 from chemeleon_cli.errors import UserError
 
 VALIDATION_LIMIT = 5000
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
     from rich.console import Console
 
-    from chemeleon_cli.core.dataset import Table
-    from chemeleon_cli.core.trainer import Logger, Run
+    from chemeleon_cli.core.data.dataset import Table
+    from chemeleon_cli.core.training.trainer import Logger, Run
     from chemeleon_cli.recipe.base import RunOptions, RunRecipe
 
 
@@ -156,7 +156,7 @@ def load_data(
     Raises:
         UserError: one of them is missing or holds nothing.
     """
-    from chemeleon_cli.core.dataset import load_split, of_thirds
+    from chemeleon_cli.core.data.dataset import load_split, of_thirds
 
     tables = []
     for split in ("train", "val"):
@@ -228,7 +228,7 @@ def say(step: int, run: Run, metrics: Mapping[str, float], improved: bool, conso
 
 def finish(folder: Path, results: Mapping[str, Any], console: Console) -> None:
     """Write the final figures beside the run and say where everything is."""
-    from chemeleon_cli.core.checkpoint import json_text
+    from chemeleon_cli.core.training.checkpoint import json_text
 
     (folder / "results.json").write_text(json_text(results))
     console.print(f"checkpoints, metrics.csv and results.json are in {folder}", highlight=False)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from torch import Tensor
 
-    from chemeleon_cli.core.latent_diffusion import LatentDiffusion
+    from chemeleon_cli.core.models.generator import LatentDiffusion
     from chemeleon_cli.recipe.models import Sample
 
 
@@ -26,9 +26,9 @@ def run(recipe: Sample, overwrite: bool, console: Console) -> None:
     """
     import torch
 
-    from chemeleon_cli.core import checkpoint
-    from chemeleon_cli.core.latent_diffusion import Sampling, sample_many
-    from chemeleon_cli.core.layers import set_precision
+    from chemeleon_cli.core.models.generator import Sampling, sample_many
+    from chemeleon_cli.core.models.layers import set_precision
+    from chemeleon_cli.core.training import checkpoint
     from chemeleon_cli.sources.files import write_crystals, writer_for
 
     writer_for(Path(recipe.out))  # a name that cannot be written is said before the work
@@ -73,7 +73,7 @@ def _like(
     """
     import torch
 
-    from chemeleon_cli.core.crystals import canonical
+    from chemeleon_cli.core.data.crystals import canonical
     from chemeleon_cli.sources.files import read_crystals
 
     trained = [int(size) for size in model.config["sizes"]]

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from pymatgen.core import Structure
     from rich.console import Console
 
-    from chemeleon_cli.core.candidates import Candidates
-    from chemeleon_cli.core.tools import Tools
-    from chemeleon_cli.core.vae import VAE
+    from chemeleon_cli.core.models.vae import VAE
+    from chemeleon_cli.core.scoring.candidates import Candidates
+    from chemeleon_cli.core.scoring.context import Tools
     from chemeleon_cli.recipe.models import Score
     from chemeleon_cli.sources.files import Row
 
@@ -30,9 +30,9 @@ Columns = dict[str, list[Any]]
 
 def run(recipe: Score, overwrite: bool, console: Console) -> None:
     """Judge the crystals of a file; print the summary, write the table and the summary as JSON."""
-    from chemeleon_cli.core.candidates import Candidates
-    from chemeleon_cli.core.checkpoint import json_text
-    from chemeleon_cli.core.hull_file import manifest_path
+    from chemeleon_cli.core.scoring.candidates import Candidates
+    from chemeleon_cli.core.scoring.hull_file import manifest_path
+    from chemeleon_cli.core.training.checkpoint import json_text
     from chemeleon_cli.sources.files import read_crystals, write_crystals, writer_for
 
     out = Path(recipe.out) if recipe.out else _beside(Path(recipe.file))
@@ -87,8 +87,8 @@ def run(recipe: Score, overwrite: bool, console: Console) -> None:
 
 def _load(recipe: Score, device: str, console: Console) -> Tools:
     """Models, hull and reference sets: what the reward needs, and what novelty is against."""
-    from chemeleon_cli.core import checkpoint
-    from chemeleon_cli.core.tools import build_tools, load_known
+    from chemeleon_cli.core.scoring.context import build_tools, load_known
+    from chemeleon_cli.core.training import checkpoint
     from chemeleon_cli.sources.models import find_model
 
     vae, training_data = None, None
@@ -151,7 +151,7 @@ def _energies(candidates: Candidates) -> Columns:
 
 def _newness(candidates: Candidates, reference: str | None) -> Columns:
     """Groups of duplicates and, where there is a reference set, what is new against it."""
-    from chemeleon_cli.core import matching
+    from chemeleon_cli.core.scoring import matching
 
     forms = candidates.canonical
     if reference in candidates.tools.known:
@@ -174,7 +174,7 @@ def _newness(candidates: Candidates, reference: str | None) -> Columns:
 def _spacegroup(structure: Structure) -> str | None:
     import spglib
 
-    from chemeleon_cli.core.dataset import SYMPREC
+    from chemeleon_cli.core.data.dataset import SYMPREC
 
     cell = (structure.lattice.matrix, structure.frac_coords, structure.atomic_numbers)
     return spglib.get_spacegroup(cell, symprec=SYMPREC)  # type: ignore[arg-type]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def figures(against: str, known: Known, rows: list[Row], console: Console) -> dict[str, Any]:
     """Match rate and RMSE of known crystals."""
-    from chemeleon_cli.core.csp import MATCHING, pair, predict
+    from chemeleon_cli.core.scoring.csp import MATCHING, pair, predict
 
     ids, references = known
     candidates, told_by = pair([row.id for row in rows], [row.structure for row in rows], ids, references)
@@ -58,7 +58,7 @@ def known(against: str, console: Console) -> Known:
     Raises:
         UserError: there are none.
     """
-    from chemeleon_cli.core.dataset import load_split
+    from chemeleon_cli.core.data.dataset import load_split
     from chemeleon_cli.sources.files import read_crystals
 
     if Path(against).is_dir():

@@ -22,9 +22,9 @@ def write(recipe: Score, rows: list[Row], device: str, console: Console) -> None
     Raises:
         UserError: no crystal has an energy.
     """
-    from chemeleon_cli.core.candidates import Candidates
-    from chemeleon_cli.core.hull import Hull
-    from chemeleon_cli.core.tools import Tools, load_energies
+    from chemeleon_cli.core.scoring.candidates import Candidates
+    from chemeleon_cli.core.scoring.context import Tools, load_energies
+    from chemeleon_cli.core.scoring.hull import Hull
 
     settings = recipe.energies()
     model, _ = load_energies(settings, device)

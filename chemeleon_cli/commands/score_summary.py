@@ -18,10 +18,10 @@ from chemeleon_cli.core.machine import processors
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from chemeleon_cli.core.candidates import Candidates
-    from chemeleon_cli.core.protocols import Rate
     from chemeleon_cli.core.rewards import ReinforceReward, Scores
-    from chemeleon_cli.core.tools import Tools
+    from chemeleon_cli.core.scoring.candidates import Candidates
+    from chemeleon_cli.core.scoring.context import Tools
+    from chemeleon_cli.core.scoring.protocols import Rate
     from chemeleon_cli.recipe.models import Score
 
 PACKAGES = ("torch", "pymatgen", "smact", "spglib", "scipy", "chgnet", "mace-torch", "chemeleon-cli")
@@ -90,7 +90,7 @@ def figures(
 
 def _protocols(candidates: Candidates, columns: Mapping[str, list[Any]]) -> dict[str, Any]:
     """Each published definition's figures; null where it wants relaxed crystals and they are not."""
-    from chemeleon_cli.core.protocols import PROTOCOLS, rates
+    from chemeleon_cli.core.scoring.protocols import PROTOCOLS, rates
 
     found: dict[str, Any] = {}
     for protocol in PROTOCOLS:

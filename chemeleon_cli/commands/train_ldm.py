@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from chemeleon_cli.core.dataset import Table
-    from chemeleon_cli.core.latent_diffusion import LatentDiffusion
-    from chemeleon_cli.core.latents import Latents
+    from chemeleon_cli.core.data.dataset import Table
+    from chemeleon_cli.core.models.generator import LatentDiffusion
+    from chemeleon_cli.core.models.latents import Latents
     from chemeleon_cli.recipe.base import RunOptions
     from chemeleon_cli.recipe.models import TrainLdm
 
@@ -29,13 +29,13 @@ def run(recipe: TrainLdm, options: RunOptions, console: Console) -> None:
     """Train a denoiser on a frozen VAE; ends with a report on samples."""
     import torch
 
-    from chemeleon_cli.core import checkpoint
-    from chemeleon_cli.core.batches import BatchOrder
-    from chemeleon_cli.core.conditions import drop
-    from chemeleon_cli.core.latent_diffusion import LatentDiffusion
-    from chemeleon_cli.core.latents import encode, learn
-    from chemeleon_cli.core.trainer import Run, Settings
-    from chemeleon_cli.core.vae import VAE
+    from chemeleon_cli.core.conditions.conditions import drop
+    from chemeleon_cli.core.data.batches import BatchOrder
+    from chemeleon_cli.core.models.generator import LatentDiffusion
+    from chemeleon_cli.core.models.latents import encode, learn
+    from chemeleon_cli.core.models.vae import VAE
+    from chemeleon_cli.core.training import checkpoint
+    from chemeleon_cli.core.training.trainer import Run, Settings
 
     fabric = runs.launch(recipe, console)
     train, val = runs.load_data(recipe.data.path, recipe.data.max_atoms, console, recipe.data.thirds)
@@ -92,7 +92,7 @@ def look_at_elements(model: LatentDiffusion, latents: Latents, source: Path, con
     """Warn of an autoencoder that does not know the crystals: what it makes of them cannot be decoded."""
     import torch
 
-    from chemeleon_cli.core.latents import elements_kept
+    from chemeleon_cli.core.models.latents import elements_kept
 
     generator = torch.Generator().manual_seed(0)
     rows = torch.randperm(len(latents.table), generator=generator)[:ELEMENT_SAMPLES]
@@ -106,7 +106,7 @@ def validate(model: LatentDiffusion, latents: Latents, rates: Mapping[str, float
     """Mean loss over the atoms of a table, with noise, steps and what is left unsaid the same at every validation."""
     import torch
 
-    from chemeleon_cli.core.conditions import drop
+    from chemeleon_cli.core.conditions.conditions import drop
 
     generator = torch.Generator().manual_seed(0)
     total = 0.0
@@ -122,10 +122,10 @@ def judge(model: LatentDiffusion, recipe: TrainLdm, train: Table, val: Table, co
     """Draw crystals, without conditions, and compare them with what the model was trained on."""
     import torch
 
-    from chemeleon_cli.core.latent_diffusion import Sampling, sample_many
-    from chemeleon_cli.core.layers import set_precision
-    from chemeleon_cli.core.matching import Reference
-    from chemeleon_cli.core.metrics import generation_report
+    from chemeleon_cli.core.models.generator import Sampling, sample_many
+    from chemeleon_cli.core.models.layers import set_precision
+    from chemeleon_cli.core.scoring.matching import Reference
+    from chemeleon_cli.core.scoring.metrics import generation_report
 
     set_precision(model, recipe.training.precision)
     sampling = Sampling(**recipe.sampling.model_dump())

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from torch import Tensor
 
-    from chemeleon_cli.core.dataset import Table
-    from chemeleon_cli.core.predictor import Predictor
+    from chemeleon_cli.core.data.dataset import Table
+    from chemeleon_cli.core.models.predictor import Predictor
     from chemeleon_cli.recipe.base import RunOptions
     from chemeleon_cli.recipe.models import TrainPredictor
 
@@ -24,12 +24,12 @@ def run(recipe: TrainPredictor, options: RunOptions, console: Console) -> None:
     """Train a predictor; ends with its errors on val and test, beside trivial baselines."""
     import torch
 
-    from chemeleon_cli.core import checkpoint
-    from chemeleon_cli.core.batches import BatchOrder, augment
-    from chemeleon_cli.core.dataset import load_split
-    from chemeleon_cli.core.predictor import Predictor
-    from chemeleon_cli.core.trainer import Run, Settings
-    from chemeleon_cli.core.vae import VAE
+    from chemeleon_cli.core.data.batches import BatchOrder, augment
+    from chemeleon_cli.core.data.dataset import load_split
+    from chemeleon_cli.core.models.predictor import Predictor
+    from chemeleon_cli.core.models.vae import VAE
+    from chemeleon_cli.core.training import checkpoint
+    from chemeleon_cli.core.training.trainer import Run, Settings
 
     fabric = runs.launch(recipe, console)
     train, val = runs.load_data(recipe.data.path, recipe.data.max_atoms, console, recipe.data.thirds)
@@ -116,7 +116,7 @@ def predict(model: Predictor, table: Table) -> Tensor:
     """(M, K) predictions for a table, in the targets' units."""
     import torch
 
-    from chemeleon_cli.core.batches import in_batches
+    from chemeleon_cli.core.data.batches import in_batches
 
     out = torch.zeros(len(table), len(model.targets))
     for rows, crystals in in_batches(table, 256):
@@ -142,8 +142,8 @@ def report(
     import pandas as pd
     from rich.table import Table as RichTable
 
-    from chemeleon_cli.core.layers import set_precision
-    from chemeleon_cli.core.metrics import regression_report
+    from chemeleon_cli.core.models.layers import set_precision
+    from chemeleon_cli.core.scoring.metrics import regression_report
 
     set_precision(model, "float32")  # as rewards use it
     prediction = predict(model, table)

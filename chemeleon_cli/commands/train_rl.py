@@ -12,19 +12,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from chemeleon_cli.commands import runs
-from chemeleon_cli.core.ranks import on_first_rank
+from chemeleon_cli.core.training.ranks import on_first_rank
 from chemeleon_cli.errors import UserError
 from chemeleon_cli.sources.models import find_model
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from chemeleon_cli.core.candidates import Candidates
-    from chemeleon_cli.core.crystals import Crystals
-    from chemeleon_cli.core.latent_diffusion import LatentDiffusion, Sampling
+    from chemeleon_cli.core.data.crystals import Crystals
+    from chemeleon_cli.core.models.generator import LatentDiffusion, Sampling
     from chemeleon_cli.core.rewards import ReinforceReward, Scores
-    from chemeleon_cli.core.tools import Tools
-    from chemeleon_cli.core.trainer import Run
+    from chemeleon_cli.core.scoring.candidates import Candidates
+    from chemeleon_cli.core.scoring.context import Tools
+    from chemeleon_cli.core.training.trainer import Run
     from chemeleon_cli.recipe.base import RunOptions
     from chemeleon_cli.recipe.models import TrainRl
 
@@ -57,12 +57,13 @@ TRAINING = (
 
 def run(recipe: TrainRl, options: RunOptions, console: Console) -> None:
     """Fine-tune a generator; the result is a checkpoint like any other generator's."""
-    from chemeleon_cli.core import checkpoint, rl
-    from chemeleon_cli.core.latent_diffusion import LatentDiffusion, Sampling
-    from chemeleon_cli.core.layers import set_precision
-    from chemeleon_cli.core.novelty import Memory
-    from chemeleon_cli.core.tools import build_tools
-    from chemeleon_cli.core.trainer import Run, Settings
+    from chemeleon_cli.core.models.generator import LatentDiffusion, Sampling
+    from chemeleon_cli.core.models.layers import set_precision
+    from chemeleon_cli.core.rl import step
+    from chemeleon_cli.core.scoring.context import build_tools
+    from chemeleon_cli.core.scoring.novelty import Memory
+    from chemeleon_cli.core.training import checkpoint
+    from chemeleon_cli.core.training.trainer import Run, Settings
 
     fabric = runs.launch(recipe, console)
     source = find_model(recipe.model, "ldm")
@@ -85,7 +86,7 @@ def run(recipe: TrainRl, options: RunOptions, console: Console) -> None:
     model.chain(sampling)  # more steps than the model has: said before there is a run folder
     for wanted in recipe.conditions:
         model.check(wanted or {})
-    settings = rl.Settings(
+    settings = step.Settings(
         **recipe.model_dump(include=set(SETTINGS)), normalize_fn=recipe.reward.normalize_fn, eps=recipe.reward.eps
     )
     meta = runs.describe(recipe, model_meta["data"], [checkpoint.parent(source, model_meta)])
@@ -129,15 +130,15 @@ def run(recipe: TrainRl, options: RunOptions, console: Console) -> None:
         return scores
 
     steps_without = 0
-    for step in training.steps():
-        with saving(training, step):
-            metrics = rl.train_step(training, model, base, reward, settings, sampling)
+    for number in training.steps():
+        with saving(training, number):
+            metrics = step.train_step(training, model, base, reward, settings, sampling)
         training.log(metrics)
         steps_without = 0 if metrics["scored"] else steps_without + 1
         if not steps_without:
             unscored.clear()
         if steps_without >= recipe.unscored_patience:
-            text = f"step {step + 1}: no crystal of the last {steps_without} steps has a score{_reasons(unscored)}"
+            text = f"step {number + 1}: no crystal of the last {steps_without} steps has a score{_reasons(unscored)}"
             best = checkpoint.read_meta(find_model(str(folder), "ldm"))["step"]
             raise UserError(
                 f"{text}; {training.standing()}",
@@ -145,9 +146,9 @@ def run(recipe: TrainRl, options: RunOptions, console: Console) -> None:
                 "keeps a generator closer to what it began as",
             )
         if training.validation_is_due():
-            with saving(training, step + 1), training.ema_weights():
+            with saving(training, number + 1), training.ema_weights():
                 metrics = on_first_rank(fabric, lambda: validate(model, recipe, tools, sampling))
-            runs.say(step + 1, training, metrics, training.validated(metrics), console)
+            runs.say(number + 1, training, metrics, training.validated(metrics), console)
 
     if fabric.is_global_zero:
         best = checkpoint.read_meta(find_model(str(folder), "ldm"))
@@ -176,7 +177,7 @@ def saving(training: Run, steps: int) -> Iterator[None]:
 
 def judge(crystals: Crystals, reward: ReinforceReward, tools: Tools) -> tuple[Candidates, Scores]:
     """Generated crystals, and what a reward says of them."""
-    from chemeleon_cli.core.candidates import Candidates
+    from chemeleon_cli.core.scoring.candidates import Candidates
 
     candidates = Candidates(crystals.to("cpu").to_structures(), tools)
     return candidates, reward(candidates)
@@ -191,7 +192,7 @@ def validate(
     Raises:
         UserError: no crystal has a score although one must.
     """
-    from chemeleon_cli.core import rl
+    from chemeleon_cli.core.rl import step
 
     drawn = draw(model, recipe, sampling)
     candidates, scores = judge(drawn, recipe.reward, tools)
@@ -203,7 +204,7 @@ def validate(
             "more than these (val_samples)",
         )
     metrics = {
-        "val/reward": rl.raw_reward(scores, [c.weight for c in recipe.reward.components]),
+        "val/reward": step.raw_reward(scores, [c.weight for c in recipe.reward.components]),
         **{f"val/reward/{name}": values.nanmean().item() for name, values in scores.raw.items()},
         "val/scored": scores.total.isfinite().float().mean().item(),
         "val/valid": candidates.valid.float().mean().item(),
@@ -230,7 +231,7 @@ def _reasons(unscored: Mapping[str, int]) -> str:
 
 def stability(candidates: Candidates) -> dict[str, float]:
     """Where novelty is known: the share of crystals that are metastable, unique and novel as Chemeleon2 counts them."""
-    from chemeleon_cli.core.protocols import PROTOCOLS, rates
+    from chemeleon_cli.core.scoring.protocols import PROTOCOLS, rates
 
     known = candidates.tools.known
     if not known:
@@ -245,9 +246,9 @@ def draw(model: LatentDiffusion, recipe: TrainRl, sampling: Sampling) -> Crystal
     """The crystals of a validation, from the recipe's seed: an equal share for each of its condition sets."""
     import torch
 
-    from chemeleon_cli.core.crystals import Crystals
-    from chemeleon_cli.core.latent_diffusion import sample_many
-    from chemeleon_cli.core.tools import BATCH
+    from chemeleon_cli.core.data.crystals import Crystals
+    from chemeleon_cli.core.models.generator import sample_many
+    from chemeleon_cli.core.scoring.context import BATCH
 
     generator = torch.Generator().manual_seed(recipe.seed)
     asked = [conditions or {} for conditions in recipe.conditions] or [{}]

@@ -10,8 +10,8 @@ from chemeleon_cli.sources.models import find_model
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from chemeleon_cli.core.dataset import Table
-    from chemeleon_cli.core.vae import VAE
+    from chemeleon_cli.core.data.dataset import Table
+    from chemeleon_cli.core.models.vae import VAE
     from chemeleon_cli.recipe.base import RunOptions
     from chemeleon_cli.recipe.models import TrainVae
 
@@ -20,10 +20,10 @@ def run(recipe: TrainVae, options: RunOptions, console: Console) -> None:
     """Train a VAE; ends with how many held-out crystals come back the same."""
     import torch
 
-    from chemeleon_cli.core import checkpoint
-    from chemeleon_cli.core.batches import BatchOrder, augment, deform
-    from chemeleon_cli.core.trainer import Run, Settings
-    from chemeleon_cli.core.vae import VAE
+    from chemeleon_cli.core.data.batches import BatchOrder, augment, deform
+    from chemeleon_cli.core.models.vae import VAE
+    from chemeleon_cli.core.training import checkpoint
+    from chemeleon_cli.core.training.trainer import Run, Settings
 
     fabric = runs.launch(recipe, console)
     train, val = runs.load_data(recipe.data.path, recipe.data.max_atoms, console, recipe.data.thirds)
@@ -64,7 +64,7 @@ def validate(
     """Mean loss terms over a table, at the crystals' canonical origin, with seeded noise."""
     import torch
 
-    from chemeleon_cli.core.batches import in_batches
+    from chemeleon_cli.core.data.batches import in_batches
 
     generator = torch.Generator().manual_seed(0)
     device = next(vae.parameters()).device
@@ -80,8 +80,8 @@ def reconstruct(vae: VAE, table: Table, batch_size: int, console: Console) -> di
     """Encode and decode a table by posterior means and compare with pymatgen's matcher."""
     import torch
 
-    from chemeleon_cli.core.batches import in_batches
-    from chemeleon_cli.core.metrics import reconstruction_report
+    from chemeleon_cli.core.data.batches import in_batches
+    from chemeleon_cli.core.scoring.metrics import reconstruction_report
 
     originals, decoded = [], []
     device = next(vae.parameters()).device

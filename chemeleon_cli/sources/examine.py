@@ -8,8 +8,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from chemeleon_cli.core.cif import MAX_SITES, cif_text
-from chemeleon_cli.core.limits import MAX_ANGLE, MIN_ANGLE, MIN_DISTANCE, MIN_VOLUME
+from chemeleon_cli.core.data.cif import MAX_SITES, cif_text
+from chemeleon_cli.core.data.limits import MAX_ANGLE, MIN_ANGLE, MIN_DISTANCE, MIN_VOLUME
 from chemeleon_cli.sources.files import structure_of
 from chemeleon_cli.sources.records import Record, is_empty, number
 

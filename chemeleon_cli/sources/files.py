@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from chemeleon_cli.core import cif
-from chemeleon_cli.core.limits import MAX_Z
+from chemeleon_cli.core.data import cif
+from chemeleon_cli.core.data.limits import MAX_Z
 from chemeleon_cli.core.paths import replacing, writable
 from chemeleon_cli.errors import UserError
 from chemeleon_cli.sources.parallel import ordered_map
@@ -34,7 +34,10 @@ REASONS = {
     "unreadable": "the text does not parse",
     "no_cell": "not periodic in three directions, or a cell that is not finite",
     "disorder": "a site that is shared or partly empty",
-    "element": f"an isotope, a dummy atom, or an element heavier than Z = {MAX_Z}",
+    "element": f"a symbol that is no element, an isotope, or an element heavier than Z = {MAX_Z}",
+    "incomplete": "atoms without a position: hydrogen that is only mentioned, coordinates left open",
+    "symmetry": "a space group that is unknown, ambiguous, or contradicts the operations or the cell",
+    "formula": "the atoms of the cell are not those of the formula that the file gives",
 }
 """What the part of a reason before its colon means."""
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from chemeleon_cli.core.limits import MAX_Z
+from chemeleon_cli.core.data.limits import MAX_Z
 from chemeleon_cli.core.paths import replacing
 
 if TYPE_CHECKING:

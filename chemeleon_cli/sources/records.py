@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
-from chemeleon_cli.core import cif
+from chemeleon_cli.core.data import cif
 from chemeleon_cli.core.paths import SPLITS
 from chemeleon_cli.errors import UserError, did_you_mean
 from chemeleon_cli.sources.streams import Source, csv_rows, kind_of, lines_of, read_whole, readable, sources_of

@@ -20,9 +20,9 @@ from chemeleon_cli.starter import pack
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from chemeleon_cli.core.dataset import Table
-    from chemeleon_cli.core.latent_diffusion import LatentDiffusion
-    from chemeleon_cli.core.predictor import Predictor
+    from chemeleon_cli.core.data.dataset import Table
+    from chemeleon_cli.core.models.generator import LatentDiffusion
+    from chemeleon_cli.core.models.predictor import Predictor
 
 SEED = 11
 SHARES = ("valid", "unique", "unique_of_all", "novel", "smact_valid")
@@ -71,8 +71,8 @@ def measure(
     Raises:
         UserError: there is no test split, or a model is not what it is named as.
     """
-    from chemeleon_cli.core import checkpoint
-    from chemeleon_cli.core.dataset import load_split
+    from chemeleon_cli.core.data.dataset import load_split
+    from chemeleon_cli.core.training import checkpoint
     from chemeleon_cli.starter import figures, plots
 
     train, test = (load_split(data, split, 20) for split in ("train", "test"))
@@ -112,7 +112,7 @@ def measure(
 
 
 def _learned(train: Table, recipe: Mapping[str, Any]) -> Table:
-    from chemeleon_cli.core.dataset import of_thirds
+    from chemeleon_cli.core.data.dataset import of_thirds
 
     thirds = recipe["data"].get("thirds")
     return train if thirds is None else of_thirds(train, thirds)
@@ -226,8 +226,8 @@ def main(
     """Measure the starter models; exit with 1 where a demand is not met."""
     from rich.console import Console
 
-    from chemeleon_cli.core.checkpoint import json_text
     from chemeleon_cli.core.paths import replacing
+    from chemeleon_cli.core.training.checkpoint import json_text
 
     console = Console()
     try:

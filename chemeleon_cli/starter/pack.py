@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from chemeleon_cli.core import checkpoint
 from chemeleon_cli.core.paths import STARTER, file_sha256, replacing, texts_in
+from chemeleon_cli.core.training import checkpoint
 from chemeleon_cli.errors import UserError
 from chemeleon_cli.sources.models import find_model
 

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from chemeleon_cli.core.layers import mlp
-from chemeleon_cli.core.limits import MAX_Z
+from chemeleon_cli.core.data.limits import MAX_Z
+from chemeleon_cli.core.models.layers import mlp
 
 KINDS = ("float", "composition", "chemical_system", "categorical")
 

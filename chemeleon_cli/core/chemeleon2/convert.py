@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chemeleon_cli import __version__
-from chemeleon_cli.core import checkpoint
-from chemeleon_cli.core.build import build
 from chemeleon_cli.core.chemeleon2.unpickle import Archive, Stub, TensorRef, entries, stubs
+from chemeleon_cli.core.models.build import build
 from chemeleon_cli.core.paths import file_sha256
+from chemeleon_cli.core.training import checkpoint
 from chemeleon_cli.errors import UserError
 
 if TYPE_CHECKING:

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from chemeleon_cli.core.chemeleon2.conditions import Conditions
 from chemeleon_cli.core.chemeleon2.layers import Stack, index_embedding
-from chemeleon_cli.core.crystals import atom_mask
-from chemeleon_cli.core.layers import mlp, sinusoidal
+from chemeleon_cli.core.data.crystals import atom_mask
+from chemeleon_cli.core.models.layers import mlp, sinusoidal
 
 
 class Denoiser(nn.Module):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from chemeleon_cli.core.layers import Attention, Transformer
+from chemeleon_cli.core.models.layers import Attention, Transformer
 
 
 class Block(nn.Module):

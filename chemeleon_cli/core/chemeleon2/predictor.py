@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from chemeleon_cli.core import predictor
-from chemeleon_cli.core.build import build
-from chemeleon_cli.core.crystals import Crystals
-from chemeleon_cli.core.layers import masked_mean
+from chemeleon_cli.core.data.crystals import Crystals
+from chemeleon_cli.core.models import predictor
+from chemeleon_cli.core.models.build import build
+from chemeleon_cli.core.models.layers import masked_mean
 
 
 class Predictor(predictor.Predictor):

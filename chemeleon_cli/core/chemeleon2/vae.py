@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from chemeleon_cli.core import vae
 from chemeleon_cli.core.chemeleon2.layers import Stack, index_embedding
-from chemeleon_cli.core.crystals import Crystals, atom_mask
-from chemeleon_cli.core.layers import masked_mean, periodic_features
-from chemeleon_cli.core.limits import MAX_Z
-from chemeleon_cli.core.vae import Decoded, Posterior
+from chemeleon_cli.core.data.crystals import Crystals, atom_mask
+from chemeleon_cli.core.data.limits import MAX_Z
+from chemeleon_cli.core.models import vae
+from chemeleon_cli.core.models.layers import masked_mean, periodic_features
+from chemeleon_cli.core.models.vae import Decoded, Posterior
 from chemeleon_cli.errors import UserError
 
 LAYOUT = "chemeleon2"

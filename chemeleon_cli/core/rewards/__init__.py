@@ -1,4 +1,8 @@
-"""What a crystal can be rewarded for. Read by recipes, so nothing here imports torch before it computes."""
+"""What a crystal can be rewarded for. Recipes read these classes, so none imports torch before it computes.
+
+Imports `scoring` and, of a checkpoint, what `training` reads without torch; nothing of `rl`. Begin with `base.py`,
+which every reward inherits from; `sum.py` adds the rewards of a recipe and lists them by name.
+"""
 
 from chemeleon_cli.core.rewards.base import Needs, RewardComponent, check_reward
 from chemeleon_cli.core.rewards.charge_balance import ChargeBalanceReward

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from pymatgen.core import Structure
     from torch import Tensor
 
-    from chemeleon_cli.core.candidates import Candidates
-    from chemeleon_cli.core.tools import Tools
+    from chemeleon_cli.core.scoring.candidates import Candidates
+    from chemeleon_cli.core.scoring.context import Tools
 
 FindModel = Callable[[str, str], Path]
 """(name, kind) -> checkpoint folder; raises UserError where there is none or it is of another kind."""
@@ -128,7 +128,7 @@ def check_reward(
     Args:
         component: anything with `compute(candidates) -> (B,)`.
         structures: crystals to try it on, possible ones; None takes four simple ones.
-        tools: what it needs loaded, see `core.tools.build_tools`.
+        tools: what it needs loaded, see `core.scoring.context.build_tools`.
 
     Raises:
         AssertionError: it does not keep the contract; the message says where.
@@ -136,8 +136,8 @@ def check_reward(
     import torch
     from pymatgen.core import Lattice, Structure
 
-    from chemeleon_cli.core.candidates import Candidates
     from chemeleon_cli.core.rewards.own_copies import OwnCopies
+    from chemeleon_cli.core.scoring.candidates import Candidates
 
     def compute(batch: Sequence[Structure | None]) -> Tensor:
         candidates = OwnCopies(Candidates(batch, tools), "reward")

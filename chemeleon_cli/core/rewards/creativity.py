@@ -9,7 +9,7 @@ from chemeleon_cli.core.rewards.base import FindModel, Needs, RewardComponent, r
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from chemeleon_cli.core.candidates import Candidates
+    from chemeleon_cli.core.scoring.candidates import Candidates
 
 
 class CreativityReward(RewardComponent):

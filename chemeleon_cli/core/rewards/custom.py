@@ -24,8 +24,8 @@ from chemeleon_cli.errors import UserError, did_you_mean
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from chemeleon_cli.core.candidates import Candidates
-    from chemeleon_cli.core.tools import Tools
+    from chemeleon_cli.core.scoring.candidates import Candidates
+    from chemeleon_cli.core.scoring.context import Tools
 
 
 FACTS = {

@@ -24,7 +24,7 @@ from chemeleon_cli.core.rewards.base import FindModel, Needs, RewardComponent, r
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from chemeleon_cli.core.candidates import Candidates
+    from chemeleon_cli.core.scoring.candidates import Candidates
 
 BLOCK = 4096
 """Crystals that are compared with as many at a time: a kernel of 128 MB."""

@@ -15,8 +15,8 @@ from typing import Any
 from pymatgen.core import Structure
 from torch import Tensor
 
-from chemeleon_cli.core.candidates import Candidates
-from chemeleon_cli.core.novelty import Creativity
+from chemeleon_cli.core.scoring.candidates import Candidates
+from chemeleon_cli.core.scoring.novelty import Creativity
 
 
 class OwnCopies(Candidates):

@@ -10,7 +10,7 @@ from chemeleon_cli.errors import UserError, did_you_mean
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from chemeleon_cli.core.candidates import Candidates
+    from chemeleon_cli.core.scoring.candidates import Candidates
 
 
 class PredictorReward(RewardComponent):
@@ -74,6 +74,6 @@ def predictor_mistake(name: str, find_model: FindModel) -> str | None:
 
 def predictor_targets(name: str, find_model: FindModel) -> list[str]:
     """What a predictor predicts, from its meta alone."""
-    from chemeleon_cli.core.checkpoint import read_meta
+    from chemeleon_cli.core.training.checkpoint import read_meta
 
     return list(read_meta(find_model(name, "predictor"))["config"]["targets"])

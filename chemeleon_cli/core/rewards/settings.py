@@ -7,9 +7,9 @@ from typing import Annotated
 
 from pydantic import Field
 
-from chemeleon_cli.core.energy import FOUNDATION_MODELS, UNKNOWN_SCALE
-from chemeleon_cli.core.hull_file import check_scales, find_hull, read_manifest
+from chemeleon_cli.core.potentials.energy import FOUNDATION_MODELS, UNKNOWN_SCALE
 from chemeleon_cli.core.rewards.base import RewardSection
+from chemeleon_cli.core.scoring.hull_file import check_scales, find_hull, read_manifest
 from chemeleon_cli.errors import UserError, did_you_mean
 
 CHGNET = "chgnet"

@@ -11,7 +11,7 @@ from chemeleon_cli.core.rewards.base import RewardComponent
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from chemeleon_cli.core.candidates import Candidates
+    from chemeleon_cli.core.scoring.candidates import Candidates
 
 
 class ShortestContact(RewardComponent):
@@ -31,7 +31,7 @@ class ShortestContact(RewardComponent):
         """(B,) without unit, at most `clip_max`; NaN where an element has no radius, heavier than curium."""
         import torch
 
-        from chemeleon_cli.core.validity import shortest_contact
+        from chemeleon_cli.core.data.validity import shortest_contact
 
         out = torch.full((len(candidates),), torch.nan, dtype=torch.float64)
         for i, form in enumerate(candidates.canonical):

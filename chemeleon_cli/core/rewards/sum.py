@@ -23,8 +23,8 @@ from chemeleon_cli.core.rewards.shortest_contact import ShortestContact
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from chemeleon_cli.core.candidates import Candidates
-    from chemeleon_cli.core.tools import Tools
+    from chemeleon_cli.core.scoring.candidates import Candidates
+    from chemeleon_cli.core.scoring.context import Tools
 
 BUILT_IN: dict[str, type[RewardComponent]] = {
     "charge_balance": ChargeBalanceReward,

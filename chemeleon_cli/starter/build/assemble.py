@@ -20,19 +20,19 @@ import spglib
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Lattice, Structure
 
-from chemeleon_cli.core.cif import cif_text
-from chemeleon_cli.core.crystals import canonical
-from chemeleon_cli.core.dataset import keep_beside
-from chemeleon_cli.core.hull import Hull
+from chemeleon_cli.core.data.cif import cif_text
+from chemeleon_cli.core.data.crystals import canonical
+from chemeleon_cli.core.data.dataset import keep_beside
+from chemeleon_cli.core.data.validity import problem
 from chemeleon_cli.core.paths import ONE_TABLE, replacing
-from chemeleon_cli.core.validity import problem
+from chemeleon_cli.core.scoring.hull import Hull
 from chemeleon_cli.starter.build import candidates, relax
 from chemeleon_cli.starter.build.candidates import structure_of
 from chemeleon_cli.starter.build.formation import element_references, formation_energy
 
 SPLIT_SEED = 3
 ENERGY_SCALE = "PBE/MP2020"
-"""CHGNet's, as `core.energy` names it."""
+"""CHGNet's, as `core.potentials.energy` names it."""
 ABOVE_HULL = 0.5
 """eV/atom: what lies higher is left out."""
 STRAINED = 5.0

@@ -17,8 +17,8 @@ from typing import Any
 
 from pymatgen.core import Composition, Lattice, Structure
 
+from chemeleon_cli.core.data.validity import smact_valid
 from chemeleon_cli.core.paths import replacing
-from chemeleon_cli.core.validity import smact_valid
 from chemeleon_cli.starter.build import chemistry
 from chemeleon_cli.starter.build.known import COMPOUNDS, ELEMENTAL, METALLIC
 from chemeleon_cli.starter.build.molecules import molecules

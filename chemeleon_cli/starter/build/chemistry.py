@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 
 from pymatgen.core import Composition, Element
 
-from chemeleon_cli.core.validity import neutral_binary, smact_valid
+from chemeleon_cli.core.data.validity import neutral_binary, smact_valid
 
 STATES: dict[str, tuple[int, ...]] = {
     **dict.fromkeys(("Li", "Na", "K", "Rb", "Cs", "Ag"), (1,)),

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from pymatgen.core import Structure
 
-from chemeleon_cli.core.cif import parse_cif
+from chemeleon_cli.core.data.cif import parse_cif
 from chemeleon_cli.starter.build.formation import formation_energy
 
 WINDOW = (2.7, 3.3)

@@ -15,8 +15,8 @@ from ase.optimize import FIRE2
 from pymatgen.core import Lattice, Structure
 from pymatgen.core.structure_prediction.volume_predictor import DLSVolumePredictor
 
-from chemeleon_cli.core.limits import MAX_VOLUME
-from chemeleon_cli.core.validity import any_closer, problem
+from chemeleon_cli.core.data.limits import MAX_VOLUME
+from chemeleon_cli.core.data.validity import any_closer, problem
 from chemeleon_cli.starter.build.candidates import record_of, structure_of
 from chemeleon_cli.starter.build.energies import GPA, Energies, structure_from
 

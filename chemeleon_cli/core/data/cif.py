@@ -1,0 +1,232 @@
+"""CIF text to a structure and back.
+
+The grammar is gemmi's. What the atom sites say is read in `cif_sites`, the symmetry in `cif_symmetry`, and the two are
+put together and checked in `cif_cell`: what comes out is the crystal that the file describes, or a reason why not.
+A crystal without symmetry (what pymatgen and this program write) comes back atom by atom: order, digits and even
+overlapping atoms stay as they are written, so that a generated crystal is scored as it was made.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, unquote
+
+import numpy as np
+
+from chemeleon_cli.core.data.cif_sites import FULL, ISOTOPES, Block, number_of, read_formula, read_sites, text_of
+from chemeleon_cli.core.data.limits import MAX_Z, Unfit
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
+
+__all__ = ["FULL", "ISOTOPES", "Unfit"]
+
+MAX_BLOCK = 2_000_000
+"""Characters of one crystal; more (some 30,000 atoms) is no crystal for this program and is not parsed."""
+MAX_SITES = 2_000
+"""Atoms of a cell in which a search for symmetry still takes seconds, not minutes."""
+
+ID_TAG = "_chemeleon_id"
+
+_BLOCK = re.compile(r"^\s*data_(\S*)", re.IGNORECASE | re.MULTILINE)
+_TAG = re.compile(r"^_chemeleon_(id|label_\S+)\s+(\S.*?)\s*$", re.MULTILINE)
+_CRYSTAL_TAGS = ("_cell_length", "_cell.length", "_atom_site")
+_CIF2_VALUE = re.compile(r"\"\"\".*?\"\"\"|'''.*?'''|(?<=\s)\[[^\[\]]*\](?=\s)|(?<=\s)\{[^{}]*\}(?=\s)", re.DOTALL)
+
+
+def split_blocks(lines: Iterable[str]) -> Iterator[str]:
+    """The data blocks of a CIF that hold a crystal or the start of one, cut at MAX_BLOCK.
+
+    A line `data_...` inside a text field (between lines that begin with a semicolon) starts no block. A file without
+    any crystal comes back as one block, so that it can be named as unreadable.
+    """
+    block: list[str] = []
+    length, in_text, holds_crystal, found = 0, False, False, False
+    kept_first = ""
+    for line in lines:
+        if line.startswith(";"):
+            in_text = not in_text
+        elif not in_text and _BLOCK.match(line):
+            if holds_crystal:
+                found = True
+                yield "".join(block)
+            block, length, holds_crystal = [], 0, False
+        elif not in_text and block and line.lstrip().lower().startswith(_CRYSTAL_TAGS):
+            holds_crystal = True
+        if length <= MAX_BLOCK:
+            block.append(line)
+            length += len(line)
+        kept_first = kept_first or line
+    if holds_crystal:
+        yield "".join(block)
+    elif not found:
+        yield "".join(block) or kept_first
+
+
+def block_tags(block: str) -> tuple[str, dict[str, str]]:
+    """The id (as written by `cif_text`, else the block's name) and the labels of a block, as they are written."""
+    name = _BLOCK.search(block)
+    identifier, labels = (name.group(1) if name else ""), {}
+    for tag, value in _TAG.findall(block):
+        if tag == "id":
+            identifier = unquote(value.strip('"'))
+        else:
+            labels[unquote(tag.removeprefix("label_"))] = value
+    return identifier, labels
+
+
+def cif_text(structure: Structure, identifier: str, labels: Mapping[str, float] | None = None) -> str:
+    """One data block without symmetry; `parse_cif` gives back cell and coordinates to 1e-8.
+
+    Lengths and angles describe a right-handed cell. Of a left-handed one all axes are turned round, and the
+    coordinates with them: that moves no atom, where leaving the coordinates alone would mirror the crystal.
+
+    Args:
+        structure: an ordered structure.
+        identifier: kept whole in a tag of ours, and made safe for the block's name; may be empty.
+        labels: numbers to keep with it; those that are not finite are left out.
+    """
+    a, b, c = structure.lattice.abc
+    alpha, beta, gamma = structure.lattice.angles
+    formula = structure.composition.reduced_formula
+    kept = {k: v for k, v in (labels or {}).items() if math.isfinite(v)}
+    name = "_".join(filter(None, (formula, identifier)))
+    lines = [
+        f"data_{re.sub(r'[^A-Za-z0-9.+-]', '_', name)[:74]}",
+        *([f'{ID_TAG}   "{quote(identifier, safe=" /:+,()=")}"'] if identifier else []),
+        *(f"_chemeleon_label_{quote(k, safe='')}   {v!r}" for k, v in kept.items()),
+        "_symmetry_space_group_name_H-M   'P 1'",
+        f"_cell_length_a   {a:.8f}",
+        f"_cell_length_b   {b:.8f}",
+        f"_cell_length_c   {c:.8f}",
+        f"_cell_angle_alpha   {alpha:.8f}",
+        f"_cell_angle_beta   {beta:.8f}",
+        f"_cell_angle_gamma   {gamma:.8f}",
+        "_symmetry_Int_Tables_number   1",
+        f"_chemical_formula_sum   '{structure.composition.formula}'",
+        "loop_",
+        " _symmetry_equiv_pos_site_id",
+        " _symmetry_equiv_pos_as_xyz",
+        "  1  'x, y, z'",
+        "loop_",
+        " _atom_site_type_symbol",
+        " _atom_site_label",
+        " _atom_site_fract_x",
+        " _atom_site_fract_y",
+        " _atom_site_fract_z",
+        " _atom_site_occupancy",
+    ]
+    symbols = [site.specie.symbol for site in structure]
+    right_handed = np.linalg.det(structure.lattice.matrix) > 0
+    coordinates = structure.frac_coords if right_handed else -structure.frac_coords
+    for i, (symbol, (x, y, z)) in enumerate(zip(symbols, coordinates.tolist(), strict=True)):
+        lines.append(f"  {symbol}  {symbol}{i}  {x:.8f}  {y:.8f}  {z:.8f}  1")
+    return "\n".join(lines) + "\n"
+
+
+def parse_cif(text: str) -> Structure:
+    """A CIF with one crystal to a structure in the cell of the file.
+
+    Raises:
+        Unfit: the crystal is disordered, holds what is no element, or contradicts its own file.
+        ValueError: the text is no CIF, or a number in it is none.
+    """
+    from pymatgen.core import Lattice, Structure
+
+    from chemeleon_cli.core.data.cif_cell import fill_cell
+    from chemeleon_cli.core.data.cif_symmetry import read_symmetry
+
+    if len(text) > MAX_BLOCK:
+        raise ValueError(f"more than {MAX_BLOCK:,} characters")
+    block = _crystal_block(text)
+    parameters = [number_of(text_of(block, f"_cell_length_{k}")) for k in "abc"]
+    parameters += [number_of(text_of(block, f"_cell_angle_{k}")) for k in ("alpha", "beta", "gamma")]
+    if any(value is None for value in parameters):
+        raise ValueError("a length or an angle of the cell is missing or is no number")
+    lattice = Lattice.from_parameters(*parameters)  # type: ignore[arg-type]
+    if not math.isfinite(lattice.volume) or lattice.volume <= 0:
+        raise Unfit(f"no_cell: there is no cell with {', '.join(f'{value:g}' for value in parameters)}")
+    formula = read_formula(block)
+    sites = read_sites(block, formula)
+    if not sites:
+        raise Unfit("no_structure: no atoms")
+    symmetry = read_symmetry(block, lattice.metric_tensor)
+    content = fill_cell(sites, symmetry, formula, lattice.matrix)
+    return Structure(lattice, list(content.elements), content.positions)
+
+
+def _crystal_block(text: str) -> Block:
+    """The values of the one data block that holds atom sites."""
+    import gemmi
+
+    text = text.lstrip("\ufeff")
+    start = _BLOCK.search(text)
+    if start is None:
+        raise ValueError("no data_ block")
+    text = text[start.start() :]
+    try:
+        document = gemmi.cif.read_string(text, 0)
+    except ValueError:
+        simpler = _CIF2_VALUE.sub("?", text)  # lists and triple quotes, which nothing that is read here needs
+        if simpler == text:
+            raise
+        document = gemmi.cif.read_string(simpler, 0)
+    blocks = [_values(block) for block in document]
+    crystals = [block for block in blocks if any(tag.startswith("_atom_site_") for tag in block)]
+    if len(crystals) > 1:
+        raise ValueError(f"{len(crystals)} data blocks with atoms where one crystal is expected")
+    return crystals[0] if crystals else blocks[0]
+
+
+def _values(block: Any) -> Block:
+    """All values by tag, quotes taken off."""
+    values: dict[str, Sequence[str]] = {}
+    for item in block:
+        if item.pair is not None:
+            tag, value = item.pair
+            values.setdefault(_tag(tag), [_unquoted(value)])
+        elif item.loop is not None:
+            tags, cells = item.loop.tags, item.loop.values
+            for k, tag in enumerate(tags):
+                values.setdefault(_tag(tag), [_unquoted(value) for value in cells[k :: len(tags)]])
+    return values
+
+
+def _tag(tag: str) -> str:
+    return tag.lower().replace(".", "_")
+
+
+def _unquoted(value: str) -> str:
+    if value[:1] in "'\";":
+        import gemmi
+
+        return gemmi.cif.as_string(value)
+    return value
+
+
+def plain(structure: Structure) -> Structure:
+    """The structure without oxidation states, site properties and labels.
+
+    Raises:
+        Unfit: it is empty, not finite, disordered, or holds what is no element of 1..MAX_Z.
+    """
+    from pymatgen.core import Structure
+
+    if not len(structure):
+        raise Unfit("no_structure: no atoms")
+    if not (np.isfinite(structure.lattice.matrix).all() and np.isfinite(structure.frac_coords).all()):
+        raise Unfit("no_cell: cell or coordinates are not finite")
+    numbers = []
+    for site in structure:
+        species = {s: share for s, share in site.species.items() if share > 1e-6}
+        if len(species) != 1 or abs(sum(species.values()) - 1) > FULL:
+            raise Unfit(f"disorder: {site.species_string}")
+        symbol = next(iter(species)).symbol
+        z = getattr(next(iter(species)), "Z", 0)
+        if not 1 <= z <= MAX_Z:
+            raise Unfit(f"element: {symbol}")
+        numbers.append(z)
+    return Structure(structure.lattice, numbers, structure.frac_coords)

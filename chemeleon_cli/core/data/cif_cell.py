@@ -1,0 +1,175 @@
+"""The content of a CIF's cell: its sites repeated by its symmetry, checked against what the file says of the whole."""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from chemeleon_cli.core.data.cif_sites import Formula, Site
+from chemeleon_cli.core.data.cif_symmetry import Setting, Symmetry
+from chemeleon_cli.core.data.limits import Unfit
+
+SPECIAL = 0.15
+"""Å. Images of a site closer than this are one atom on a symmetry element, written with few digits (0.333)."""
+SAME_ATOM = 0.1
+"""Å. Two rows of one element closer than this, after symmetry, are one atom that is listed twice."""
+SHORT, SHORT_MULTIPLE = 0.9, 0.65
+"""Shortest contacts, in sums of covalent radii, that speak for an origin: the second for H, C, N and O, whose bonds to
+hydrogen and multiple bonds (uranyl has 0.68) are short."""
+MAX_ATOMS = 50_000
+"""Atoms in a cell, symmetry applied."""
+
+
+@dataclass(frozen=True)
+class Content:
+    """The atoms of a cell.
+
+    Attributes:
+        setting: the symmetry that gave them.
+        elements: (N,) symbols.
+        positions: (N, 3) fractional coordinates.
+        multiplicities: atoms of each site that was not listed twice.
+    """
+
+    setting: Setting
+    elements: Sequence[str]
+    positions: np.ndarray
+    multiplicities: Sequence[int]
+
+    @property
+    def counts(self) -> Counter[str]:
+        """Atoms of each element."""
+        return Counter(self.elements)
+
+
+def fill_cell(sites: Sequence[Site], symmetry: Symmetry, formula: Formula | None, lattice: np.ndarray) -> Content:
+    """The atoms of the cell, in the order of the sites.
+
+    Where the file leaves open which setting is meant, its formula, its multiplicities and last the shortest contacts
+    have to leave one.
+
+    Args:
+        sites: of the file.
+        symmetry: what the file says of it.
+        formula: what the file says of the content, or None.
+        lattice: (3, 3) cell vectors as rows, Å.
+
+    Raises:
+        Unfit: no setting, or more than one, agrees with the file.
+    """
+    contents = _possible(sites, symmetry.settings, lattice)
+    fitting = [content for content in contents if formula is None or formula.agrees(content.counts)]
+    if not fitting:
+        raise Unfit(f"formula: the file says {formula}, its sites give {_formula(contents[0])}")
+    if not symmetry.doubt:
+        return fitting[0]
+    is_sure = formula is not None and formula.units is not None
+    if len(contents[0].setting.rotations) == 1:  # only the identity is listed, or nothing at all
+        listed, *others = fitting
+        if listed is not contents[0]:
+            return _only(fitting, symmetry.doubt)
+        if any(content.counts == listed.counts for content in others) or (is_sure and not others):
+            return listed
+        raise Unfit(f"symmetry: {symmetry.doubt}; give a formula with Z, or the operations")
+    if len(fitting) > 1:
+        told = [c for c in fitting if list(c.multiplicities) == [site.multiplicity for site in sites]]
+        fitting = told if len(told) == 1 else fitting
+    if len(fitting) > 1:
+        fitting = [content for content in fitting if not _is_crowded(content, lattice)]
+    return _only(fitting, symmetry.doubt)
+
+
+def _possible(sites: Sequence[Site], settings: Sequence[Setting], lattice: np.ndarray) -> list[Content]:
+    """The content of the cell by each setting that gives one."""
+    contents, refused = [], []
+    for setting in settings:
+        try:
+            contents.append(_expand(sites, setting, lattice))
+        except Unfit as error:
+            refused.append(error)
+    if not contents:
+        raise refused[0]
+    return contents
+
+
+def _only(contents: Sequence[Content], doubt: str) -> Content:
+    if len(contents) != 1:
+        raise Unfit(f"symmetry: {doubt}, and its atoms do not decide; name it in full, or list the operations")
+    return contents[0]
+
+
+def _formula(content: Content) -> str:
+    return "".join(f"{element}{count if count > 1 else ''}" for element, count in content.counts.items())
+
+
+def _expand(sites: Sequence[Site], setting: Setting, lattice: np.ndarray) -> Content:
+    """All images of all sites; atoms on symmetry elements, and rows that repeat an atom, once."""
+    operations = len(setting.rotations)
+    if operations == 1:
+        listed = np.array([site.position for site in sites])
+        return Content(setting, [site.element for site in sites], listed, [1] * len(sites))
+    if len(sites) * operations > MAX_ATOMS * 10:
+        raise Unfit(f"unreadable: {len(sites)} sites and {operations} operations")
+    elements: list[str] = []
+    positions: list[np.ndarray] = []  # (3,) of each atom
+    multiplicities = []
+    for site in sites:
+        images = _orbit(site, setting, lattice)
+        earlier = [p for e, p in zip(elements, positions, strict=True) if e == site.element]
+        if earlier and _distances(np.array(earlier) - images[0], lattice).min() < SAME_ATOM:
+            continue
+        elements += [site.element] * len(images)
+        positions += list(images)
+        multiplicities.append(len(images))
+        if len(elements) > MAX_ATOMS:
+            raise Unfit(f"unreadable: more than {MAX_ATOMS:,} atoms in a cell")
+    return Content(setting, elements, np.array(positions), multiplicities)
+
+
+def _orbit(site: Site, setting: Setting, lattice: np.ndarray) -> np.ndarray:
+    """(K, 3) the distinct images of a site in [0, 1), the site itself moved onto the symmetry element it lies on."""
+    position = np.array(site.position)
+    shifts = setting.rotations @ position + setting.translations - position
+    shifts -= np.round(shifts)
+    fixing = _distances(shifts, lattice) < SPECIAL
+    position = position + shifts[fixing].mean(0)
+    images = (setting.rotations @ position + setting.translations) % 1.0
+    count, rest = divmod(len(images), int(fixing.sum()))
+    if count == len(images):
+        return images
+    differences = images[:, None] - images
+    same = (np.abs(differences - np.round(differences)) < 1e-4).all(-1)  # exactly on its place, so up to rounding
+    images = images[~np.triu(same, 1).any(0)]
+    if rest or len(images) != count:
+        raise Unfit(f"symmetry: {site.label} lies too near a symmetry element to say whether it is on it")
+    return images
+
+
+def _distances(differences: np.ndarray, lattice: np.ndarray) -> np.ndarray:
+    """Å to the nearest image of each of (K, 3) fractional differences, as far as it is within half a cell."""
+    return np.linalg.norm((differences - np.round(differences)) @ lattice, axis=-1)
+
+
+def _is_crowded(content: Content, lattice: np.ndarray) -> bool:
+    """Whether two atoms are closer than bonds are, so that this origin is not the one that was meant."""
+    from pymatgen.core import Lattice, Structure
+
+    structure = Structure(Lattice(lattice), list(content.elements), content.positions)
+    first, second, _, distances = structure.get_neighbor_list(4.0, exclude_self=True)
+    for i, j, distance in zip(first.tolist(), second.tolist(), distances.tolist(), strict=True):
+        pair = {content.elements[i], content.elements[j]}
+        limit = SHORT_MULTIPLE if pair & {"H", "C", "N", "O"} else SHORT
+        if distance < limit * (_radius(content.elements[i]) + _radius(content.elements[j])):
+            return True
+    return False
+
+
+@functools.lru_cache(128)
+def _radius(symbol: str) -> float:
+    from ase.data import atomic_numbers, covalent_radii
+
+    return float(covalent_radii[atomic_numbers[symbol]])

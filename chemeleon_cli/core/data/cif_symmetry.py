@@ -1,0 +1,261 @@
+"""The symmetry of a CIF block: the operations it lists, else those of the space group it names.
+
+Names are looked up in gemmi's table of 564 settings (International Tables A). A name can leave open which of two
+origins, or which axes of a rhombohedral group, is meant; then all of them are returned and the caller decides by the
+atoms. What cannot be found is refused: a crystal without its symmetry is another crystal.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import gemmi
+import numpy as np
+
+from chemeleon_cli.core.data.cif_sites import Block, number_of, text_of
+from chemeleon_cli.core.data.limits import Unfit
+
+_OPERATIONS = ("_space_group_symop_operation_xyz", "_symmetry_equiv_pos_as_xyz", "_space_group_symop_xyz")
+_MAGNETIC = ("_space_group_symop_magn_operation_xyz", "_space_group_symop_magn_centering_xyz")
+_HALL = ("_space_group_name_hall", "_symmetry_space_group_name_hall")
+_STEMS = tuple(f"_{where}space_group_name_h{dash}m" for where in ("", "symmetry_") for dash in "-_")
+_NAMES = tuple(stem + end for stem in _STEMS for end in ("_alt", "_full", ""))
+_REFERENCES = tuple(stem + "_ref" for stem in _STEMS)
+"""Symbols of the standard setting, which need not be the file's: they count where there is no other."""
+_NUMBERS = ("_space_group_it_number", "_symmetry_int_tables_number")
+_SUPERSPACE = "_space_group_symop_ssg_operation_algebraic"
+
+METRIC = 0.03
+"""By how much a symmetry operation may change a^2, or a.b / |a||b|, of the cell it acts on; more contradicts it."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A set of symmetry operations x' = R x + t on fractional coordinates.
+
+    Attributes:
+        name: to be shown.
+        rotations: (M, 3, 3).
+        translations: (M, 3).
+    """
+
+    name: str
+    rotations: np.ndarray
+    translations: np.ndarray
+
+
+@dataclass(frozen=True)
+class Symmetry:
+    """What a file says of its symmetry.
+
+    Attributes:
+        settings: all that may be meant, the likeliest first; one where the file is explicit.
+        doubt: why the first cannot be taken at its word, in words; "" where it can.
+    """
+
+    settings: Sequence[Setting]
+    doubt: str = ""
+
+
+def read_symmetry(block: Block, metric: np.ndarray) -> Symmetry:
+    """The symmetry of a block.
+
+    Args:
+        block: the values of a data block.
+        metric: (3, 3) scalar products of the cell vectors, Å^2.
+
+    Raises:
+        Unfit: it is unknown, contradicts itself, or does not fit the cell.
+    """
+    if _SUPERSPACE in block:
+        raise Unfit("symmetry: a modulated structure, in more than three dimensions")
+    listed = _listed(block)
+    if len(listed) > 1:
+        _check_group(listed, [] if _is_magnetic(block) else _named(block, strict=False))
+        return Symmetry(_fitting([_of_operations("its operations", listed)], metric))
+    settings = [_setting(sg.xhm(), sg.hall) for sg in _named(block, strict=not listed)]
+    if not settings or all(len(setting.rotations) == 1 for setting in settings):
+        known = settings or listed
+        return Symmetry([_IDENTITY], "" if known else "the file names no space group and lists no operations")
+    settings = _fitting(settings, metric)
+    if listed:
+        return Symmetry([_IDENTITY, *settings], f"the file names {settings[0].name} and lists only the identity")
+    names = " or ".join(setting.name for setting in settings)
+    return Symmetry(settings, f"the file does not say which setting is meant, {names}" if len(settings) > 1 else "")
+
+
+_IDENTITY = Setting("P 1", np.eye(3)[None], np.zeros((1, 3)))
+
+
+def _is_magnetic(block: Block) -> bool:
+    return any(tag in block for tag in _MAGNETIC)
+
+
+def _listed(block: Block) -> list[gemmi.Op]:
+    """The operations that the file lists, each once; of a magnetic group without time reversal."""
+    if _is_magnetic(block):
+        groups = [[re.sub(r",\s*[+-]?1\s*$", "", text) for text in block.get(tag, ())] for tag in _MAGNETIC]
+        operations, centrings = ([_operation(text) for text in texts] or [gemmi.Op()] for texts in groups)
+        every = [(c * o).wrap() for c in centrings for o in operations]
+    else:
+        texts = next((block[tag] for tag in _OPERATIONS if tag in block), ())
+        every = [_operation(text) for text in texts if text.strip() not in ("", "?", ".")]
+    return list({operation.triplet(): operation for operation in every}.values())
+
+
+def _check_group(operations: Sequence[gemmi.Op], named: Sequence[gemmi.SpaceGroup]) -> None:
+    """Operations that are listed are a group, and the one that is named."""
+    group = gemmi.GroupOps(list(operations))
+    group.add_missing_elements()
+    if len(group) != len(operations):
+        raise Unfit(f"symmetry: its {len(operations)} operations do not form a group")
+    found = gemmi.find_spacegroup_by_ops(group)
+    if found is not None and named and found.number not in {sg.number for sg in named}:
+        raise Unfit(f"symmetry: its operations are those of {found.xhm()}, and it names {named[0].xhm()}")
+
+
+def _operation(text: str) -> gemmi.Op:
+    try:
+        if re.search(r"[^xyzXYZ\d\s+\-*/.,]", text):
+            raise ValueError(text)
+        return gemmi.Op(text.strip()).wrap()
+    except (ValueError, RuntimeError) as error:
+        raise Unfit(f"symmetry: '{text[:40]}' is no operation") from error
+
+
+def _of_operations(name: str, operations: Iterable[gemmi.Op]) -> Setting:
+    matrices = np.array([operation.float_seitz() for operation in operations])
+    return Setting(name, matrices[:, :3, :3], matrices[:, :3, 3])
+
+
+@functools.lru_cache(600)
+def _setting(name: str, hall: str) -> Setting:
+    return _of_operations(name, gemmi.symops_from_hall(hall))
+
+
+def _fitting(settings: Sequence[Setting], metric: np.ndarray) -> list[Setting]:
+    """Those whose rotations leave the cell as it is, within METRIC."""
+    scale = np.sqrt(np.outer(metric.diagonal(), metric.diagonal()))
+    found = []
+    for setting in settings:
+        turned = np.einsum("mji,jk,mkl->mil", setting.rotations, metric, setting.rotations)
+        if (np.abs(turned - metric) <= METRIC * scale).all():
+            found.append(setting)
+    if not found:
+        raise Unfit(f"symmetry: the cell is not one of {settings[0].name}")
+    return found
+
+
+def _named(block: Block, strict: bool) -> list[gemmi.SpaceGroup]:
+    """Every setting that the names and numbers of a file allow; [] where it gives none.
+
+    Args:
+        block: the values of a data block.
+        strict: a name that cannot be found, or names that contradict each other, are errors; otherwise no name.
+    """
+    try:
+        return _by_names(block)
+    except Unfit:
+        if strict:
+            raise
+        return []
+
+
+def _by_names(block: Block) -> list[gemmi.SpaceGroup]:
+    number = _table_number(text_of(block, *_NUMBERS))
+    halls, names, references = (_texts(block, tags) for tags in (_HALL, _NAMES, _REFERENCES))
+    found = {text: settings for text in halls if (settings := _by_hall(text))}
+    found |= {text: settings for text in names or references if (settings := _by_name(text))}
+    unknown = [*names, *halls, *references]
+    if not found and unknown:
+        raise Unfit(f"symmetry: '{unknown[0][:40]}' is no known space group")
+    if number is not None:
+        found = found or {f"number {number}": _by_number(number)}
+        text, settings = next(iter(found.items()))
+        if settings[0].number != number:
+            raise Unfit(f"symmetry: it names '{text}' (number {settings[0].number}) and number {number}")
+    chosen = next(iter(found.values()), ())
+    for text, settings in found.items():
+        both = [sg for sg in chosen if sg.xhm() in {other.xhm() for other in settings}]
+        if not both:
+            raise Unfit(f"symmetry: it names '{next(iter(found))}' and '{text}'")
+        chosen = both
+    choice = text_of(block, "_space_group_it_coordinate_system_code").lower()
+    return [sg for sg in chosen if choice and choice in (sg.ext.lower(), sg.qualifier)] or list(chosen)
+
+
+def _texts(block: Block, tags: Sequence[str]) -> list[str]:
+    return list(dict.fromkeys(text for tag in tags if (text := text_of(block, tag))))
+
+
+def _table_number(text: str) -> int | None:
+    value = number_of(text)
+    if value is None or not 1 <= value <= 230:
+        return None
+    return int(value)
+
+
+@functools.lru_cache(1024)
+def _by_hall(symbol: str) -> Sequence[gemmi.SpaceGroup]:
+    try:
+        group = gemmi.symops_from_hall(symbol.replace("_", " "))
+    except (ValueError, RuntimeError):
+        return ()
+    found = gemmi.find_spacegroup_by_ops(group)
+    return () if found is None else (found,)
+
+
+@functools.lru_cache(230)
+def _by_number(number: int) -> Sequence[gemmi.SpaceGroup]:
+    """The standard setting, with both origins or both kinds of axes where there are two."""
+    return _variants(gemmi.find_spacegroup_by_number(number))
+
+
+def _variants(group: gemmi.SpaceGroup | None) -> Sequence[gemmi.SpaceGroup]:
+    return tuple(sg for sg in gemmi.spacegroup_table() if group is not None and sg.hm == group.hm)
+
+
+@functools.lru_cache(1024)
+def _by_name(name: str) -> Sequence[gemmi.SpaceGroup]:
+    """The settings of a Hermann-Mauguin symbol; none of one that is unknown.
+
+    Understood beside the symbols of the table: an origin or axes behind a colon, in words (`origin choice 2`) or as
+    in ICSD (S and Z for origins 1 and 2, H and R for the axes), full symbols, `2(1)` and `2_1`.
+    """
+    text, choice = _split_choice(re.sub(r"\s+", " ", name.strip()))
+    text = re.sub(r"\((\d)\)", r"\1", text)
+    text = text[:1].upper() + text[1:].lower()
+    for spelling in (re.sub(r"(?<=\d)_(?=\d)", "", text), text):
+        spelling = spelling.replace("_", " ").strip()
+        for symbol in dict.fromkeys((spelling, _short(spelling))):
+            group = gemmi.find_spacegroup_by_name(symbol)
+            if group is not None:
+                variants = _variants(group)
+                return tuple(sg for sg in variants if sg.ext == choice) or variants
+    return ()
+
+
+def _split_choice(name: str) -> tuple[str, str]:
+    """A symbol and the origin or axes behind it: "1", "2", "H", "R" or ""."""
+    words = re.match(r"(.*?)\s*[\[(,]?\s*origin(?:\s+choice)?\s*(?:no\.?|at)?\s*([12])\s*[\])]?$", name, re.IGNORECASE)
+    if words:
+        return words.group(1).strip(), words.group(2)
+    words = re.match(r"(.*?)\s*[\[(]?\s*(hexagonal|rhombohedral)(?:\s+axes)?\s*[\])]?$", name, re.IGNORECASE)
+    if words:
+        return words.group(1).strip(), words.group(2)[0].upper()
+    after = re.match(r"(.*?)\s*:\s*([12HR])$", name, re.IGNORECASE)
+    if after:
+        return after.group(1), after.group(2).upper()
+    after = re.match(r"(.*[a-z\d])\s*([SZHR])$", name)
+    if after:
+        return after.group(1).strip(), {"S": "1", "Z": "2"}.get(after.group(2), after.group(2))
+    return name, ""
+
+
+def _short(symbol: str) -> str:
+    """A full symbol as the table has it: P 21/b 21/n 21/m -> P b n m, F 4/m -3 2/m -> F m -3 m."""
+    short = re.sub(r"(?<= )21?/([a-e])(?= |$)|(?<= )21?/([mn])(?= |$)", lambda m: m.group(1) or m.group(2), symbol)
+    return re.sub(r"(?<= )4\d?/([a-z])(?= -3)", r"\1", short)

@@ -1,0 +1,129 @@
+"""Properties of a crystal from the VAE's encoder and its composition: what reinforcement learning steers by.
+
+Legend: B crystals, N atoms padded, K targets, F features per atom.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from chemeleon_cli.core.data.crystals import Crystals, origin_atoms, shift_to_atom
+from chemeleon_cli.core.data.elements import STATISTICS, composition_statistics, element_table
+from chemeleon_cli.core.models.build import build
+from chemeleon_cli.core.models.layers import masked_mean
+from chemeleon_cli.core.models.vae import Encoder
+
+
+class Predictor(nn.Module):
+    """An encoder, and a small head on its pooled features and on what is known of the elements.
+
+    Args:
+        encoder: config of the encoder.
+        targets: names of the properties.
+        use_encoder_features: pool the encoder's last layer beside the latent means.
+        use_composition_features: see `elements.composition_statistics`; beside the pooled features.
+        reduce: "mean" or "sum" over the atoms of a crystal.
+        dropout: of the head.
+        origins: how many of a crystal's origins a prediction averages over at most.
+    """
+
+    def __init__(
+        self,
+        encoder: Mapping[str, Any],
+        targets: Sequence[str],
+        use_encoder_features: bool = True,
+        use_composition_features: bool = True,
+        reduce: str = "mean",
+        dropout: float = 0.1,
+        origins: int = 4,
+    ) -> None:
+        super().__init__()
+        self.encoder: Encoder = build("encoder", encoder)
+        self.targets = list(targets)
+        self.use_encoder_features, self.use_composition_features = use_encoder_features, use_composition_features
+        self.reduce, self.origins = reduce, origins
+        self.config: dict[str, Any] = {
+            "encoder": self.encoder.config,
+            "targets": self.targets,
+            "use_encoder_features": use_encoder_features,
+            "use_composition_features": use_composition_features,
+            "reduce": reduce,
+            "dropout": dropout,
+            "origins": origins,
+        }
+        width = self.encoder.config["hidden_dim"]
+        features = self.encoder.config["latent_dim"] + (width if use_encoder_features else 0)
+        self.norm = nn.LayerNorm(features)
+        self.register_buffer("elements", element_table())
+        self.elements: Tensor
+        if use_composition_features:
+            features += STATISTICS * self.elements.shape[1]
+        self.head = nn.Sequential(
+            nn.Linear(features, width),
+            nn.SiLU(),
+            nn.Dropout(dropout),
+            nn.Linear(width, width),
+            nn.SiLU(),
+            nn.Dropout(dropout),
+            nn.Linear(width, len(self.targets)),
+        )
+        self.register_buffer("mean", torch.zeros(len(self.targets)))
+        self.register_buffer("std", torch.ones(len(self.targets)))
+        self.mean: Tensor
+        self.std: Tensor
+
+    def train(self, mode: bool = True) -> Predictor:
+        """Training mode; an encoder that is frozen keeps out of it."""
+        super().train(mode)
+        if not any(p.requires_grad for p in self.encoder.parameters()):
+            self.encoder.eval()
+        return self
+
+    def forward(self, crystals: Crystals) -> Tensor:
+        """Standardised predictions (B, K) at the origin that the crystals are given in."""
+        posterior = self.encoder(crystals)
+        atoms = torch.cat([posterior.mean, posterior.hidden], -1) if self.use_encoder_features else posterior.mean
+        pooled = self.norm(masked_mean(atoms, posterior.mask))
+        if self.use_composition_features:
+            pooled = torch.cat([pooled, composition_statistics(self.elements, crystals.numbers)], -1)
+        if self.reduce == "sum":
+            pooled = pooled * crystals.num_atoms.unsqueeze(-1)
+        return self.head(pooled)
+
+    def loss(self, crystals: Crystals, weights: Tensor) -> dict[str, Tensor]:
+        """Mean absolute error of the standardised targets, each over the crystals that have the label.
+
+        Args:
+            crystals: a batch whose `properties` hold the targets, NaN where a label is missing.
+            weights: (K,) how much each target counts.
+
+        Returns:
+            `loss`, and one term per target by its name; zero for a target that no crystal here has.
+        """
+        truth = torch.stack([crystals.properties[name] for name in self.targets], -1)  # (B, K)
+        known = ~truth.isnan()
+        wanted = torch.where(known, (truth - self.mean) / self.std, 0.0)
+        errors = (self(crystals) - wanted).abs() * known
+        terms = errors.sum(0) / known.sum(0).clamp(min=1)
+        return {"loss": (terms * weights).sum(), **dict(zip(self.targets, terms, strict=True))}
+
+    @torch.no_grad()
+    def predict(self, crystals: Crystals) -> Tensor:
+        """Predictions (B, K) in the targets' own units, averaged over origins.
+
+        The origins are the atoms that `canonical` chooses among, `origins` of them at most. Where a
+        crystal has no more, copies of it that are shifted or permuted average over the same set.
+        """
+        candidates = origin_atoms(crystals)
+        count = candidates.sum(1).clamp(max=self.origins)
+        rank = torch.where(candidates, candidates.cumsum(1) - 1, -1)
+        total = self.mean.new_zeros(len(crystals), len(self.targets))
+        for k in range(int(count.max()) if len(crystals) else 0):
+            rows = (count > k).nonzero().flatten()
+            atom = (rank == k).int().argmax(1, keepdim=True)[rows]
+            total[rows] += self(shift_to_atom(crystals[rows], atom))
+        return total / count.unsqueeze(1) * self.std + self.mean

@@ -1,0 +1,207 @@
+"""The variational autoencoder: a crystal to one small vector per atom, and back.
+
+Kingma & Welling 2014; the per-atom latent space follows Park & Walsh 2025 (arXiv 2511.07158).
+Legend: B crystals, N atoms padded, H hidden width, D latent width.
+
+The networks see the cell as lengths and angles and atoms as an unordered set, so orientation and
+atom order cannot matter. The origin can: training draws it anew (`dataset.augment`), predictions average.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from chemeleon_cli.core.data.crystals import Crystals, atom_mask, lattice_from_parameters, wrap
+from chemeleon_cli.core.data.limits import MAX_Z
+from chemeleon_cli.core.models.layers import Transformer, masked_mean, mlp, periodic_features
+
+FREQUENCIES = 6
+"""Harmonics of each fractional coordinate that the encoder sees."""
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """What the encoder says of a batch: mean and std of each atom's latent, and its last layer.
+
+    Attributes:
+        mean: (B, N, D), zero at padding.
+        std: (B, N, D).
+        hidden: (B, N, H) last encoder layer, zero at padding.
+        mask: (B, N).
+    """
+
+    mean: Tensor
+    std: Tensor
+    hidden: Tensor
+    mask: Tensor
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What the decoder says of a batch of latents.
+
+    Attributes:
+        element_logits: (B, N, MAX_Z); column k stands for atomic number k + 1, so "no atom" cannot come out.
+        coord_waves: (B, N, 6) sine then cosine of 2 pi x for the three fractional coordinates.
+        lengths: (B, 3) cell lengths, Å.
+        angles: (B, 3) cell angles, degrees.
+        num_atoms: (B,).
+    """
+
+    element_logits: Tensor
+    coord_waves: Tensor
+    lengths: Tensor
+    angles: Tensor
+    num_atoms: Tensor
+
+    def to_crystals(self) -> Crystals:
+        """The most probable crystals. A cell that cannot exist comes out as NaN, for the validity gate to see."""
+        mask = atom_mask(self.num_atoms, self.coord_waves.shape[1])
+        sin, cos = self.coord_waves.chunk(2, -1)
+        frac = wrap(torch.atan2(sin, cos) / (2 * torch.pi)) * mask.unsqueeze(-1)
+        numbers = (self.element_logits.argmax(-1) + 1) * mask
+        return Crystals(numbers, frac, lattice_from_parameters(self.lengths, self.angles), self.num_atoms)
+
+
+class Encoder(nn.Module):
+    """Crystals to the posterior of one latent vector per atom.
+
+    Args:
+        hidden_dim: width H.
+        num_heads: attention heads.
+        num_layers: transformer blocks.
+        latent_dim: D, numbers per atom.
+        dropout: inside the transformer blocks.
+    """
+
+    def __init__(self, hidden_dim: int, num_heads: int, num_layers: int, latent_dim: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.config: dict[str, Any] = {
+            "hidden_dim": hidden_dim,
+            "num_heads": num_heads,
+            "num_layers": num_layers,
+            "latent_dim": latent_dim,
+            "dropout": dropout,
+        }
+        self.atom_embedding = nn.Embedding(MAX_Z + 1, hidden_dim, padding_idx=0)
+        self.coord_embedding = mlp(6 * FREQUENCIES, hidden_dim, hidden_dim)
+        self.cell_embedding = mlp(6, hidden_dim, hidden_dim)
+        self.transformer = Transformer(hidden_dim, num_layers, num_heads, dropout)
+        self.norm = nn.LayerNorm(hidden_dim)
+        self.head = nn.Linear(hidden_dim, 2 * latent_dim)
+
+    def forward(self, crystals: Crystals) -> Posterior:
+        """The posterior of a batch; see `Posterior` for shapes."""
+        mask = crystals.mask
+        x = (
+            self.atom_embedding(crystals.numbers)
+            + self.coord_embedding(periodic_features(crystals.frac_coords, FREQUENCIES))
+            + self.cell_embedding(cell_features(crystals)).unsqueeze(1)
+        )
+        hidden = self.norm(self.transformer(x, mask)) * mask.unsqueeze(-1)
+        mean, logvar = self.head(hidden).chunk(2, -1)
+        return Posterior(mean * mask.unsqueeze(-1), torch.exp(0.5 * logvar.clamp(-30, 20)), hidden, mask)
+
+
+class Decoder(nn.Module):
+    """Latents to crystals; the arguments are the encoder's."""
+
+    def __init__(self, hidden_dim: int, num_heads: int, num_layers: int, latent_dim: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.embedding = nn.Linear(latent_dim, hidden_dim)
+        self.transformer = Transformer(hidden_dim, num_layers, num_heads, dropout)
+        self.norm = nn.LayerNorm(hidden_dim)
+        self.element_head = nn.Linear(hidden_dim, MAX_Z)
+        self.coord_head = nn.Linear(hidden_dim, 6)
+        self.cell_head = nn.Linear(hidden_dim, 6)
+
+    def forward(self, latents: Tensor, num_atoms: Tensor) -> Decoded:
+        """Latents (B, N, D) of crystals with `num_atoms` (B,) atoms; see `Decoded`."""
+        mask = atom_mask(num_atoms, latents.shape[1])
+        hidden = self.norm(self.transformer(self.embedding(latents), mask))
+        scaled_lengths, angles = cell_from_features(self.cell_head(masked_mean(hidden, mask)))
+        lengths = scaled_lengths * num_atoms.unsqueeze(-1) ** (1 / 3)
+        return Decoded(self.element_head(hidden), self.coord_head(hidden), lengths, angles, num_atoms)
+
+
+class VAE(nn.Module):
+    """Transformer encoder and decoder with a latent vector per atom.
+
+    Args:
+        hidden_dim: width H.
+        num_heads: attention heads.
+        encoder_layers: transformer blocks of the encoder.
+        decoder_layers: transformer blocks of the decoder.
+        latent_dim: D, numbers per atom.
+        dropout: inside the transformer blocks.
+    """
+
+    def __init__(
+        self,
+        hidden_dim: int = 256,
+        num_heads: int = 8,
+        encoder_layers: int = 4,
+        decoder_layers: int = 4,
+        latent_dim: int = 8,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.config: dict[str, Any] = {
+            "hidden_dim": hidden_dim,
+            "num_heads": num_heads,
+            "encoder_layers": encoder_layers,
+            "decoder_layers": decoder_layers,
+            "latent_dim": latent_dim,
+            "dropout": dropout,
+        }
+        self.encoder = Encoder(hidden_dim, num_heads, encoder_layers, latent_dim, dropout)
+        self.decoder = Decoder(hidden_dim, num_heads, decoder_layers, latent_dim, dropout)
+
+    def loss(
+        self, crystals: Crystals, generator: torch.Generator | None = None, latent_noise: float = 0.0
+    ) -> dict[str, Tensor]:
+        """The terms of the evidence lower bound, unweighted, for one sample of the posterior.
+
+        Args:
+            crystals: a batch.
+            generator: source of the posterior's noise.
+            latent_noise: std of further noise on what is decoded, as a share of each channel's spread over the
+                batch: practice for a generator's latents, which are never exact.
+
+        Returns:
+            Scalars: `types` (cross-entropy per atom), `coords` (squared error of the sines and cosines of
+            the fractional coordinates, hence periodic), `lengths` (squared error of length / atoms^(1/3), Å^2),
+            `angles` (squared error, radian^2), `kl` (nats per atom, summed over the latent's channels).
+        """
+        posterior, mask = self.encoder(crystals), crystals.mask
+        noise = torch.randn(posterior.mean.shape, generator=generator).to(posterior.mean.device)
+        variance = posterior.std.square()
+        spread = posterior.mean[mask].var(0, correction=0)  # (D,); of a std of 0 the gradient would be NaN
+        std = (variance + latent_noise**2 * spread).sqrt()
+        out = self.decoder(posterior.mean + std * noise * mask.unsqueeze(-1), crystals.num_atoms)
+        kl = 0.5 * (posterior.mean.square() + variance - 1 - variance.log()).sum(-1)
+        scale = crystals.num_atoms.unsqueeze(-1) ** (1 / 3)
+        waves = periodic_features(crystals.frac_coords, 1)
+        return {
+            "types": F.cross_entropy(out.element_logits[mask], crystals.numbers[mask] - 1),
+            "coords": (out.coord_waves - waves)[mask].square().mean(),
+            "lengths": ((out.lengths - crystals.lengths) / scale).square().mean(),
+            "angles": torch.deg2rad(out.angles - crystals.angles).square().mean(),
+            "kl": kl[mask].mean(),
+        }
+
+
+def cell_features(crystals: Crystals) -> Tensor:
+    """(B, 6) lengths per cube root of the atom count and angles, both of order one."""
+    lengths = crystals.lengths / crystals.num_atoms.unsqueeze(-1) ** (1 / 3)
+    return torch.cat([(lengths - 3.0), torch.deg2rad(crystals.angles) - torch.pi / 2], -1)
+
+
+def cell_from_features(features: Tensor) -> tuple[Tensor, Tensor]:
+    """The inverse of `cell_features`: lengths per cube root of the atom count (Å), angles (degrees)."""
+    return features[..., :3] + 3.0, torch.rad2deg(features[..., 3:] + torch.pi / 2)

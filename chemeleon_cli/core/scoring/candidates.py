@@ -1,0 +1,341 @@
+"""Generated crystals and what is known of them, each fact computed once, for rewards and for `score` alike.
+
+Legend: B candidates; V of them possible, with a canonical form.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+from pymatgen.core import Structure
+from torch import Tensor
+
+from chemeleon_cli.core.data.crystals import Crystals, canonical
+from chemeleon_cli.core.data.validity import problem, smact_valid
+from chemeleon_cli.core.potentials.relaxation import Relaxed
+from chemeleon_cli.core.scoring import matching, novelty
+from chemeleon_cli.core.scoring.context import BATCH, Tools, features
+from chemeleon_cli.core.scoring.hull import HOLE, Hull
+from chemeleon_cli.errors import UserError
+
+
+class Candidates:
+    """B crystals to be judged. Every fact has B rows, on the CPU, with NaN, False or None where there is
+    none.
+
+    Attributes:
+        structures: as they came; None where there is none. An impossible one may hold NaN.
+        tools: models and reference sets.
+        notes: why a possible crystal has no number: component or fact -> row -> reason.
+        left_out: (B,) bool: possible, but stopped by a guard of the reward; it is not scored, and has no say in what
+            others get. Set by the reward.
+    """
+
+    def __init__(self, structures: Sequence[Structure | None], tools: Tools | None = None) -> None:
+        self.structures = list(structures)
+        self.tools = tools or Tools()
+        self.notes: dict[str, dict[int, str]] = defaultdict(dict)
+        self.left_out = torch.zeros(len(self.structures), dtype=torch.bool)
+        self._predictions: dict[str, dict[str, Tensor]] = {}
+        self._newness: dict[str | None, novelty.Creativity] = {}
+
+    def __len__(self) -> int:
+        return len(self.structures)
+
+    def note(self, component: str, index: int, reason: str) -> None:
+        """Say why a possible crystal gets no number from a component."""
+        self.notes[component][index] = reason
+
+    @functools.cached_property
+    def problems(self) -> list[str | None]:
+        """Why each cannot be a crystal (see `validity.problem`), or None."""
+        return [problem(structure) for structure in self.structures]
+
+    @functools.cached_property
+    def valid(self) -> Tensor:
+        """(B,) bool: a crystal is possible: known elements, a sane cell, 4-100 Å^3 per atom, distances >= 0.5
+        Å."""
+        return torch.tensor([reason is None for reason in self.problems], dtype=torch.bool)
+
+    @functools.cached_property
+    def canonical(self) -> list[Structure | None]:
+        """The standard form of each possible crystal, which everything below sees; None where there is
+        none."""
+        forms: list[Structure | None] = []
+        for i, (structure, reason) in enumerate(zip(self.structures, self.problems, strict=True)):
+            form = None
+            if structure is not None and reason is None:
+                try:
+                    form = canonical(structure)
+                except ValueError as error:
+                    self.note("canonical", i, str(error))
+            forms.append(form)
+        return forms
+
+    @functools.cached_property
+    def rows(self) -> Tensor:
+        """(V,) int64: which candidates have a canonical form."""
+        return torch.tensor([i for i, form in enumerate(self.canonical) if form is not None], dtype=torch.int64)
+
+    @functools.cached_property
+    def crystals(self) -> Crystals:
+        """The V canonical crystals; `scatter` brings what is computed from them back to B rows."""
+        return Crystals.from_structures([form for form in self.canonical if form is not None])
+
+    @property
+    def has_form(self) -> Tensor:
+        """(B,) bool: there is a canonical form."""
+        return torch.tensor([form is not None for form in self.canonical], dtype=torch.bool)
+
+    def scatter(self, values: Tensor) -> Tensor:
+        """(V, ...) to (B, ...), on the CPU, with NaN for candidates that have no canonical form."""
+        out = torch.full((len(self), *values.shape[1:]), torch.nan)
+        out[self.rows] = values.detach().float().cpu()
+        return out
+
+    def each(self, function: Callable[[Structure], float], component: str = "each") -> Tensor:
+        """function(canonical structure) of each possible crystal.
+
+        Args:
+            function: may raise ValueError for a crystal that has no number; the message becomes its reason.
+            component: whose reason it is.
+
+        Returns:
+            (B,) float64 with NaN where there is no number.
+        """
+        out = torch.full((len(self),), torch.nan, dtype=torch.float64)
+        for i, form in enumerate(self.canonical):
+            if form is not None:
+                try:
+                    out[i] = float(function(form))
+                except ValueError as error:
+                    self.note(component, i, str(error))
+        return out
+
+    @functools.cached_property
+    def smact_valid(self) -> Tensor:
+        """(B,) bool: possible, and charges balance by SMACT's rule (see `validity.smact_valid`)."""
+        found = [form is not None and smact_valid(form.composition) for form in self.canonical]
+        return torch.tensor(found, dtype=torch.bool)
+
+    # --- new ------------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def groups(self) -> list[int]:
+        """The number of each crystal's group of duplicates, -1 where it has no canonical form or is unknown."""
+        known = next(iter(self._newness.values()), None)
+        return matching.unique_groups(self.canonical, self.tools.matching) if known is None else known.groups
+
+    @property
+    def ranking(self) -> list[float] | None:
+        """eV/atom, the lowest of which stands for its duplicates: energies; with a hull, those above it, so that a copy
+        which fell into a hole of the potential does not stand for the others; None without a potential."""
+        if self.tools.energy_model is None:
+            return None
+        return (self.energy_per_atom if self.tools.hull is None else self.e_above_hull).tolist()
+
+    def newness(self, name: str | None = None) -> novelty.Creativity:
+        """Whether each crystal is unique, novel, and how much it is worth as such; see `novelty.creativity`.
+
+        Of duplicates the best by `ranking` is the unique one.
+
+        Args:
+            name: of the reference set, as in the tools; None is the set that the generator was trained on.
+
+        Raises:
+            UserError: there is no such set among the tools.
+        """
+        if name not in self.tools.known:
+            hint = "reward creativity, give a reward of your own `needs = ('novelty',)`, or score with --reference DIR"
+            raise UserError("novelty needs a reference set", hint)
+        if name not in self._newness:
+            self._newness[name] = novelty.creativity(
+                self.canonical, self.tools.known[name], self.tools.memory, self.ranking, self.tools.matching
+            )
+        return self._newness[name]
+
+    @property
+    def unique(self) -> list[bool | None]:
+        """Whether each is the first of its kind in the batch and in the run's memory; None where unknown."""
+        names = [*self._newness, *self.tools.known]  # the same whichever set novelty is against
+        return self.newness(names[0] if names else None).unique
+
+    @property
+    def novel(self) -> list[bool | None]:
+        """Whether each is in no reference set that the generator was trained on; None where unknown."""
+        return self.newness().novel
+
+    @property
+    def creativity(self) -> Tensor:
+        """(B,) 1 where unique and novel, 0 where neither, between where one of them; NaN where unknown."""
+        return torch.tensor(self.newness().values, dtype=torch.float64)
+
+    # --- stable ---------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def energy_per_atom(self) -> Tensor:
+        """(B,) eV/atom by the potential, float64, of each crystal as it is."""
+        model = self.tools.energy_model
+        if model is None:
+            raise UserError("these energies need a potential", "name one: --set reward.energy_model=chgnet")
+        forms = [(i, form) for i, form in enumerate(self.canonical) if form is not None]
+        out = torch.full((len(self),), torch.nan, dtype=torch.float64)
+        for (i, form), energy in zip(forms, model.energies([form for _, form in forms]), strict=True):
+            out[i] = energy.value / len(form)
+            if energy.problem is not None:
+                self.note("energy_per_atom", i, energy.problem)
+        return out
+
+    @functools.cached_property
+    def e_above_hull(self) -> Tensor:
+        """(B,) eV/atom above the hull, below it negative, float64; NaN with its reason noted where the potential
+        fails, the hull holds too little, or the crystal lies too far below it to be believed."""
+        energies = self.energy_per_atom.tolist()
+        out = torch.full((len(self),), torch.nan, dtype=torch.float64)
+        for i, form in enumerate(self.canonical):
+            if form is None:
+                continue
+            if math.isnan(energies[i]):
+                reason = self.notes.get("energy_per_atom", {}).get(i, "no energy")
+            else:
+                out[i], reason = self._hull.e_above_hull(form.composition, energies[i])
+            if reason is not None:
+                self.note("e_above_hull", i, reason)
+        return out
+
+    @functools.cached_property
+    def relaxations(self) -> list[Relaxed | None]:
+        """What became of each possible crystal when it was relaxed as the tools say."""
+        model, how = self.tools.energy_model, self.tools.relax
+        if model is None or how is None:
+            raise UserError(
+                "relaxing needs a potential and settings", "name them: --set 'reward.relax={steps: 200, fmax: 0.05}'"
+            )
+        rows = self.rows.tolist()
+        found: list[Relaxed | None] = [None] * len(self)
+        forms = [form for form in self.canonical if form is not None]
+        for i, result in zip(rows, model.relax(forms, how.fmax, how.steps), strict=True):
+            found[i] = result
+            if result.problem is not None:
+                self.note("relaxation", i, result.problem)
+        return found
+
+    @functools.cached_property
+    def relaxed(self) -> Candidates:
+        """The relaxed crystals, converged or not, to be judged by the same tools; None where nothing is left."""
+        structures = [None if result is None else result.structure for result in self.relaxations]
+        relaxed = Candidates(structures, replace(self.tools, relax=None))
+        for i in self.rows.tolist():
+            reason = relaxed.problems[i]
+            if reason is not None:
+                relaxed.note("e_above_hull", i, f"relaxation: {self.notes.get('relaxation', {}).get(i, reason)}")
+        return relaxed
+
+    @property
+    def judged(self) -> Candidates:
+        """The candidates whose energies rewards count: relaxed ones, if the tools say so."""
+        return self.relaxed if self.tools.relax is not None and self.tools.reward_relaxed else self
+
+    # --- guards ---------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def too_close(self) -> Tensor:
+        """(B,) bool: atoms closer than 0.5 Å."""
+        return torch.tensor([reason == "distance" for reason in self.problems], dtype=torch.bool)
+
+    @functools.cached_property
+    def bad_cell(self) -> Tensor:
+        """(B,) bool: no sane cell, or a volume outside 4-100 Å^3 per atom."""
+        return torch.tensor([reason in ("cell", "volume") for reason in self.problems], dtype=torch.bool)
+
+    @property
+    def charge_imbalance(self) -> Tensor:
+        """(B,) bool: possible, but charges do not balance by SMACT's rule; elements and alloys pass."""
+        return self.has_form & ~self.smact_valid
+
+    @functools.cached_property
+    def single_element(self) -> Tensor:
+        """(B,) bool: possible, and made of one element."""
+        alone = [form is not None and len(form.composition.element_composition) == 1 for form in self.canonical]
+        return torch.tensor(alone, dtype=torch.bool)
+
+    @functools.cached_property
+    def sparse_hull(self) -> Tensor:
+        """(B,) bool: possible, but the hull holds too little to judge it."""
+        gaps = [form is not None and self._hull.gap(form.composition) is not None for form in self.canonical]
+        return torch.tensor(gaps, dtype=torch.bool)
+
+    @functools.cached_property
+    def uncharted_alloy(self) -> Tensor:
+        """(B,) bool: possible, and an alloy two of whose elements have no compound in the hull."""
+        alone = [form is not None and self._hull.uncharted_alloy(form.composition) for form in self.canonical]
+        return torch.tensor(alone, dtype=torch.bool)
+
+    @property
+    def potential_hole(self) -> Tensor:
+        """(B,) bool: further below a hull that is not sparse than a potential is to be believed."""
+        _ = self.e_above_hull
+        reasons = self.notes.get("e_above_hull", {})
+        return torch.tensor([reasons.get(i, "").startswith(HOLE) for i in range(len(self))], dtype=torch.bool)
+
+    @property
+    def guards(self) -> dict[str, Tensor]:
+        """(B,) bool of each guard by name, True where it stops a crystal; those of the hull where there is one."""
+        names = ["too_close", "bad_cell", "charge_imbalance", "single_element"]
+        if self.tools.hull is not None:
+            names += ["sparse_hull", "uncharted_alloy"] + ["potential_hole"] * (self.tools.energy_model is not None)
+        return {name: getattr(self, name) for name in names}
+
+    @property
+    def _hull(self) -> Hull:
+        if self.tools.hull is None:
+            raise UserError("energies above the hull need a hull", "name one: --set reward.hull=hull.csv.gz")
+        return self.tools.hull
+
+    # --- features and predictions ---------------------------------------------------------------
+
+    @functools.cached_property
+    def _features(self) -> tuple[Tensor, Tensor]:
+        encoder = self.tools.encoder
+        if encoder is None:
+            raise UserError("these features need a generator's autoencoder", "name the generator: --set model=NAME")
+        widths = [encoder.config["latent_dim"], encoder.atom_embedding.embedding_dim]
+        both = self._in_batches(lambda crystals: torch.cat(features(encoder, crystals), -1), sum(widths))
+        structure, composition = both.split(widths, -1)
+        return self.scatter(structure), self.scatter(composition)
+
+    @property
+    def structure_features(self) -> Tensor:
+        """(B, D) mean latent of each crystal."""
+        return self._features[0]
+
+    @property
+    def composition_features(self) -> Tensor:
+        """(B, E) mean atom-type embedding of each crystal."""
+        return self._features[1]
+
+    def predict(self, name: str) -> dict[str, Tensor]:
+        """Every target of a predictor, (B,) each, in the target's unit.
+
+        Args:
+            name: what the recipe calls the predictor.
+        """
+        if name not in self._predictions:
+            predictor = self.tools.predictors[name]
+            values = self._in_batches(predictor.predict, len(predictor.targets))
+            found = {target: self.scatter(values[:, k]) for k, target in enumerate(predictor.targets)}
+            self._predictions[name] = found
+        return self._predictions[name]
+
+    def _in_batches(self, function: Callable[[Crystals], Tensor], width: int) -> Tensor:
+        """function of all canonical crystals, like sizes together; (V, width)."""
+        if not len(self.rows):
+            return torch.zeros(0, width)
+        order = torch.argsort(self.crystals.num_atoms, stable=True)
+        values = torch.cat([function(self.crystals[rows].to(self.tools.device)).cpu() for rows in order.split(BATCH)])
+        return values[torch.argsort(order)]

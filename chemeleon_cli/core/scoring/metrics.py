@@ -1,0 +1,178 @@
+"""How good a set of crystals, a predictor or an autoencoder is, as plain numbers.
+
+Shares are fractions of 1; NaN stands for a number that does not exist, such as a share of nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from pymatgen.core import Structure
+from scipy.stats import wasserstein_distance
+
+from chemeleon_cli.core.scoring import matching
+from chemeleon_cli.core.scoring.candidates import Candidates
+
+METAL_BELOW = 0.1
+"""eV. Gaps below this count as metals, in truth and prediction alike."""
+
+
+def generation_report(
+    structures: Sequence[Structure | None],
+    reference: matching.Reference,
+    train: Sequence[Structure],
+    comparison: Sequence[Structure] | None = None,
+    workers: int | None = None,
+) -> dict[str, float]:
+    """What a generator makes.
+
+    Args:
+        structures: generated; None where decoding gave nothing.
+        reference: what it learnt from, all of it; novelty is against these.
+        train: a sample of the same.
+        comparison: crystals whose distributions are to be met, usually val.
+        workers: processes for matching; None: as many as processors where there is enough to do.
+
+    Returns:
+        n; valid, the share of possible crystals; of these: unique (groups of duplicates per crystal), novel and
+        smact_valid; unique_of_all, groups per crystal of all n; and where there is a comparison, the earth mover's
+        distances emd_density (g/cm^3) and emd_elements (distinct elements per crystal) of the possible crystals to it,
+        and, to judge these by, emd_density_val and emd_elements_val of the comparison to train.
+    """
+    candidates = Candidates(structures)
+    possible = [form for form in candidates.canonical if form is not None]
+    groups = len(set(matching.unique_groups(possible, workers=workers)) - {-1})
+    novel = matching.novel(possible, reference, workers=workers)
+    report = {
+        "n": float(len(structures)),
+        "valid": share(int(candidates.valid.sum()), len(structures)),
+        "unique": share(groups, len(possible)),
+        "unique_of_all": share(groups, len(structures)),
+        "novel": share(novel.count(True), len(possible)),
+        "smact_valid": share(int(candidates.smact_valid.sum()), len(possible)),
+    }
+    if comparison is not None:
+        report["emd_density"] = emd(densities(possible), densities(comparison))
+        report["emd_elements"] = emd(element_counts(possible), element_counts(comparison))
+        report["emd_density_val"] = emd(densities(comparison), densities(train))
+        report["emd_elements_val"] = emd(element_counts(comparison), element_counts(train))
+    return report
+
+
+def densities(structures: Sequence[Structure]) -> np.ndarray:
+    """(M,) g/cm^3."""
+    return np.array([float(s.density) for s in structures])
+
+
+def element_counts(structures: Sequence[Structure]) -> np.ndarray:
+    """(M,) distinct elements of each crystal."""
+    return np.array([float(len(set(s.atomic_numbers))) for s in structures])
+
+
+def emd(a: np.ndarray, b: np.ndarray) -> float:
+    """Earth mover's distance between two samples, in their unit; NaN where one is empty."""
+    return float(wasserstein_distance(a, b)) if len(a) and len(b) else math.nan
+
+
+def share(part: float, whole: float) -> float:
+    """part / whole, NaN of nothing."""
+    return part / whole if whole else math.nan
+
+
+def regression_report(
+    truth: Sequence[float] | np.ndarray,
+    prediction: Sequence[float] | np.ndarray,
+    train_mean: float,
+    train_median: float,
+    window: tuple[float, float] | None = None,
+    zero_is: Literal["metal"] | None = None,
+) -> dict[str, float]:
+    """How well a property is predicted.
+
+    Args:
+        truth: (M,) labels, NaN where there is none; those rows count nowhere.
+        prediction: (M,) in the same unit.
+        train_mean: of the train split's labels, the baseline of least squared error.
+        train_median: the baseline of least absolute error.
+        window: [low, high] that one looks for.
+        zero_is: "metal" for band gaps in eV.
+
+    Returns:
+        n, mae, rmse, r2, mae_mean and mae_median (the baselines' MAE); n_nonzero, mae_nonzero, rmse_nonzero,
+        r2_nonzero on truths other than 0; with a window its precision, recall and n_window (truths inside);
+        with `zero_is` the balanced accuracy of metal against non-metal, balanced_accuracy.
+    """
+    truth, prediction = np.asarray(truth, float), np.asarray(prediction, float)
+    known = ~np.isnan(truth)
+    truth, prediction = truth[known], prediction[known]
+    nonzero = truth != 0
+    report = _errors(truth, prediction, "")
+    report["mae_mean"] = _mean(np.abs(truth - train_mean))
+    report["mae_median"] = _mean(np.abs(truth - train_median))
+    report |= _errors(truth[nonzero], prediction[nonzero], "_nonzero")
+    if window is not None:
+        wanted = (truth >= window[0]) & (truth <= window[1])
+        chosen = (prediction >= window[0]) & (prediction <= window[1])
+        hits = int((wanted & chosen).sum())
+        report |= {
+            "precision": share(hits, int(chosen.sum())),
+            "recall": share(hits, int(wanted.sum())),
+            "n_window": float(wanted.sum()),
+        }
+    if zero_is == "metal":
+        metal, called_metal = truth < METAL_BELOW, prediction < METAL_BELOW
+        rates = share((metal & called_metal).sum(), metal.sum()), share((~metal & ~called_metal).sum(), (~metal).sum())
+        report["balanced_accuracy"] = float(sum(rates) / 2)
+    return report
+
+
+def _errors(truth: np.ndarray, prediction: np.ndarray, suffix: str) -> dict[str, float]:
+    error = prediction - truth
+    variance = float(((truth - truth.mean()) ** 2).sum()) if len(truth) else 0.0
+    return {
+        f"n{suffix}": float(len(truth)),
+        f"mae{suffix}": _mean(np.abs(error)),
+        f"rmse{suffix}": math.sqrt(_mean(error**2)) if len(error) else math.nan,
+        f"r2{suffix}": 1 - float((error**2).sum()) / variance if variance else math.nan,
+    }
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(values.mean()) if len(values) else math.nan
+
+
+def reconstruction_report(
+    originals: Sequence[Structure], decoded: Sequence[Structure | None], workers: int | None = None
+) -> dict[str, float]:
+    """How well an autoencoder gives crystals back.
+
+    Args:
+        originals: what went in.
+        decoded: what came out, atoms in the same order.
+        workers: processes for matching; None: as many as processors where there is enough to do.
+
+    Returns:
+        n; match_rate by StructureMatcher, which rescales volumes; rms, the mean over matches, in units of
+        (volume per atom)^(1/3); volume_error, mean |dV|/V over all that have a volume; elements, the share of
+        atoms with the right element.
+    """
+    found = matching.rms_pairs(list(zip(originals, decoded, strict=True)), workers=workers)
+    matched = [value for value in found if value is not None and not math.isnan(value)]
+    right = total = 0
+    volume_errors = []
+    for a, b in zip(originals, decoded, strict=True):
+        total += len(a)
+        if b is not None:
+            right += sum(x == y for x, y in zip(a.atomic_numbers, b.atomic_numbers, strict=True))
+            volume_errors.append(abs(b.volume - a.volume) / a.volume)
+    errors = np.array(volume_errors)
+    return {
+        "n": float(len(originals)),
+        "match_rate": share(len(matched), len(originals)),
+        "rms": _mean(np.array(matched)),
+        "volume_error": _mean(errors[np.isfinite(errors)]),
+        "elements": share(right, total),
+    }

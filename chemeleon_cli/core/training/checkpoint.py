@@ -1,0 +1,183 @@
+"""Checkpoints: a folder with `model.safetensors` and `meta.json`. Never a pickle.
+
+A folder is enough to run its model: an LDM holds its VAE, a predictor its encoder.
+Nothing here imports torch until weights are written or read.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from chemeleon_cli.core.models.build import build
+from chemeleon_cli.core.paths import file_sha256
+from chemeleon_cli.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+VERSION = 1
+KINDS = ("vae", "ldm", "predictor")
+WEIGHTS, META = "model.safetensors", "meta.json"
+
+
+def save(
+    folder: Path,
+    kind: str,
+    config: Mapping[str, Any],
+    weights: Mapping[str, Tensor],
+    meta: Mapping[str, Any],
+    state: tuple[Mapping[str, Tensor], Mapping[str, Any]] | None = None,
+) -> None:
+    """Write a checkpoint whole or not at all, replacing the one of that name.
+
+    Args:
+        folder: where to.
+        kind: one of KINDS.
+        config: what rebuilds the model.
+        weights: its parameters and buffers by name.
+        meta: what else to remember (data, parents, metrics, recipe, ...); JSON.
+        state: tensors and JSON that a resumed run needs, kept beside as `train_state.*`.
+    """
+    from safetensors.torch import save_file
+
+    temporary, old = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    save_file({k: v.detach().cpu().contiguous() for k, v in weights.items()}, temporary / WEIGHTS)
+    record = {"kind": kind, "version": VERSION, "config": config, **meta}
+    (temporary / META).write_text(json_text(record))
+    if state is not None:
+        save_file(
+            {k: v.detach().cpu().contiguous() for k, v in state[0].items()}, temporary / "train_state.safetensors"
+        )
+        (temporary / "train_state.json").write_text(json.dumps(state[1]) + "\n")
+    readable = (temporary / META).stat().st_mode
+    for path in temporary.iterdir():
+        path.chmod(readable)  # safetensors makes files that only their owner can read
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    temporary.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def json_text(record: Any) -> str:
+    """JSON, with null for numbers that are not finite, which JSON does not have."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {k: plain(v) for k, v in value.items()}
+        if isinstance(value, list | tuple):
+            return [plain(v) for v in value]
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return json.dumps(plain(record), indent=1) + "\n"
+
+
+def recover(folder: Path) -> None:
+    """Bring back a checkpoint if the machine stopped between the two renames of `save`."""
+    old = folder.with_name(f".{folder.name}.old")
+    if old.exists() and not folder.exists():
+        old.rename(folder)
+
+
+def read_meta(folder: Path) -> dict[str, Any]:
+    """A checkpoint's `meta.json`.
+
+    The folder of its data is absolute; one that is written with a leading `..` is meant from the checkpoint's folder,
+    so that models and data can move together.
+
+    Raises:
+        UserError: the folder is no checkpoint, or one of another version.
+    """
+    try:
+        meta = json.loads((folder / META).read_text())
+        kind, version = meta["kind"], meta["version"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder}: not a chemeleon checkpoint ({error})", f"it needs a readable {META}") from error
+    if version != VERSION or kind not in KINDS:
+        raise UserError(
+            f"{folder}: {kind} checkpoint, version {version}; needed: version {VERSION} of {', '.join(KINDS)}",
+            "train it again, or use the release that wrote it",
+        )
+    data = meta.get("data", {})
+    if (data.get("path") or "").startswith(".."):
+        data["path"] = os.path.normpath(folder.resolve() / data["path"])
+    return meta
+
+
+def load(folder: Path, kind: str, device: Any = "cpu") -> tuple[nn.Module, dict[str, Any]]:
+    """Build a model from its checkpoint, in evaluation mode; weights of half precision become float32.
+
+    Args:
+        folder: the checkpoint.
+        kind: the kind wanted; "vae" may also be taken out of an LDM.
+        device: where to put the model.
+
+    Returns:
+        The model and its meta.
+
+    Raises:
+        UserError: no checkpoint, of another kind, or weights that do not fit the config.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    meta = read_meta(folder)
+    if meta["kind"] == "ldm" and kind == "vae":
+        ldm, meta = load(folder, "ldm", device)
+        return ldm.get_submodule("vae"), meta
+    if meta["kind"] != kind:
+        raise UserError(f"{folder}: a {meta['kind']} checkpoint where a {kind} is needed", "name another checkpoint")
+    model = build(kind, meta["config"])
+    try:
+        weights = load_file(folder / WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{folder / WEIGHTS}: cannot be read: {error}", "is the file whole?") from error
+    fill(model, weights, folder, "model.safetensors and meta.json are of different models")
+    return model.to(device).eval(), meta
+
+
+def fill(model: nn.Module, weights: Mapping[str, Tensor], source: Path, hint: str) -> None:
+    """Give a model its weights.
+
+    Args:
+        model: of the config that goes with them.
+        weights: of all its parameters and buffers, and no others.
+        source: where they are from, for the error.
+        hint: what to do if they do not fit.
+
+    Raises:
+        UserError: a name or a shape is another than the model's, or a weight is not finite.
+    """
+    wanted = model.state_dict()
+    wrong = sorted(k for k in wanted.keys() | weights.keys() if _shape(wanted, k) != _shape(weights, k))
+    if wrong:
+        key = wrong[0]
+        raise UserError(
+            f"{source}: {len(wrong)} tensors do not fit its config, the first {key}: "
+            f"{_shape(weights, key)} in the file, {_shape(wanted, key)} by the config",
+            hint,
+        )
+    broken = [k for k in sorted(weights) if not weights[k].isfinite().all()]
+    if broken:
+        text = f"{len(broken)} tensors hold numbers that are not finite, the first {broken[0]}"
+        raise UserError(f"{source}: {text}", "its training went wrong; take another checkpoint")
+    model.load_state_dict({k: v.to(wanted[k].dtype) for k, v in weights.items()})
+
+
+def parent(folder: Path, meta: Mapping[str, Any]) -> dict[str, Any]:
+    """What a descendant remembers of a checkpoint: kind, path and the sha256 of its weights."""
+    return {"kind": meta["kind"], "path": str(folder), "sha256": file_sha256(folder / WEIGHTS)}
+
+
+def _shape(tensors: Mapping[str, Tensor], key: str) -> tuple[int, ...] | None:
+    return tuple(tensors[key].shape) if key in tensors else None
