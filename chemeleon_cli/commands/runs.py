@@ -230,7 +230,7 @@ def finish(folder: Path, results: Mapping[str, Any], console: Console) -> None:
     """Write the final figures beside the run and say where everything is."""
     from chemeleon_cli.core.training.checkpoint import json_text
 
-    (folder / "results.json").write_text(json_text(results))
+    (folder / "results.json").write_text(json_text(results), encoding="utf-8")
     console.print(f"checkpoints, metrics.csv and results.json are in {folder}", highlight=False)
 
 
@@ -272,7 +272,7 @@ def _prepare(folder: Path, recipe: RunRecipe, options: RunOptions, device: str, 
         "data": {key: meta["data"].get(key) for key in ("path", "count", "sha256")},
         "parents": meta["parents"],
     }
-    (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n")
+    (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 def _check_unused(folder: Path, meta: Mapping[str, Any]) -> None:
@@ -289,7 +289,7 @@ def _check_unused(folder: Path, meta: Mapping[str, Any]) -> None:
 def _write_recipe(folder: Path, recipe: RunRecipe) -> None:
     from chemeleon_cli.recipe.load import dump
 
-    (folder / "recipe.yaml").write_text(dump(recipe))
+    (folder / "recipe.yaml").write_text(dump(recipe), encoding="utf-8")
 
 
 def _logger(recipe: RunRecipe, folder: Path) -> Logger | None:
@@ -298,7 +298,7 @@ def _logger(recipe: RunRecipe, folder: Path) -> Logger | None:
     import wandb  # type: ignore[import-not-found]
 
     section = recipe.logger
-    started = json.loads((folder / RECORD).read_text())["started"]
+    started = json.loads((folder / RECORD).read_text(encoding="utf-8"))["started"]
     return wandb.init(  # type: ignore[return-value]
         project=section.project,
         name=section.name or recipe.name,

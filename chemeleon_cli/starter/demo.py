@@ -36,7 +36,7 @@ def facts(scores: Path) -> dict[str, float]:
     if not scores.is_file():
         crystals = scores.name.removesuffix(".scores.csv") + ".cif"
         raise UserError(f"{scores}: not there", f"chemeleon score {crystals} makes it")
-    with scores.open(newline="") as file:
+    with scores.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     formed = [row for row in rows if row["group"]]
     found = {

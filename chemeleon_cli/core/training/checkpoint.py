@@ -51,12 +51,12 @@ def save(
     temporary.mkdir(parents=True)
     save_file({k: v.detach().cpu().contiguous() for k, v in weights.items()}, temporary / WEIGHTS)
     record = {"kind": kind, "version": VERSION, "config": config, **meta}
-    (temporary / META).write_text(json_text(record))
+    (temporary / META).write_text(json_text(record), encoding="utf-8")
     if state is not None:
         save_file(
             {k: v.detach().cpu().contiguous() for k, v in state[0].items()}, temporary / "train_state.safetensors"
         )
-        (temporary / "train_state.json").write_text(json.dumps(state[1]) + "\n")
+        (temporary / "train_state.json").write_text(json.dumps(state[1]) + "\n", encoding="utf-8")
     readable = (temporary / META).stat().st_mode
     for path in temporary.iterdir():
         path.chmod(readable)  # safetensors makes files that only their owner can read
@@ -99,7 +99,7 @@ def read_meta(folder: Path) -> dict[str, Any]:
         UserError: the folder is no checkpoint, or one of another version.
     """
     try:
-        meta = json.loads((folder / META).read_text())
+        meta = json.loads((folder / META).read_text(encoding="utf-8"))
         kind, version = meta["kind"], meta["version"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder}: not a chemeleon checkpoint ({error})", f"it needs a readable {META}") from error

@@ -362,7 +362,7 @@ class Run:
             hint = "resume with the recipe.yaml in the run folder"
             raise UserError(f"{folder}: its model has another config than the recipe", hint)
         tensors = load_file(folder / "train_state.safetensors")
-        state = json.loads((folder / "train_state.json").read_text())
+        state = json.loads((folder / "train_state.json").read_text(encoding="utf-8"))
         self._set_weights({k: tensors[f"live.{k}"] for k in self.trained})
         self.ema = {k: tensors[f"ema.{k}"].to(self.fabric.device) for k in self.ema}
         groups = self.optimizer.state_dict()["param_groups"]
