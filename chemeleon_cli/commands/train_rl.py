@@ -73,7 +73,7 @@ def run(recipe: TrainRl, options: RunOptions, console: Console) -> None:
     if recipe.learn_draws and model.draw_weights is not None:
         model.draw_weights.requires_grad_(True)
     device = str(fabric.device)
-    tools = build_tools(recipe.reward, find_model, base.vae, model_meta["data"]["path"], device)
+    tools = build_tools(recipe.reward, find_model, base.vae, model_meta["data"].get("path"), device)
     if tools.energies:
         console.print(tools.energies, highlight=False, soft_wrap=True)
     memory = Memory() if recipe.reward.needs().known else None

@@ -5,13 +5,13 @@ Legend: B crystals, N atoms padded, D latent width, H hidden width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from chemeleon_cli.core.conditions.conditions import NOTHING, Conditions, Said
+from chemeleon_cli.core.conditions.settings import CheckedSettings
 from chemeleon_cli.core.data.crystals import atom_mask
 from chemeleon_cli.core.models.layers import Transformer, mlp, sinusoidal, zero_init
 
@@ -39,7 +39,7 @@ class Denoiser(nn.Module):
         hidden_dim: int = 256,
         num_blocks: int = 6,
         num_heads: int = 8,
-        conditions: Mapping[str, Mapping[str, Any]] | None = None,
+        conditions: CheckedSettings = None,
     ) -> None:
         super().__init__()
         self.config: dict[str, Any] = {

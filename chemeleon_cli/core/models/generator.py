@@ -26,8 +26,9 @@ from chemeleon_cli.core.conditions.conditions import (
     state_shares,
     unsaid,
 )
+from chemeleon_cli.core.conditions.settings import Sizes
 from chemeleon_cli.core.data.crystals import Crystals, atom_mask
-from chemeleon_cli.core.models.build import build
+from chemeleon_cli.core.models.build import build, call
 from chemeleon_cli.core.models.denoiser import Denoiser
 from chemeleon_cli.core.models.diffusion import Sampler, Schedule
 from chemeleon_cli.core.models.vae import VAE
@@ -89,18 +90,18 @@ class LatentDiffusion(nn.Module):
         vae: Mapping[str, Any],
         denoiser: Mapping[str, Any],
         diffusion: Mapping[str, Any],
-        sizes: Mapping[str, int],
+        sizes: Sizes,
     ) -> None:
         super().__init__()
         self.vae: VAE = build("vae", vae).requires_grad_(False)
-        self.denoiser = Denoiser(**denoiser)
+        self.denoiser = call(Denoiser, denoiser, "denoiser")
         self.config = {
             "vae": self.vae.config,
             "denoiser": self.denoiser.config,
             "diffusion": dict(diffusion),
             "sizes": dict(sizes),
         }
-        self.schedule = Schedule.linear(**diffusion)
+        self.schedule = call(Schedule.linear, diffusion, "diffusion")
         self.register_buffer("latent_mean", torch.zeros(self.denoiser.config["latent_dim"]))
         self.register_buffer("latent_std", torch.ones(self.denoiser.config["latent_dim"]))
         self.latent_mean: Tensor

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from chemeleon_cli.core.models.build import build
 from chemeleon_cli.core.paths import file_sha256
+from chemeleon_cli.core.training.meta import HINT, Record, check, read_object
 from chemeleon_cli.errors import UserError
 
 if TYPE_CHECKING:
@@ -89,32 +90,30 @@ def recover(folder: Path) -> None:
         old.rename(folder)
 
 
-def read_meta(folder: Path) -> dict[str, Any]:
+def read_meta(folder: Path) -> Record:
     """A checkpoint's `meta.json`.
 
     The folder of its data is absolute; one that is written with a leading `..` is meant from the checkpoint's folder,
     so that models and data can move together.
 
     Raises:
-        UserError: the folder is no checkpoint, or one of another version.
+        UserError: the folder is no checkpoint, or one of another version, or its `meta.json` was spoilt.
     """
-    try:
-        meta = json.loads((folder / META).read_text(encoding="utf-8"))
-        kind, version = meta["kind"], meta["version"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder}: not a chemeleon checkpoint ({error})", f"it needs a readable {META}") from error
-    if version != VERSION or kind not in KINDS:
+    meta = read_object(folder / META)
+    kind, version = meta["kind"], meta["version"]
+    if (isinstance(version, int) and version != VERSION) or kind not in KINDS:
         raise UserError(
             f"{folder}: {kind} checkpoint, version {version}; needed: version {VERSION} of {', '.join(KINDS)}",
             "train it again, or use the release that wrote it",
         )
-    data = meta.get("data", {})
+    check(meta, folder / META)
+    data = meta.setdefault("data", {})
     if (data.get("path") or "").startswith(".."):
         data["path"] = os.path.normpath(folder.resolve() / data["path"])
     return meta
 
 
-def load(folder: Path, kind: str, device: Any = "cpu") -> tuple[nn.Module, dict[str, Any]]:
+def load(folder: Path, kind: str, device: Any = "cpu") -> tuple[nn.Module, Record]:
     """Build a model from its checkpoint, in evaluation mode; weights of half precision become float32.
 
     Args:
@@ -137,7 +136,12 @@ def load(folder: Path, kind: str, device: Any = "cpu") -> tuple[nn.Module, dict[
         return ldm.get_submodule("vae"), meta
     if meta["kind"] != kind:
         raise UserError(f"{folder}: a {meta['kind']} checkpoint where a {kind} is needed", "name another checkpoint")
-    model = build(kind, meta["config"])
+    try:
+        model = build(kind, meta["config"])
+    except Exception as error:  # whatever it is: the config is what somebody wrote into a file
+        said = " ".join(str(error).split())
+        text = f"{folder / META}: config describes no {kind}: {said or type(error).__name__}"
+        raise UserError(text, HINT) from error
     try:
         weights = load_file(folder / WEIGHTS)
     except (OSError, SafetensorError) as error:

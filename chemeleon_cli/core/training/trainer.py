@@ -37,6 +37,7 @@ from torch import Tensor, nn
 
 from chemeleon_cli.core.models.layers import set_precision
 from chemeleon_cli.core.training import checkpoint
+from chemeleon_cli.core.training.meta import read_object
 from chemeleon_cli.core.training.metrics_file import MetricsFile
 from chemeleon_cli.core.training.resuming import check_recipe
 from chemeleon_cli.errors import UserError
@@ -362,7 +363,7 @@ class Run:
             hint = "resume with the recipe.yaml in the run folder"
             raise UserError(f"{folder}: its model has another config than the recipe", hint)
         tensors = load_file(folder / "train_state.safetensors")
-        state = json.loads((folder / "train_state.json").read_text(encoding="utf-8"))
+        state = read_object(folder / "train_state.json")
         self._set_weights({k: tensors[f"live.{k}"] for k in self.trained})
         self.ema = {k: tensors[f"ema.{k}"].to(self.fabric.device) for k in self.ema}
         groups = self.optimizer.state_dict()["param_groups"]
