@@ -296,6 +296,30 @@ def test_few_digits_on_a_symmetry_element_are_one_atom(xy: str) -> None:
     assert read(text) == ("Zn", 2, 194)
 
 
+@pytest.mark.parametrize("name", ["P 21/m", "P21/m", "P 1 1 21/m"])
+def test_the_cell_shows_the_unique_axis_of_a_short_symbol(name: str) -> None:
+    cell, rows = (3.95, 5.73, 4.0, 90, 90, 103.6), ["K1 K 0.175 0.288 0.25", "O1 O 0.318 0.77 0.25"]
+    assert read(cif(cell, rows, f"{HM} '{name}'")) == ("K2O2", 4, 11)
+
+
+def test_an_e_glide_leaves_two_settings_which_the_formula_may_decide() -> None:
+    cell, rows = (9.5431, 8.1971, 6.5452, 90, 90, 90), ["Ti1 Ti 0.3871 0.7298 0.6416", "Cl1 Cl 0.5 0 0.5"]
+    texts = [cif(cell, rows, f"{HM} '{name}'") for name in ("C m m e", "C m m a", "C m m b")]
+    assert reason(texts[0]).startswith("symmetry: the file does not say which setting is meant, C m m a or C m m b")
+    assert [read(text)[2] for text in texts[1:]] == [67, 67]
+
+
+@pytest.mark.parametrize("compact", ["P21/b21/n21/m", "P21/B21/N21/M"])
+def test_a_full_symbol_needs_no_spaces(compact: str) -> None:
+    assert read(cif(PEROVSKITE, PEROVSKITE_SITES, f"{HM} {compact}")) == ("CaTiO3", 20, 62)
+    assert read(cif(ROCK_SALT, SALT_SITES, f"{HM} F4/m-32/m")) == ("NaCl", 8, 225)
+
+
+def test_two_elements_at_one_place_are_disorder() -> None:
+    text = cif(CUBE, [*SALT_SITES, "K1 K 0 0 0"], f"{HM} 'P m -3 m'")
+    assert reason(text) == "disorder: K1 is where there is Na already"
+
+
 def test_magnetic_operations_count_without_time_reversal() -> None:
     head = (
         "_parent_space_group.name_H-M_alt 'P m -3 m'\n"

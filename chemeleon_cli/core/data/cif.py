@@ -14,8 +14,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
-import numpy as np
-
 from chemeleon_cli.core.data.cif_sites import FULL, ISOTOPES, Block, number_of, read_formula, read_sites, text_of
 from chemeleon_cli.core.data.limits import MAX_Z, Unfit
 
@@ -89,6 +87,8 @@ def cif_text(structure: Structure, identifier: str, labels: Mapping[str, float] 
         identifier: kept whole in a tag of ours, and made safe for the block's name; may be empty.
         labels: numbers to keep with it; those that are not finite are left out.
     """
+    import numpy as np
+
     a, b, c = structure.lattice.abc
     alpha, beta, gamma = structure.lattice.angles
     formula = structure.composition.reduced_formula
@@ -213,6 +213,7 @@ def plain(structure: Structure) -> Structure:
     Raises:
         Unfit: it is empty, not finite, disordered, or holds what is no element of 1..MAX_Z.
     """
+    import numpy as np
     from pymatgen.core import Structure
 
     if not len(structure):

@@ -119,8 +119,11 @@ def _expand(sites: Sequence[Site], setting: Setting, lattice: np.ndarray) -> Con
     multiplicities = []
     for site in sites:
         images = _orbit(site, setting, lattice)
-        earlier = [p for e, p in zip(elements, positions, strict=True) if e == site.element]
-        if earlier and _distances(np.array(earlier) - images[0], lattice).min() < SAME_ATOM:
+        here = _distances(np.array(positions) - images[0], lattice) < SAME_ATOM if positions else np.zeros(0, bool)
+        there = {elements[i] for i in np.flatnonzero(here)}
+        if there - {site.element}:
+            raise Unfit(f"disorder: {site.label} is where there is {' and '.join(sorted(there))} already")
+        if there:
             continue
         elements += [site.element] * len(images)
         positions += list(images)

@@ -213,7 +213,7 @@ def _of_symbol(symbol: str) -> tuple[str, ...]:
     """Fe, FE, Fe3+, Fe+3, Fe(III), Fe3: iron. Va, OH, Du, NH4: nothing."""
     _refuse_mixture(symbol)
     match = _SYMBOL.match(symbol)
-    element = match.group(1).capitalize() if match and symbol.upper() not in MOLECULES else ""
+    element = match.group(1).capitalize() if match and symbol not in MOLECULES else ""
     return (element,) if _is_element(element) or element in ISOTOPES else ()
 
 
@@ -226,7 +226,7 @@ def _of_label(label: str) -> tuple[str, ...]:
     """
     _refuse_mixture(label)
     match = _LABEL.match(label)
-    if match is None or label.upper() in MOLECULES:
+    if match is None or label in MOLECULES:
         return ()
     letters = match.group(1)
     readings = []

@@ -74,9 +74,9 @@ def read_symmetry(block: Block, metric: np.ndarray) -> Symmetry:
         raise Unfit("symmetry: a modulated structure, in more than three dimensions")
     listed = _listed(block)
     if len(listed) > 1:
-        _check_group(listed, [] if _is_magnetic(block) else _named(block, strict=False))
+        _check_group(listed, [] if _is_magnetic(block) else _named(block, metric, strict=False))
         return Symmetry(_fitting([_of_operations("its operations", listed)], metric))
-    settings = [_setting(sg.xhm(), sg.hall) for sg in _named(block, strict=not listed)]
+    settings = [_setting(sg.xhm(), sg.hall) for sg in _named(block, metric, strict=not listed)]
     if not settings or all(len(setting.rotations) == 1 for setting in settings):
         known = settings or listed
         return Symmetry([_IDENTITY], "" if known else "the file names no space group and lists no operations")
@@ -149,26 +149,36 @@ def _fitting(settings: Sequence[Setting], metric: np.ndarray) -> list[Setting]:
     return found
 
 
-def _named(block: Block, strict: bool) -> list[gemmi.SpaceGroup]:
+def _named(block: Block, metric: np.ndarray, strict: bool) -> list[gemmi.SpaceGroup]:
     """Every setting that the names and numbers of a file allow; [] where it gives none.
 
     Args:
         block: the values of a data block.
+        metric: (3, 3) of the cell, which shows the unique axis of a monoclinic group.
         strict: a name that cannot be found, or names that contradict each other, are errors; otherwise no name.
     """
     try:
-        return _by_names(block)
+        return _by_names(block, _unique_axis(metric))
     except Unfit:
         if strict:
             raise
         return []
 
 
-def _by_names(block: Block) -> list[gemmi.SpaceGroup]:
+def _unique_axis(metric: np.ndarray) -> str:
+    """The axis at right angles to the other two where these are oblique; "b", the usual one, where no axis is."""
+    scale = np.sqrt(np.outer(metric.diagonal(), metric.diagonal()))
+    oblique = np.abs(metric / scale) > 0.01
+    pairs = {"a": oblique[1, 2], "b": oblique[0, 2], "c": oblique[0, 1]}
+    tilted = [axis for axis, is_oblique in pairs.items() if is_oblique]
+    return tilted[0] if len(tilted) == 1 else "b"
+
+
+def _by_names(block: Block, axis: str) -> list[gemmi.SpaceGroup]:
     number = _table_number(text_of(block, *_NUMBERS))
     halls, names, references = (_texts(block, tags) for tags in (_HALL, _NAMES, _REFERENCES))
     found = {text: settings for text in halls if (settings := _by_hall(text))}
-    found |= {text: settings for text in names or references if (settings := _by_name(text))}
+    found |= {text: settings for text in names or references if (settings := _by_name(text, axis))}
     unknown = [*names, *halls, *references]
     if not found and unknown:
         raise Unfit(f"symmetry: '{unknown[0][:40]}' is no known space group")
@@ -219,8 +229,10 @@ def _variants(group: gemmi.SpaceGroup | None) -> Sequence[gemmi.SpaceGroup]:
 
 
 @functools.lru_cache(1024)
-def _by_name(name: str) -> Sequence[gemmi.SpaceGroup]:
+def _by_name(name: str, axis: str) -> Sequence[gemmi.SpaceGroup]:
     """The settings of a Hermann-Mauguin symbol; none of one that is unknown.
+
+    A short monoclinic symbol (P 21/n) is of the unique axis that the cell shows.
 
     Understood beside the symbols of the table: an origin or axes behind a colon, in words (`origin choice 2`) or as
     in ICSD (S and Z for origins 1 and 2, H and R for the axes), full symbols, `2(1)` and `2_1`.
@@ -230,12 +242,19 @@ def _by_name(name: str) -> Sequence[gemmi.SpaceGroup]:
     text = text[:1].upper() + text[1:].lower()
     for spelling in (re.sub(r"(?<=\d)_(?=\d)", "", text), text):
         spelling = spelling.replace("_", " ").strip()
-        for symbol in dict.fromkeys((spelling, _short(spelling))):
+        for symbol in dict.fromkeys((_monoclinic(spelling, axis), spelling, _short(spelling))):
             group = gemmi.find_spacegroup_by_name(symbol)
             if group is not None:
-                variants = _variants(group)
+                variants = _with_either_glide(symbol, group) or _variants(group)
                 return tuple(sg for sg in variants if sg.ext == choice) or variants
     return ()
+
+
+def _with_either_glide(symbol: str, group: gemmi.SpaceGroup) -> Sequence[gemmi.SpaceGroup]:
+    """Settings that a symbol with an e-glide (C m m e) stands for: C m m a and C m m b, which differ in the origin."""
+    pattern = symbol.replace(" ", "").replace("e", "[abc]")
+    table = gemmi.spacegroup_table() if "[abc]" in pattern else ()
+    return tuple(sg for sg in table if sg.number == group.number and re.fullmatch(pattern, sg.hm.replace(" ", "")))
 
 
 def _split_choice(name: str) -> tuple[str, str]:
@@ -255,7 +274,14 @@ def _split_choice(name: str) -> tuple[str, str]:
     return name, ""
 
 
+def _monoclinic(symbol: str, axis: str) -> str:
+    """A short monoclinic symbol in full, for the unique axis; any other as it is: P 21/n -> P 1 1 21/n for "c"."""
+    short = re.fullmatch(r"([ABCIFP]) ?(21?|(?:21?/)?[abcmn])", symbol)
+    places = {"a": "{} {} 1 1", "b": "{} 1 {} 1", "c": "{} 1 1 {}"}
+    return places[axis].format(*short.groups()) if short else symbol
+
+
 def _short(symbol: str) -> str:
     """A full symbol as the table has it: P 21/b 21/n 21/m -> P b n m, F 4/m -3 2/m -> F m -3 m."""
-    short = re.sub(r"(?<= )21?/([a-e])(?= |$)|(?<= )21?/([mn])(?= |$)", lambda m: m.group(1) or m.group(2), symbol)
-    return re.sub(r"(?<= )4\d?/([a-z])(?= -3)", r"\1", short)
+    short = re.sub(r"(?<!4)21?/([a-emn])", r"\1", symbol)
+    return re.sub(r"4[123]?/([a-emn])(?=\s*-3)", r"\1", short)
