@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from levels import Levels, hull
 from pydantic import ValidationError
 from pymatgen.core import Lattice, Structure
 from samples import perovskite, rock_salt
@@ -442,6 +443,23 @@ def test_a_sum_beyond_float32_is_no_number_either() -> None:
     assert candidates.notes["reward"] == {1: "beyond the numbers of float32, 3.4e38"}
     large = reward(of_predictor(weight=5e36, normalize_fn="subtract_mean"), of_predictor(weight=-5e36))(candidates)
     assert large.total.tolist() == pytest.approx([5e36 * (14 - 25 - 14)] * 2)  # no squares overflow on the way
+
+
+def test_why_crystals_have_no_score_is_counted() -> None:
+    judge = reward(of_predictor(), guards=["single_element"], refused=["charge_imbalance"])
+    lopsided = Structure(Lattice.cubic(3.5), ["Na", "Na", "F"], [[0, 0, 0], [0.5, 0.5, 0.5], [0.5, 0, 0]])
+    candidates = Candidates([IRON, SALT, PEROVSKITE, IRON, CRUSHED, None, lopsided], tools())
+    assert judge.why_unscored(candidates, judge(candidates)) == {
+        "guard single_element": 2, "impossible (volume)": 1, "impossible (no structure)": 1, "refused: charge_imbalance": 1,
+        "mean_z: no number": 1,
+    }  # fmt: skip
+
+
+def test_a_hull_without_the_elements_is_why_nothing_has_a_score() -> None:
+    loaded = Tools(energy_model=Levels({"CsCl": -2.0}), hull=hull({"Na": 0.0, "Cl": 0.0, "NaCl": -2.0}))
+    judge = reward({"type": "energy"}, guards=[], energy_model="chgnet")
+    candidates = Candidates([CESIUM, CESIUM], loaded)
+    assert judge.why_unscored(candidates, judge(candidates)) == {"energy: sparse: no reference for Cs": 2}
 
 
 FAILING = """

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from chemeleon_cli.core.data.dataset import load_split
 from chemeleon_cli.core.models.vae import VAE
 from chemeleon_cli.core.training import checkpoint
 from chemeleon_cli.core.training.metrics_file import MetricsFile
+from chemeleon_cli.core.training.ranks import on_first_rank
 from chemeleon_cli.core.training.resuming import check_recipe
 from chemeleon_cli.core.training.trainer import LOST_UPDATES, Run, Settings
 from chemeleon_cli.errors import UserError
@@ -357,3 +359,19 @@ def test_a_weight_that_is_not_finite_reaches_no_checkpoint(tmp_path: Path, data:
         with pytest.raises(UserError, match=rf"the weight {name} is no longer finite; saved is .*last, of step 4"):
             save()
     assert before == {path: path.read_bytes() for path in (tmp_path / "run/checkpoints").rglob("*.*") if path.is_file()}
+
+
+def test_an_error_of_the_first_rank_is_raised_on_the_others():
+    told: list[object] = []
+
+    def fail() -> None:
+        raise UserError("no luck", "try again")
+
+    first = SimpleNamespace(is_global_zero=True, broadcast=lambda value: told.append(value) or value)
+    with pytest.raises(UserError, match="no luck"):
+        on_first_rank(first, fail)  # type: ignore[arg-type]
+    other = SimpleNamespace(is_global_zero=False, broadcast=lambda value: told[-1])
+    with pytest.raises(UserError, match="no luck") as caught:
+        on_first_rank(other, fail)  # type: ignore[arg-type]
+    assert caught.value.hint == "try again"
+    assert on_first_rank(first, lambda: 3) == on_first_rank(other, fail) == 3  # type: ignore[arg-type]
