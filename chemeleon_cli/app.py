@@ -4,6 +4,8 @@ Nothing heavy is imported before a command runs, so `--help` is quick.
 """
 
 import inspect
+import io
+import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -199,9 +201,19 @@ def recipes(
 
 @app.callback(invoke_without_command=True)
 def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    _print_everything()
     if version:
         typer.echo(__version__)
         raise typer.Exit
+
+
+def _print_everything() -> None:
+    """Let no program stop at a character that its locale lacks, as ASCII lacks Å. Pipes and files get UTF-8, as every
+    file that the program writes; a terminal gets its own encoding, with escapes for the rest."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            piped = not stream.isatty() and "PYTHONIOENCODING" not in os.environ
+            stream.reconfigure(encoding="utf-8" if piped else None, errors="backslashreplace")
 
 
 def _run(

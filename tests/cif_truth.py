@@ -12,15 +12,13 @@ import math
 import re
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import spglib
-
-if TYPE_CHECKING:
-    from pymatgen.core import Structure
+from ase.data import atomic_numbers, covalent_radii
+from pymatgen.core import Lattice, Structure
 
 SETTINGS = range(1, 531)
 """Hall numbers of all tabulated settings."""
@@ -257,7 +255,17 @@ def crystal(hall_number: int, special: bool, seed: int = 0) -> Crystal:
         names[-1] = names[0]  # one element on two sites
     sites = tuple(Site(n, _three(p)) for n, p in zip(names, positions, strict=True))
     symbols = tuple(itertools.chain.from_iterable([n] * len(o) for n, o in zip(names, orbits, strict=True)))
-    return Crystal(one, cell, sites, symbols, np.concatenate(orbits))
+    every = np.concatenate(orbits)
+    return Crystal(one, _with_room(cell, symbols, every), sites, symbols, every)
+
+
+def _with_room(cell: tuple[float, ...], symbols: Sequence[str], positions: np.ndarray) -> tuple[float, ...]:
+    """The cell, larger where two atoms would be closer than the sum of their covalent radii, as in no crystal."""
+    structure = Structure(Lattice(matrix_of(cell)), list(symbols), positions)
+    first, second, _, distances = structure.get_neighbor_list(5.0, exclude_self=True)
+    radii = np.array([covalent_radii[atomic_numbers[symbol]] for symbol in symbols])
+    ratio = (distances / (radii[first] + radii[second])).min(initial=1.0)
+    return (*(round(length / ratio, 4) for length in cell[:3]), *cell[3:])
 
 
 def _three(position: np.ndarray) -> tuple[float, float, float]:

@@ -195,8 +195,11 @@ def test_dng_runs_is_scored_alike_and_resumes_with_its_memory(work: Path):
         assert np.allclose(written, values, atol=2e-4, equal_nan=True), name
     assert torch.isfinite(scores.raw["energy"]).sum() >= 8
 
-    four = [*DNG, *SHORT_RL, "--set", "training.max_steps=4", "--set", "reward.guards=[]"]
-    call("train-rl", "starter/dng", *DNG, *SHORT_RL, "--set", "reward.guards=[]", "--set", "name=part")
+    # this generator draws elements that the hull does not have: their energy only watches
+    watched = ["--set", "reward.components.1.weight=0", "--set", "reward.components.2.weight=0"]
+    two = [*DNG, *SHORT_RL, "--set", "reward.guards=[]", *watched]
+    four = [*two, "--set", "training.max_steps=4"]
+    call("train-rl", "starter/dng", *two, "--set", "name=part")
     call("train-rl", "starter/dng", *four, "--set", "name=part", "--resume")
     call("train-rl", "starter/dng", *four, "--set", "name=whole")
     states = [load_file(work / f"runs/{name}/checkpoints/last/train_state.safetensors") for name in ("whole", "part")]
@@ -316,6 +319,130 @@ def test_metrics_go_to_wandb_too(work: Path, monkeypatch: pytest.MonkeyPatch):
     assert [step for step, row in rows if "val/loss" in row] == [6, 12, 18]
     kept = {row["step"]: row["val/loss"] for row in rows_of(work / "runs/logged/metrics.csv") if row["val/loss"]}
     assert {str(step): str(row["val/loss"]) for step, row in rows if "val/loss" in row} == kept
+
+
+LATER = """
+import math, sys
+class Later:
+    \"\"\"The density, for some steps.\"\"\"
+    def __init__(self, steps=99, then="nan"):
+        self.steps, self.then = steps, then
+    def compute(self, candidates):
+        self.steps -= len(candidates) == 12  # a step of SHORT_RL; validations have 8 crystals
+        if self.steps < 0 and self.then == "raise":
+            return candidates.each(lambda s: 1 / 0)
+        if self.steps < 0 and self.then == "exit":
+            sys.exit()
+        if self.steps < 0:
+            return [math.nan] * len(candidates)
+        return candidates.each(lambda s: s.density)
+"""
+
+
+def later(work: Path, source: str = LATER, **kwargs: Any) -> list[str]:
+    """A run with this reward, which fails after some steps."""
+    for name in [name for name in sys.modules if name.startswith("chemeleon_custom_later")]:
+        del sys.modules[name]  # a command of its own would read the file again
+    (work / "later.py").write_text(source, encoding="utf-8")
+    recipe = {
+        "model": "runs/ldm",
+        "name": "later",
+        "reward": {"components": [{"type": "custom", "class": "./later.py:Later", "kwargs": kwargs}], "guards": []},
+    }
+    (work / "later.yaml").write_text(json.dumps(recipe), encoding="utf-8")
+    return ["train-rl", "later.yaml", *SHORT_RL, "--set", "training.max_steps=4", "--set", "training.val_every=4"]
+
+
+def lines(said: str) -> list[str]:
+    return [line for line in said.splitlines() if line and not line.startswith("step   ")]
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [("raise", "ZeroDivisionError: division by zero (later.py:10)"), ("exit", "SystemExit (later.py:12)")],
+)
+def test_a_reward_that_fails_stops_the_run_with_its_line_and_what_was_learned(work: Path, how: str, said: str):
+    from safetensors.torch import load_file
+
+    first = lines(call(*later(work, LATER.replace("== 12", "> 0"), steps=0, then=how), code=2))[0]
+    assert first == f"step 0: {work}/later.py:Later: {said}; nothing is written"
+    assert not (work / "runs/later").exists()
+    message, hint = lines(call(*later(work, steps=2, then=how), code=2))
+    assert message == f"step 2: {work}/later.py:Later: {said}; saved is runs/later/checkpoints/last, of step 2"
+    assert hint.endswith("--resume goes on from there")
+    meta = json.loads((work / "runs/later/checkpoints/last/meta.json").read_text(encoding="utf-8"))
+    assert meta["step"] == 2
+    debug = call(*later(work, steps=2, then=how), "--overwrite", "--debug", code=2)
+    assert "Traceback" in debug and "in compute" in debug
+
+    whole = [*later(work, steps=99, then=how), "--set", "name=whole"]
+    call(*whole)
+    call(*later(work, LATER.replace("self.steps < 0", "False"), steps=2, then=how), "--resume")
+    weights = [load_file(work / f"runs/{name}/checkpoints/last/model.safetensors") for name in ("whole", "later")]
+    assert all((weights[0][k] == weights[1][k]).all() for k in weights[0])
+
+
+def test_a_run_that_scores_nothing_never_begins_and_replaces_nothing(work: Path):
+    begun = later(work)
+    call(*begun)
+    before = (work / "runs/later/metrics.csv").read_text(encoding="utf-8")
+    broken = later(work, LATER.replace("s.density", "1e300"))
+    message, _ = lines(call(*broken, "--overwrite", code=2))
+    assert re.fullmatch(
+        r"step 0: none of 8 crystals of runs/ldm has a score \((\d later: beyond the numbers of float32, 3\.4e38|"
+        r"\d impossible \(\w+\)|, )+\); nothing is written",
+        message,
+    )
+    assert (work / "runs/later/metrics.csv").read_text(encoding="utf-8") == before
+    call(*broken, "--set", "name=other", code=2)
+    assert not (work / "runs/other").exists()
+
+
+def test_steps_without_any_score_stop_the_run(work: Path):
+    more = ["--set", "training.max_steps=40", "--set", "training.unscored_patience=3"]
+    said = lines(call(*later(work, steps=2), *more, code=2))
+    assert said[0].startswith("step 5: no crystal of the last 3 steps has a score (")
+    assert "later: no number" in said[0]
+    assert said[0].endswith("saved is runs/later/checkpoints/last, of step 4")
+    assert "the best generator, of step 0, is kept: runs/later" in said[1]
+    assert len(rows_of(work / "runs/later/metrics.csv")) == 7  # five steps and two validations
+
+
+@pytest.mark.parametrize("command", ["sample", "train-rl", "score", "train-predictor"])
+def test_weights_that_are_not_finite_are_refused_in_a_line(work: Path, command: str):
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    for kind in ("ldm", "vae", "gap"):
+        path = work / f"runs/{kind}/checkpoints/best/model.safetensors"
+        weights = load_file(path)
+        name = next(k for k, v in weights.items() if v.is_floating_point() and v.numel() > 5)
+        weights[name].view(-1)[3] = torch.nan
+        save_file(weights, path)
+    arguments = {
+        "sample": ["--model", "runs/ldm", "-n", "4", "--out", "none.cif"],
+        "train-rl": ["bandgap", *STEER, *SHORT_RL, "--set", "name=none"],
+        "score": ["generated.cif", "--reward", "bandgap", *STEER, "--out", "none.csv"],
+        "train-predictor": ["predictor_bandgap", "--set", "data.path=data/mine", "--set", "name=none", *TINY,
+                            "--set", "vae=runs/vae"],
+    }  # fmt: skip
+    message, hint = lines(call(command, *arguments[command], code=2))[-2:]
+    assert re.search(r"runs/\w+/checkpoints/best: 1 tensors hold numbers that are not finite, the first \w+", message)
+    assert hint == "hint: its training went wrong; take another checkpoint"
+    assert not list(work.glob("none*")) and not (work / "runs/none").exists()
+
+
+def test_a_generator_whose_numbers_overflow_draws_nothing(work: Path):
+    from safetensors.torch import load_file, save_file
+
+    path = work / "runs/ldm/checkpoints/best/model.safetensors"
+    weights = load_file(path)
+    save_file({k: v * 1e30 if k.startswith("denoiser") else v for k, v in weights.items()}, path)
+    said = call("sample", "--model", "runs/ldm", "-n", "4", "--out", "none.cif", code=2)
+    assert "none of 4 crystals of runs/ldm has a cell whose numbers are finite; nothing is written" in said
+    assert not (work / "none.cif").exists()
+    said = call("train-rl", "bandgap", *STEER, *SHORT_RL, "--set", "name=none", code=2)
+    assert "step 0: none of 8 crystals of runs/ldm has a score (8 impossible (cell)); nothing is written" in said
 
 
 def test_two_devices_train_the_same_model_as_one(work: Path):

@@ -305,7 +305,7 @@ def test_the_cell_shows_the_unique_axis_of_a_short_symbol(name: str) -> None:
 def test_an_e_glide_leaves_two_settings_which_the_formula_may_decide() -> None:
     cell, rows = (9.5431, 8.1971, 6.5452, 90, 90, 90), ["Ti1 Ti 0.3871 0.7298 0.6416", "Cl1 Cl 0.5 0 0.5"]
     texts = [cif(cell, rows, f"{HM} '{name}'") for name in ("C m m e", "C m m a", "C m m b")]
-    assert reason(texts[0]).startswith("symmetry: the file does not say which setting is meant, C m m a or C m m b")
+    assert reason(texts[0]).startswith("symmetry: the file does not say which setting is meant, C m m b or C m m a")
     assert [read(text)[2] for text in texts[1:]] == [67, 67]
 
 

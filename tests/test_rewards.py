@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from levels import Levels, hull
 from pydantic import ValidationError
 from pymatgen.core import Lattice, Structure
 from samples import perovskite, rock_salt
@@ -407,7 +408,10 @@ def test_a_custom_class_that_cannot_be_found(path: str) -> None:
     assert where == "class"
 
 
-@pytest.mark.parametrize("returned", ["'text'", "torch.zeros(1, 1)", "torch.zeros(7)", "None"])
+@pytest.mark.parametrize(
+    "returned",
+    ["'text'", "torch.zeros(1, 1)", "torch.zeros(7)", "None", "[10**400, 1]", "[1j, 2]", "torch.ones(2) * 1j"],
+)
 def test_what_a_custom_reward_returns_is_checked(tmp_path: Path, returned: str) -> None:
     source = f"import torch\nclass A:\n  def compute(self, candidates): return {returned}"
     with pytest.raises(UserError, match="compute returned"):
@@ -420,6 +424,91 @@ def test_a_custom_reward_may_return_a_list_and_an_infinity_is_no_number(tmp_path
     scores = ReinforceReward(components=[custom(f"{write(tmp_path, source)}:A")])(candidates)
     assert scores.raw["a"].nan_to_num(-1).tolist() == [1, -1, -1]
     assert candidates.notes["a"] == {1: "infinite"}
+
+
+@pytest.mark.parametrize("number", ["1e300 * s.density", "-1e39", "10**300"])
+def test_numbers_beyond_float32_are_no_number_and_say_why(tmp_path: Path, number: str) -> None:
+    path = write(tmp_path, f"class A:\n  def compute(self, candidates): return candidates.each(lambda s: {number})")
+    judge = reward({"type": "custom", "class": f"{path}:A"}, of_predictor(weight=0.5))
+    candidates = Candidates([SALT, CESIUM], context())
+    scores = judge(candidates)
+    assert scores.total.isnan().all() and scores.raw["a"].isnan().all()
+    assert candidates.notes["a"] == dict.fromkeys([0, 1], "beyond the numbers of float32, 3.4e38")
+    assert judge.why_unscored(candidates, scores) == {"a: beyond the numbers of float32, 3.4e38": 2}
+
+
+def test_a_sum_beyond_float32_is_no_number_either() -> None:
+    candidates = Candidates([SALT, CESIUM], context())
+    scores = reward(of_predictor(weight=1e37))(candidates)  # mean Z 14 and 36
+    assert scores.total.tolist() == [pytest.approx(1.4e38), pytest.approx(math.nan, nan_ok=True)]
+    assert candidates.notes["reward"] == {1: "beyond the numbers of float32, 3.4e38"}
+    large = reward(of_predictor(weight=5e36, normalize_fn="subtract_mean"), of_predictor(weight=-5e36))(candidates)
+    assert large.total.tolist() == pytest.approx([5e36 * (14 - 25 - 14)] * 2)  # no squares overflow on the way
+
+
+def test_why_crystals_have_no_score_is_counted() -> None:
+    judge = reward(of_predictor(), guards=["single_element"], refused=["charge_imbalance"])
+    lopsided = Structure(Lattice.cubic(3.5), ["Na", "Na", "F"], [[0, 0, 0], [0.5, 0.5, 0.5], [0.5, 0, 0]])
+    candidates = Candidates([IRON, SALT, PEROVSKITE, IRON, CRUSHED, None, lopsided], context())
+    assert judge.why_unscored(candidates, judge(candidates)) == {
+        "guard single_element": 2, "impossible (volume)": 1, "impossible (no structure)": 1,
+        "refused: charge_imbalance": 1, "mean_z: no number": 1,
+    }  # fmt: skip
+
+
+def test_a_hull_without_the_elements_is_why_nothing_has_a_score() -> None:
+    loaded = ScoringContext(energy_model=Levels({"CsCl": -2.0}), hull=hull({"Na": 0.0, "Cl": 0.0, "NaCl": -2.0}))
+    judge = reward({"type": "energy"}, guards=[], energy_model="chgnet")
+    candidates = Candidates([CESIUM, CESIUM], loaded)
+    assert judge.why_unscored(candidates, judge(candidates)) == {"energy: sparse: no reference for Cs": 2}
+
+
+FAILING = """
+import sys
+from pymatgen.core import Element
+class Divides:
+    def compute(self, candidates): return candidates.each(lambda s: 1 / 0)
+class InALibrary:
+    def compute(self, candidates): return candidates.each(self.one)
+    def one(self, s):
+        return Element("Qq").Z
+class Exits:
+    def compute(self, candidates): sys.exit()
+class Text:
+    def compute(self, candidates): raise KeyError("two\\nlines")
+class Constructor:
+    def __init__(self): self.x = {}["missing"]
+    def compute(self, candidates): return []
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("Divides", "ZeroDivisionError: division by zero (mine.py:5)"),
+        ("Exits", "SystemExit (mine.py:11)"),
+        ("Text", r"KeyError: 'two\nlines' (mine.py:13)"),
+        ("Constructor", "KeyError: 'missing' (mine.py:15)"),
+    ],
+)
+def test_what_a_custom_reward_raises_is_one_line(tmp_path: Path, name: str, said: str) -> None:
+    path = write(tmp_path, FAILING)
+    with pytest.raises(UserError) as caught:
+        custom(f"{path}:{name}").compute(Candidates([SALT, CESIUM]))
+    assert caught.value.message == f"{path}:{name}: {said}"
+
+
+def test_the_line_is_that_of_the_users_file_where_a_library_raised(tmp_path: Path) -> None:
+    path = write(tmp_path, FAILING.replace('Element("Qq").Z', "[].index(Element('Fe').ionic_radii['x'])"))
+    with pytest.raises(UserError, match=r"\(mine\.py:9\)$"):
+        custom(f"{path}:InALibrary").compute(Candidates([SALT]))
+
+
+@pytest.mark.parametrize("source", ["import sys\nsys.exit()", "raise SystemExit(0)"])
+def test_a_file_that_exits_when_it_is_imported_is_a_mistake(tmp_path: Path, source: str) -> None:
+    ((where, text),) = custom(f"{write(tmp_path, source)}:A").check(find_any)
+    assert where == "class"
+    assert "mine.py cannot be imported: SystemExit" in text
 
 
 def test_a_custom_reward_gets_its_predictors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -454,7 +543,7 @@ class Constant(RewardComponent):
         ("return torch.rand(len(candidates))", "other numbers"),
         ("return torch.full((len(candidates),), 1.0 + len(candidates))", "impossible ones"),
         ("return torch.zeros(len(candidates), requires_grad=True)", "gradient"),
-        ("candidates.structures[0].scale_lattice(9); return torch.ones(len(candidates))", "changed a structure"),
+        ("candidates.structures[0].scale_lattice(9); return torch.ones(4)", r"candidates\.structures\[0\]"),
     ],
 )
 def test_check_reward_finds_what_is_wrong(body: str, message: str) -> None:

@@ -289,7 +289,7 @@ def test_a_generator_goes_on_with_crystals_of_ones_own(
 
 
 def test_the_check_measures_all_that_is_promised(made: Path, elsewhere: Path) -> None:
-    steer = ["--set", "training={max_steps: 1, val_samples: 4}", "--set", "sampling.sampling_steps=2", "--set",
+    steer = ["--set", "training={max_steps: 1, val_samples: 8}", "--set", "sampling.sampling_steps=2", "--set",
              "rl={num_group_samples: 4, groups_per_step: 2, trajectory_steps: 1}"]  # fmt: skip
     call("train-rl", "bandgap", *steer)
     arguments = ["--steered", "runs/bandgap", "--data", str(made / "starter"), "--out", "out", "-n", "12",

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,8 +20,9 @@ from chemeleon_cli.core.data.dataset import load_split
 from chemeleon_cli.core.models.vae import VAE
 from chemeleon_cli.core.training import checkpoint
 from chemeleon_cli.core.training.metrics_file import MetricsFile
+from chemeleon_cli.core.training.ranks import on_first_rank
 from chemeleon_cli.core.training.resuming import check_recipe
-from chemeleon_cli.core.training.trainer import Run, Settings
+from chemeleon_cli.core.training.trainer import LOST_UPDATES, Run, Settings
 from chemeleon_cli.errors import UserError
 from chemeleon_cli.recipe.base import RunOptions, TrainingSection
 from chemeleon_cli.recipe.load import load
@@ -317,3 +319,59 @@ def test_checkpoint_round_trip_and_its_errors(tmp_path: Path):
     (folder / "meta.json").write_text('{"kind": "vae", "version": 99}')
     with pytest.raises(UserError, match="version 99"):
         checkpoint.read_meta(folder)
+
+
+def loss_of(run: Run, vae: VAE, table, bad: range) -> None:
+    """Train with losses that are NaN in some steps."""
+    order = BatchOrder(table.num_atoms, 6, 7)
+    for step in run.steps():
+        for shard in run.shards():
+            terms = vae.loss(table.crystals(order[shard]), run.generator(shard))
+            run.backward(terms["types"] * (torch.nan if step in bad else 1.0))
+        run.log({"norm": run.optimise()})
+        if run.validation_is_due():
+            run.validated({"val/loss": 1.0})
+
+
+def test_losses_that_are_not_finite_end_a_run_and_one_of_them_does_not(tmp_path: Path, data: Path):
+    run, vae, table = make_run(tmp_path / "one", data, max_steps=20)
+    loss_of(run, vae, table, range(3, 3 + LOST_UPDATES - 1))
+    assert run.step == 20
+    run, vae, table = make_run(tmp_path / "all", data, max_steps=100)
+    with pytest.raises(UserError) as caught:
+        loss_of(run, vae, table, range(6, 100))
+    assert caught.value.message == (
+        f"step {6 + LOST_UPDATES}: the loss or its gradient was not finite for {LOST_UPDATES} updates in a row; "
+        f"saved is {tmp_path}/all/checkpoints/last, of step {6 + LOST_UPDATES}"
+    )
+    assert all(v.isfinite().all() for v in load_file(tmp_path / "all/checkpoints/last/model.safetensors").values())
+
+
+@pytest.mark.parametrize("ema", [0.9, None])
+def test_a_weight_that_is_not_finite_reaches_no_checkpoint(tmp_path: Path, data: Path, ema: float | None):
+    run, vae, table = make_run(tmp_path / "run", data, max_steps=100, ema_decay=ema)
+    train(run, vae, table, stop_at=4)
+    name, weight = next(iter(run.trained.items()))
+    with torch.no_grad():
+        weight.view(-1)[0] = torch.inf
+    before = {path: path.read_bytes() for path in (tmp_path / "run/checkpoints").rglob("*.*") if path.is_file()}
+    for save in (lambda: run.save("best"), lambda: run.validated({"val/loss": -9.0})):
+        with pytest.raises(UserError, match=rf"the weight {name} is no longer finite; saved is .*last, of step 4"):
+            save()
+    assert before == {path: path.read_bytes() for path in (tmp_path / "run/checkpoints").rglob("*.*") if path.is_file()}
+
+
+def test_an_error_of_the_first_rank_is_raised_on_the_others():
+    told: list[object] = []
+
+    def fail() -> None:
+        raise UserError("no luck", "try again")
+
+    first = SimpleNamespace(is_global_zero=True, broadcast=lambda value: told.append(value) or value)
+    with pytest.raises(UserError, match="no luck"):
+        on_first_rank(first, fail)  # type: ignore[arg-type]
+    other = SimpleNamespace(is_global_zero=False, broadcast=lambda value: told[-1])
+    with pytest.raises(UserError, match="no luck") as caught:
+        on_first_rank(other, fail)  # type: ignore[arg-type]
+    assert caught.value.hint == "try again"
+    assert on_first_rank(first, lambda: 3) == on_first_rank(other, fail) == 3  # type: ignore[arg-type]

@@ -18,11 +18,14 @@ from typing import TYPE_CHECKING, Any
 
 from chemeleon_cli import __version__
 from chemeleon_cli.core.machine import processors
-from chemeleon_cli.core.paths import texts_in, writable
+from chemeleon_cli.core.paths import check_writable, texts_in, writable
+from chemeleon_cli.core.training.ranks import on_first_rank
 from chemeleon_cli.errors import UserError
 
 VALIDATION_LIMIT = 5000
 """Crystals."""
+RECORD = "run.json"
+"""The file that makes a folder a run."""
 NAMED = 10
 """Skipped rows that are named for each reason."""
 RANKS_WAIT = datetime.timedelta(days=1)
@@ -71,17 +74,29 @@ def open_folder(
         UserError: on every rank, if the folder holds a run already or, to resume, none; or if it holds something that
             the run is made of.
     """
-    folder, problem = Path(recipe.output) / recipe.name, None
-    if fabric.is_global_zero:
-        try:
-            with writable(str(folder)):
-                _prepare(folder, recipe, options, str(fabric.device), meta)
-        except UserError as error:
-            problem = (error.message, error.hint)
-    problem = fabric.broadcast(problem)
-    if problem is not None:
-        raise UserError(*problem)
+    folder = Path(recipe.output) / recipe.name
+
+    def prepare() -> None:
+        with writable(str(folder)):
+            _prepare(folder, recipe, options, str(fabric.device), meta)
+
+    on_first_rank(fabric, prepare)
     return folder, _logger(recipe, folder) if fabric.is_global_zero else None
+
+
+def check_folder(recipe: RunRecipe, options: RunOptions, fabric: Fabric, meta: Mapping[str, Any]) -> None:
+    """Say what `open_folder` would refuse, and touch nothing: for a run that works a while before it opens its folder.
+
+    Raises:
+        UserError: as of `open_folder`.
+    """
+    folder = Path(recipe.output) / recipe.name
+
+    def check() -> None:
+        check_writable(folder / RECORD, overwrite=True)
+        _check(folder, options, meta)
+
+    on_first_rank(fabric, check)
 
 
 def find_device(device: str, devices: int = 1) -> torch.device:
@@ -215,24 +230,32 @@ def finish(folder: Path, results: Mapping[str, Any], console: Console) -> None:
     """Write the final figures beside the run and say where everything is."""
     from chemeleon_cli.core.training.checkpoint import json_text
 
-    (folder / "results.json").write_text(json_text(results))
+    (folder / "results.json").write_text(json_text(results), encoding="utf-8")
     console.print(f"checkpoints, metrics.csv and results.json are in {folder}", highlight=False)
 
 
-def _prepare(folder: Path, recipe: RunRecipe, options: RunOptions, device: str, meta: Mapping[str, Any]) -> None:
+def _check(folder: Path, options: RunOptions, meta: Mapping[str, Any]) -> None:
+    """Whether what is in the folder fits what the run is to do there."""
     if options.resume and options.overwrite:
         raise UserError("--resume goes on with a run and --overwrite replaces it: name one of them")
     if options.resume:
-        if not (folder / "run.json").is_file():
+        if not (folder / RECORD).is_file():
             raise UserError(f"{folder}: no run to resume", "leave out --resume to start it")
         return
     if folder.exists() and any(folder.iterdir()):
         if not options.overwrite:
             hint = "--resume goes on, --overwrite replaces it, --set name=NAME keeps both"
             raise UserError(f"{folder}: holds a run already", hint)
-        if not (folder / "run.json").is_file():
+        if not (folder / RECORD).is_file():
             raise UserError(f"{folder}: is not empty and not a run; it is left alone", "take another --set name=NAME")
         _check_unused(folder, meta)
+
+
+def _prepare(folder: Path, recipe: RunRecipe, options: RunOptions, device: str, meta: Mapping[str, Any]) -> None:
+    _check(folder, options, meta)
+    if options.resume:
+        return
+    if folder.exists() and any(folder.iterdir()):
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     _write_recipe(folder, recipe)
@@ -249,7 +272,7 @@ def _prepare(folder: Path, recipe: RunRecipe, options: RunOptions, device: str, 
         "data": {key: meta["data"].get(key) for key in ("path", "count", "sha256")},
         "parents": meta["parents"],
     }
-    (folder / "run.json").write_text(json.dumps(record, indent=1) + "\n")
+    (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 def _check_unused(folder: Path, meta: Mapping[str, Any]) -> None:
@@ -266,7 +289,7 @@ def _check_unused(folder: Path, meta: Mapping[str, Any]) -> None:
 def _write_recipe(folder: Path, recipe: RunRecipe) -> None:
     from chemeleon_cli.recipe.load import dump
 
-    (folder / "recipe.yaml").write_text(dump(recipe))
+    (folder / "recipe.yaml").write_text(dump(recipe), encoding="utf-8")
 
 
 def _logger(recipe: RunRecipe, folder: Path) -> Logger | None:
@@ -275,7 +298,7 @@ def _logger(recipe: RunRecipe, folder: Path) -> Logger | None:
     import wandb  # type: ignore[import-not-found]
 
     section = recipe.logger
-    started = json.loads((folder / "run.json").read_text())["started"]
+    started = json.loads((folder / RECORD).read_text(encoding="utf-8"))["started"]
     return wandb.init(  # type: ignore[return-value]
         project=section.project,
         name=section.name or recipe.name,

@@ -53,6 +53,9 @@ def run(recipe: Sample, overwrite: bool, console: Console) -> None:
             kept = rows[real].tolist()
             made.update(zip(kept, crystals[real.nonzero().flatten()].to_structures(), strict=True))
     ids = sorted(made)
+    if not ids:
+        text = f"none of {len(sizes)} crystals of {recipe.model} has a cell whose numbers are finite"
+        raise UserError(f"{text}; nothing is written", "its training went wrong; take another generator")
     if len(ids) < len(sizes):
         lost = len(sizes) - len(ids)
         console.print(f"[yellow]{lost} have no possible cell and cannot be written[/]; shares by score are of the rest")

@@ -58,7 +58,7 @@ def run(recipe: Score, overwrite: bool, console: Console) -> None:
         summary["structure_prediction"] = score_against.figures(str(recipe.against), known, rows, console)
     _write(out, columns)
     with replacing(out.with_suffix(".json")) as temporary:
-        temporary.write_text(json_text(summary))
+        temporary.write_text(json_text(summary), encoding="utf-8")
     console.print(f"a row per crystal: {out}; the summary: {out.with_suffix('.json')}", highlight=False, soft_wrap=True)
     if recipe.relaxed_out:
         kept = [(s, row.id) for s, row in zip(candidates.relaxed.structures, rows, strict=True) if s is not None]
@@ -173,7 +173,7 @@ def _write(path: Path, columns: Columns) -> None:
 
             pd.DataFrame(columns).to_parquet(temporary, index=False)
             return
-        with temporary.open("w", newline="") as file:
+        with temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(columns)
             for row in zip(*columns.values(), strict=True):

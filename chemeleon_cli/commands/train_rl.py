@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
-from collections.abc import Callable
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, cast
 
 from chemeleon_cli.commands import runs
+from chemeleon_cli.core.training.ranks import on_first_rank
 from chemeleon_cli.errors import UserError
 from chemeleon_cli.sources.checkpoints import find_model
 
@@ -23,6 +27,8 @@ if TYPE_CHECKING:
     from chemeleon_cli.recipe.base import RunOptions
     from chemeleon_cli.recipe.models import TrainRl
 
+REASONS = 5
+"""That are named where no crystal has a score."""
 
 def run(recipe: TrainRl, options: RunOptions, console: Console) -> None:
     """Fine-tune a generator; the result is a checkpoint like any other generator's."""
@@ -42,7 +48,7 @@ def run(recipe: TrainRl, options: RunOptions, console: Console) -> None:
     if recipe.rl.learn_prior:
         model.prior.learn()
     device = str(fabric.device)
-    training_data = model_meta["data"]["path"]
+    training_data = model_meta["data"].get("path")
     context = load_context(recipe.reward, recipe.reward.needs(), find_model, base.vae, training_data, device)
     recipe.reward.prepare(context)
     if context.energies:
@@ -64,12 +70,21 @@ def run(recipe: TrainRl, options: RunOptions, console: Console) -> None:
         conditions=recipe.conditions,
     )
     meta = runs.describe(recipe, model_meta["data"], [checkpoint.parent(source, model_meta)])
+    precision = set_precision(model, recipe.training.precision)
+    set_precision(base, precision)
+    began, before = time.monotonic(), None
+    if not options.resume:  # judged before there is a run folder: a reward that scores nothing replaces no older run
+        runs.check_folder(recipe, options, fabric, meta)
+        try:
+            before = on_first_rank(fabric, lambda: validate(model, recipe, context, sampling, must_score=True))
+        except UserError as error:
+            raise UserError(f"step 0: {error.message}; nothing is written", error.hint) from error
     folder, logger = runs.open_folder(recipe, options, fabric, meta)
     training = Run(
         folder,
         "ldm",
         model,
-        Settings(**recipe.training.model_dump(exclude={"val_samples"}), log_every=1),
+        Settings(**recipe.training.model_dump(exclude={"val_samples", "unscored_patience"}), log_every=1),
         fabric,
         recipe.seed,
         meta,
@@ -78,39 +93,67 @@ def run(recipe: TrainRl, options: RunOptions, console: Console) -> None:
         logger=logger,
         memory=memory,
     )
-    set_precision(base, training.precision)
-    # a validation draws the same crystals each time, so it may not hold what earlier ones drew against them
-    remembering = dataclasses.replace(context, memory=memory)
-    if options.resume:
+    training.started = began  # max_minutes counts the first validation
+    if before is None:
         runs.resume(training, recipe)
     else:
-        metrics = on_first_rank(training, lambda: validate(model, recipe, context, sampling))
-        runs.say(0, training, metrics, training.validated(metrics, before_training=True), console)
+        runs.say(0, training, before, training.validated(before, before_training=True), console)
+    # a validation draws the same crystals each time, so it may not hold what earlier ones drew against them
+    remembering = dataclasses.replace(context, memory=memory)
+    unscored: Counter[str] = Counter()
 
     def reward(crystals: Crystals) -> Scores:
         candidates, scores = score_crystals(crystals, recipe.reward, remembering)
         if memory is not None:
             memory.update(candidates.evaluated.canonical, candidates.evaluated.unique)
+        if not scores.total.isfinite().any():
+            unscored.update(recipe.reward.why_unscored(candidates, scores))
         return scores
 
-    for _ in training.steps():
-        training.log(step.train_step(training, model, base, reward, settings, sampling))
+    steps_without = 0
+    for number in training.steps():
+        with saving(training, number):
+            metrics = step.train_step(training, model, base, reward, settings, sampling)
+        training.log(metrics)
+        steps_without = 0 if metrics["scored"] else steps_without + 1
+        if not steps_without:
+            unscored.clear()
+        if steps_without >= recipe.training.unscored_patience:
+            text = f"step {number + 1}: no crystal of the last {steps_without} steps has a score{_reasons(unscored)}"
+            best = checkpoint.read_meta(find_model(str(folder), "ldm"))["step"]
+            raise UserError(
+                f"{text}; {training.standing()}",
+                f"the best generator, of step {best}, is kept: {folder}; a lower training.learning_rate or a larger "
+                "rl.kl_weight keeps a generator closer to what it began as",
+            )
         if training.validation_is_due():
-            metrics = on_first_rank(training, lambda: validate(model, recipe, context, sampling))
-            runs.say(training.step + 1, training, metrics, training.validated(metrics), console)
+            with saving(training, number + 1), training.ema_weights():
+                metrics = on_first_rank(fabric, lambda: validate(model, recipe, context, sampling))
+            runs.say(number + 1, training, metrics, training.validated(metrics), console)
 
     if fabric.is_global_zero:
         best = checkpoint.read_meta(find_model(str(folder), "ldm"))
         runs.finish(folder, {"step": best["step"], **best["metrics"]}, console)
 
 
-def on_first_rank(training: Run, measure: Callable[[], dict[str, float]]) -> dict[str, float]:
-    """Metrics of the averaged weights, measured once: relaxations and comparisons use all processors as it is.
-    `Run.validated` tells the other ranks."""
-    if not training.fabric.is_global_zero:
-        return {}
-    with training.ema_weights():
-        return measure()
+@contextlib.contextmanager
+def saving(training: Run, steps: int) -> Iterator[None]:
+    """Save what is learned where a reward fails, and say in its error which step that was and what there is to go on
+    from.
+
+    Args:
+        training: the run.
+        steps: that it has done when the reward is asked.
+    """
+    try:
+        yield
+    except UserError as error:
+        training.step = steps
+        training.save("last")
+        hint = f"{error.hint}; " if error.hint else ""
+        raise UserError(
+            f"step {steps}: {error.message}; {training.standing()}", f"{hint}--resume goes on from there"
+        ) from error
 
 
 def score_crystals(crystals: Crystals, reward: ReinforceReward, context: ScoringContext) -> tuple[Candidates, Scores]:
@@ -121,12 +164,25 @@ def score_crystals(crystals: Crystals, reward: ReinforceReward, context: Scoring
     return candidates, reward(candidates)
 
 
-def validate(model: Generator, recipe: TrainRl, context: ScoringContext, sampling: Sampling) -> dict[str, float]:
-    """The raw reward of crystals sampled from the same noise every time, and how good they are otherwise."""
+def validate(
+    model: Generator, recipe: TrainRl, context: ScoringContext, sampling: Sampling, must_score: bool = False
+) -> dict[str, float]:
+    """The raw reward of crystals sampled from the same noise every time, and how good they are otherwise.
+
+    Raises:
+        UserError: no crystal has a score although one must.
+    """
     from chemeleon_cli.core.rl import step
 
     drawn = draw(model, recipe, sampling)
     candidates, scores = score_crystals(drawn, recipe.reward, context)
+    if must_score and not scores.total.isfinite().any():
+        why = _reasons(recipe.reward.why_unscored(candidates, scores))
+        raise UserError(
+            f"none of {len(candidates)} crystals of {recipe.model} has a score{why}",
+            "a reward steers by comparing scores: change its guards, the hull or the component that is named, or draw "
+            "more than these (training.val_samples)",
+        )
     metrics = {
         "val/reward": step.raw_reward(scores, [c.weight for c in recipe.reward.components]),
         **{f"val/reward/{name}": values.nanmean().item() for name, values in scores.raw.items()},
@@ -138,6 +194,14 @@ def validate(model: Generator, recipe: TrainRl, context: ScoringContext, samplin
     if context.energy_model is not None and context.hull is not None:
         metrics |= stability(candidates)
     return metrics | {f"val/mean_{name}": values.nanmean().item() for name, values in candidates.predictions.items()}
+
+
+def _reasons(unscored: Mapping[str, int]) -> str:
+    """The most frequent reasons, with how often each was one; "" without any."""
+    ordered = sorted(unscored.items(), key=lambda item: -item[1])
+    named = [f"{count} {reason}" for reason, count in ordered[:REASONS]]
+    more = sum(count for _, count in ordered[REASONS:])
+    return f" ({', '.join(named)}{f', {more} for other reasons' if more else ''})" if named else ""
 
 
 def stability(candidates: Candidates) -> dict[str, float]:

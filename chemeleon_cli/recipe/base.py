@@ -84,7 +84,7 @@ def find_columns(path: str, names: Iterable[str]) -> None:
         PydanticCustomError: there is no such column.
     """
     table = find_data(path, ("train",))
-    with gzip.open(table, "rt") if table.suffix == ".gz" else table.open() as lines:
+    with (gzip.open if table.suffix == ".gz" else open)(table, "rt", encoding="utf-8") as lines:
         columns = next(csv.reader(lines), [])
     for name in names:
         if name not in columns:

@@ -122,6 +122,8 @@ class RlTrainingSection(Section):
     """Crystals of a validation."""
     patience: Count | None = None
     """Stop after this many validations without improvement; null never stops early."""
+    unscored_patience: Count = 10
+    """Stop with an error after this many steps in a row in which no crystal has a score, so nothing is learned."""
 
 
 class TrainRl(RunRecipe):

@@ -69,11 +69,14 @@ def _on_disk(name: str, kind: str) -> Path:
 
 
 def _kind_of(folder: Path) -> str:
+    hint = "is the checkpoint whole? copy it again"
     try:
-        kind = json.loads((folder / META).read_text(encoding="utf-8"))["kind"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder / META} cannot be read: {error}", "is the checkpoint whole? copy it again") from error
-    return str(kind)
+        meta = json.loads((folder / META).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{folder / META} cannot be read: {error}", hint) from error
+    if not isinstance(meta, dict) or "kind" not in meta:
+        raise UserError(f"{folder / META} cannot be read: expected a JSON object with a kind", hint)
+    return str(meta["kind"])
 
 
 def _others(path: Path, kind: str) -> str:

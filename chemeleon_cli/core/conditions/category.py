@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import pandas as pd
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from chemeleon_cli.core.conditions.base import nothing_to_learn
@@ -23,7 +24,7 @@ class Category(OneOf):
         known: the classes of the train split, as texts in alphabetical order.
     """
 
-    known: list[str]
+    known: Annotated[list[str], Field(min_length=1)]
 
     kind = "category"
     is_column = True

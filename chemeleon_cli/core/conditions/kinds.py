@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from chemeleon_cli.core.arguments import call
 from chemeleon_cli.core.conditions.base import Condition
 from chemeleon_cli.core.conditions.category import Category
 from chemeleon_cli.core.conditions.chemical_system import ChemicalSystem
@@ -38,11 +39,18 @@ def fit_conditions(table: Table, kinds: Mapping[str, str]) -> dict[str, Conditio
 
 
 def from_settings(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, Condition]:
-    """Conditions from a checkpoint's config: by name, what `Condition.settings` returns."""
+    """Conditions from a checkpoint's config: by name, what `Condition.settings` returns.
+
+    Raises:
+        ValueError: there is no such kind, or a field is missing, unknown or of another type.
+    """
     conditions = {}
     for name, own in settings.items():
         fields = dict(own)
-        conditions[name] = KINDS[fields.pop("kind")](name, **fields)
+        kind = fields.pop("kind", None)
+        if kind not in KINDS:
+            raise ValueError(f"conditions.{name}.kind: found {kind!r}; expected one of {', '.join(KINDS)}")
+        conditions[name] = call(KINDS[kind], {"name": name, **fields}, f"conditions.{name}")
     return conditions
 
 

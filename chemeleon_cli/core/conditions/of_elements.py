@@ -9,6 +9,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from chemeleon_cli.core.arguments import PositiveInt
 from chemeleon_cli.core.conditions.base import Condition, nothing_to_learn
 from chemeleon_cli.core.data.dataset import Table
 from chemeleon_cli.core.data.limits import MAX_Z
@@ -23,7 +24,7 @@ class OfElements(Condition):
         known: atomic numbers of the elements of the train split, ascending.
     """
 
-    known: list[int]
+    known: list[PositiveInt]
 
     same_in_every_model = True
 

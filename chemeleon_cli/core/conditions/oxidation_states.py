@@ -12,13 +12,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from chemeleon_cli.core.arguments import PositiveInt
 from chemeleon_cli.core.conditions.base import Condition, nothing_to_learn
 from chemeleon_cli.core.data.dataset import Table
 from chemeleon_cli.errors import UserError
@@ -26,6 +28,10 @@ from chemeleon_cli.errors import UserError
 LOWEST_STATE, HIGHEST_STATE = -5, 8
 STATE_CODES = HIGHEST_STATE - LOWEST_STATE + 3
 UNKNOWN_STATE = "x"
+
+
+StatesText = Annotated[str, Field(pattern=r"^(x|-?\d{1,2})( (x|-?\d{1,2}))*$")]
+"""Oxidation states of the atoms of a crystal, such as "-2 -2 4"; x of one that is unknown."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +44,7 @@ class OxidationStates(Condition):
         known: how many crystals of the train split have these states, by their text; none of them unknown.
     """
 
-    known: dict[str, int]
+    known: Annotated[dict[StatesText, PositiveInt], Field(min_length=1)]
 
     kind = "oxidation_states"
     per_atom = True

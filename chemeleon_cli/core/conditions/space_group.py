@@ -8,6 +8,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from chemeleon_cli.core.arguments import PositiveInt
 from chemeleon_cli.core.conditions.base import nothing_to_learn
 from chemeleon_cli.core.conditions.one_of import OneOf
 from chemeleon_cli.core.data.dataset import Table
@@ -24,7 +25,7 @@ class SpaceGroup(OneOf):
         known: the numbers that occur in the train split, ascending.
     """
 
-    known: list[int]
+    known: list[PositiveInt]
 
     kind = "space_group"
     same_in_every_model = True

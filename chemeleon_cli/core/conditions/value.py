@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from chemeleon_cli.core.conditions.base import Condition
@@ -24,8 +25,8 @@ class Value(Condition):
         std: standard deviation of the train split; 1 where all numbers are equal.
     """
 
-    mean: float
-    std: float
+    mean: Annotated[float, Field(ge=-1e12, le=1e12)]
+    std: Annotated[float, Field(gt=0, le=1e12)]
 
     kind = "value"
     is_column = True

@@ -18,8 +18,8 @@ SPECIAL = 0.15
 SAME_ATOM = 0.1
 """Å. Two rows of one element closer than this, after symmetry, are one atom that is listed twice."""
 SHORT, SHORT_BETWEEN_HEAVY_NONMETALS = 0.65, 0.9
-"""Contacts, in sums of covalent radii, below which an origin is ruled out. Radii of metals say little (La-La in LaAl2 has
-0.85), and bonds of H, C, N and O can be multiple (uranyl has 0.68); others (Si-Si) are hardly ever shorter than 0.9."""
+"""Contacts, in sums of covalent radii, below which an origin is ruled out. Radii of metals say little (La-La in LaAl2
+has 0.85), and bonds of H, C, N and O can be multiple (uranyl has 0.68); others (Si-Si) are hardly ever below 0.9."""
 MAX_ATOMS = 50_000
 """Atoms in a cell, symmetry applied."""
 

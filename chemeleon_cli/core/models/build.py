@@ -10,6 +10,8 @@ import importlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from chemeleon_cli.core.arguments import call
+
 if TYPE_CHECKING:
     from chemeleon_cli.core.models.denoiser import Denoiser
 
@@ -40,9 +42,15 @@ def build(kind: str, config: Mapping[str, Any]) -> Any:
     Args:
         kind: "encoder", "vae", "ldm" or "predictor".
         config: arguments of the class, and its `layout` where that is not ours.
+
+    Raises:
+        ValueError: there is no such layout, or an argument is missing, unknown or of another type.
     """
     arguments = dict(config)
-    return _find(CLASSES[arguments.pop("layout", OURS)][kind])(**arguments)
+    layout = arguments.pop("layout", OURS)
+    if not isinstance(layout, str) or layout not in CLASSES:
+        raise ValueError(f"{kind}.layout: found {layout!r}; expected {' or '.join(CLASSES)}")
+    return call(_find(CLASSES[layout][kind]), arguments, kind)
 
 
 def build_denoiser(config: Mapping[str, Any]) -> Denoiser:
@@ -50,9 +58,15 @@ def build_denoiser(config: Mapping[str, Any]) -> Denoiser:
 
     Args:
         config: arguments of the class, and its `kind` where that is not the diffusion transformer.
+
+    Raises:
+        ValueError: there is no such kind, or an argument is missing, unknown or of another type.
     """
     arguments = dict(config)
-    return _find(DENOISERS[arguments.pop("kind", DIT)])(**arguments)
+    kind = arguments.pop("kind", DIT)
+    if not isinstance(kind, str) or kind not in DENOISERS:
+        raise ValueError(f"denoiser.kind: found {kind!r}; expected {' or '.join(DENOISERS)}")
+    return call(_find(DENOISERS[kind]), arguments, "denoiser")
 
 
 def _find(path: str) -> Any:

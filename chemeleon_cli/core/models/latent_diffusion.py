@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from chemeleon_cli.core.arguments import call
 from chemeleon_cli.core.conditions.base import NO_CONDITIONS, ConditionBatch
 from chemeleon_cli.core.conditions.kinds import from_settings, to_settings
 from chemeleon_cli.core.conditions.requests import Conditions
@@ -18,7 +19,7 @@ from chemeleon_cli.core.data.crystals import atom_mask
 from chemeleon_cli.core.models.build import build, build_denoiser
 from chemeleon_cli.core.models.diffusion import Schedule
 from chemeleon_cli.core.models.generator import Generator, Sampling
-from chemeleon_cli.core.models.prior import CrystalPrior
+from chemeleon_cli.core.models.prior import CrystalPrior, Sizes
 from chemeleon_cli.errors import UserError
 
 
@@ -37,7 +38,7 @@ class LatentDiffusion(Generator):
         vae: Mapping[str, Any],
         denoiser: Mapping[str, Any],
         diffusion: Mapping[str, Any],
-        sizes: Mapping[str, int],
+        sizes: Sizes,
     ) -> None:
         super().__init__()
         self.vae = build("vae", vae).requires_grad_(False)
@@ -48,7 +49,7 @@ class LatentDiffusion(Generator):
             "diffusion": dict(diffusion),
             "sizes": dict(sizes),
         }
-        self.schedule = Schedule.linear(**diffusion)
+        self.schedule = call(Schedule.linear, diffusion, "diffusion")
         self.register_buffer("latent_mean", torch.zeros(self.denoiser.config["latent_dim"]))
         self.register_buffer("latent_std", torch.ones(self.denoiser.config["latent_dim"]))
         self.conditions = from_settings(self.denoiser.config.get("conditions") or {})

@@ -11,16 +11,21 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
+from chemeleon_cli.core.arguments import PositiveInt
 from chemeleon_cli.core.conditions.base import Request
 from chemeleon_cli.core.conditions.composition import formula_unit
 from chemeleon_cli.core.conditions.oxidation_states import STATE_CODES, OxidationStates, state_shares
 from chemeleon_cli.core.conditions.requests import Conditions, requested_formula, resolve
 from chemeleon_cli.errors import UserError
 
+Sizes = Annotated[Mapping[Annotated[str, Field(pattern=r"^[1-9]\d{0,3}$")], PositiveInt], Field(min_length=1)]
+"""How many training crystals have so many atoms, by that number as text."""
 GAIN = 100.0
 """Factor on the learned weights. Adam's steps are as long as the learning rate, so with it a rate that suits the
 denoiser suits the prior too."""

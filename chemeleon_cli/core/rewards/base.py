@@ -83,8 +83,8 @@ def check_reward(
     """Test a component, yours or ours, against what training and scoring rely on.
 
     It must return one float per crystal, NaN but never an infinity; give impossible crystals no say in what
-    others get; return the same for the same crystals; change no structure; and survive a batch in which
-    nothing is possible.
+    others get; return the same for the same crystals; edit none of the facts that it is handed; and survive a batch in
+    which nothing is possible. In a run an edit reaches no other component, but all that this one reads after it.
 
     Args:
         component: anything with `compute(candidates) -> (B,)`.
@@ -97,10 +97,14 @@ def check_reward(
     import torch
     from pymatgen.core import Lattice, Structure
 
+    from chemeleon_cli.core.rewards.own_copies import OwnCopies
     from chemeleon_cli.core.scoring.candidates import Candidates
 
     def compute(batch: Sequence[Structure | None]) -> Tensor:
-        values = component.compute(Candidates([s and s.copy() for s in batch], context))
+        candidates = OwnCopies(Candidates(batch, context), "reward")
+        values = component.compute(candidates)
+        edited = candidates.edited()
+        assert edited is None, f"compute edited candidates.{edited}; expected it to edit a copy, as structure.copy() is"
         assert isinstance(values, torch.Tensor), f"compute returned {type(values).__name__}, expected a torch.Tensor"
         assert values.shape == (len(batch),), f"compute returned shape {tuple(values.shape)}, expected ({len(batch)},)"
         assert values.is_floating_point(), f"compute returned {values.dtype}, expected floats"
@@ -118,9 +122,6 @@ def check_reward(
         "crystals got other numbers because impossible ones were in the batch"
     )
     compute([overlapping, no_cell, None])
-    candidates = Candidates([s and s.copy() for s in possible], context)
-    component.compute(candidates)
-    assert all(a == b for a, b in zip(candidates.structures, possible, strict=True)), "compute changed a structure"
 
 
 def _simple_crystals() -> list[Structure | None]:

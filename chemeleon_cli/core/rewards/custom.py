@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import inspect
@@ -9,6 +10,7 @@ import re
 import sys
 import traceback
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
@@ -85,35 +87,53 @@ class CustomReward(RewardComponent):
         return [(f"kwargs.{key}", text) for key, text in mistakes if text]
 
     def prepare(self, context: ScoringContext) -> None:
-        """Make the object, with its predictors."""
+        """Make the object, with its predictors.
+
+        Raises:
+            UserError: its constructor failed.
+        """
         cls = find_class(self.class_)
         bind(cls, self.kwargs)
         named = predictor_parameters(cls)
         kwargs = {k: context.predictors[v] if k in named and v is not None else v for k, v in self.kwargs.items()}
-        self._instance = cls(**kwargs)
+        with self._blamed():
+            self._instance = cls(**kwargs)
 
     def compute(self, candidates: Candidates) -> Tensor:
-        """(B,) in the unit of the class.
+        """(B,) float64, in the unit of the class, which sees copies of the candidates' facts.
 
         Raises:
-            UserError: the class returned something else than a number per crystal.
+            UserError: the class failed, or returned something else than a number per crystal.
         """
         import torch
 
+        from chemeleon_cli.core.rewards.own_copies import OwnCopies
+
         if self._instance is None:
             self.prepare(candidates.context)
-        result: Any = self._instance.compute(candidates)  # type: ignore[union-attr]
+        with self._blamed():
+            result: Any = self._instance.compute(OwnCopies(candidates, self.name))  # type: ignore[union-attr]
         try:
-            values = torch.as_tensor(result).detach().float().cpu().clone()
-        except (TypeError, ValueError, RuntimeError) as error:
+            numbers = result if isinstance(result, torch.Tensor) else torch.as_tensor(result, dtype=torch.float64)
+        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
             raise UserError(f"{self.class_}: compute returned no numbers: {error}", _EXPECTED) from error
-        if values.shape != (len(candidates),):
-            raise UserError(
-                f"{self.class_}: compute returned shape {tuple(values.shape)} for {len(candidates)} crystals", _EXPECTED
-            )
-        for i in (values.isinf()).nonzero().flatten().tolist():
-            candidates.note(self.name, i, "infinite")
-        return values.masked_fill(values.isinf(), torch.nan)
+        if numbers.is_complex() or numbers.shape != (len(candidates),):
+            found = f"{numbers.dtype}" if numbers.is_complex() else f"shape {tuple(numbers.shape)}"
+            raise UserError(f"{self.class_}: compute returned {found} for {len(candidates)} crystals", _EXPECTED)
+        return numbers.detach().cpu().double()
+
+    @contextlib.contextmanager
+    def _blamed(self) -> Iterator[None]:
+        """Turn what the user's code raises into a UserError that names its class and line. `sys.exit` is one of them:
+        a run that a reward ends did not end well."""
+        try:
+            yield
+        except UserError:
+            raise
+        except (Exception, SystemExit) as error:
+            own = inspect.getsourcefile(find_class(self.class_))
+            hint = "mend the class; --debug shows the traceback"
+            raise UserError(f"{self.class_}: {_cause(error, own)}", hint) from error
 
 
 _EXPECTED = "it returns one number per candidate, in order; NaN for a crystal without one"
@@ -194,7 +214,7 @@ def predictor_parameters(cls: type) -> set[str]:
 def _import(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ValueError(f"module {name} cannot be imported: {_cause(error)}") from error
 
 
@@ -211,14 +231,16 @@ def _load_file(path: Path) -> ModuleType:
         sys.modules[name] = module  # before execution: dataclasses look their own module up there
         try:
             spec.loader.exec_module(module)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             del sys.modules[name]
             raise ValueError(f"{path.name} cannot be imported: {_cause(error)}") from error
     return sys.modules[name]
 
 
-def _cause(error: Exception) -> str:
-    """The error in one line, with the line of the file that raised it."""
+def _cause(error: BaseException, file: str | None = None) -> str:
+    """The error in one line, with the line of the file that raised it: the innermost of `file` where one is named."""
     lines = [line for line in traceback.extract_tb(error.__traceback__) if not line.filename.startswith("<")]
-    where = "" if isinstance(error, SyntaxError) else f" ({Path(lines[-1].filename).name}:{lines[-1].lineno})"
-    return f"{type(error).__name__}: {error}{where}"
+    last = next((line for line in reversed(lines) if line.filename == file), lines[-1])
+    where = "" if isinstance(error, SyntaxError) else f" ({Path(last.filename).name}:{last.lineno})"
+    said = " ".join(str(error).split())
+    return f"{type(error).__name__}{said and f': {said}'}{where}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from typing import TYPE_CHECKING, Annotated, Literal, Union
 
@@ -133,17 +134,63 @@ class ReinforceReward(EnergySettings):
         raw = dict.fromkeys(named, torch.zeros(0))  # in the recipe's order, whatever is computed first
         stopped = impossible | refused | guarded
         scored = ~stopped
-        for name, component in sorted(named.items(), key=lambda item: item[1].relative):
-            candidates.left_out = ~scored & ~impossible
-            values = component.compute(candidates).detach().float().cpu()
-            raw[name] = values.masked_fill(stopped | ~values.isfinite(), torch.nan)
-            if component.weight:  # what only watches has no say in what is scored
-                scored = scored & ~raw[name].isnan()
-        total = torch.zeros(len(candidates)).masked_fill(~scored, torch.nan)
+        for relative in (False, True):
+            candidates.left_out = ~scored & ~impossible  # the same for all of a kind, whatever their order
+            for name, component in named.items():
+                if component.relative is relative:
+                    raw[name] = _known(component, candidates, stopped)
+                    if component.weight:  # what only watches has no say in what is scored
+                        scored = scored & ~raw[name].isnan()
+        total = torch.zeros(len(candidates), dtype=torch.float64).masked_fill(~scored, torch.nan)
         weighted: dict[str, Tensor] = {}
         for name, component in named.items():
             comparable = raw[name].masked_fill(~scored, torch.nan)
             weighted[name] = component.weight * normalise(comparable, component.normalize_fn, component.eps)
             if component.weight:
                 total = total + weighted[name]
-        return Scores(total, impossible, refused, raw, weighted)
+        total = _in_float32(total, candidates, "reward")
+        raw, weighted = ({name: values.float() for name, values in found.items()} for found in (raw, weighted))
+        return Scores(total.float(), impossible, refused, raw, weighted)
+
+    def why_unscored(self, candidates: Candidates, scores: Scores) -> Counter[str]:
+        """Why crystals have no total, each counted once: what makes it impossible, the guard that stopped it, or the
+        first component that has no number for it, with its reason."""
+        found: Counter[str] = Counter()
+        for i in scores.total.isnan().nonzero().flatten().tolist():
+            stopped = candidates.notes["reward"].get(i)
+            if scores.impossible[i]:
+                found[f"impossible ({candidates.problems[i]})"] += 1
+            elif stopped is not None:
+                kind = "refused: " if scores.refused[i] else "guard " if stopped in self.guards else ""
+                found[f"{kind}{stopped}"] += 1
+            else:
+                found[self._without_number(candidates, scores, i)] += 1
+        return found
+
+    def _without_number(self, candidates: Candidates, scores: Scores, i: int) -> str:
+        """The first component that has no number for crystal i, and why."""
+        for (name, values), component in zip(scores.raw.items(), self.components, strict=True):
+            if component.weight and values[i].isnan():
+                notes = (candidates.notes.get(key, {}) for key in (component.name, "canonical"))
+                reason = next((reasons[i] for reasons in notes if i in reasons), None)
+                return f"{name}: {reason or 'no number'}"
+        raise AssertionError("a crystal without a total has a component without a number")
+
+
+def _known(component: RewardComponent, candidates: Candidates, stopped: Tensor) -> Tensor:
+    """(B,) float64 of a component, NaN for crystals that are stopped or have no number."""
+    import torch
+
+    values = component.compute(candidates).detach().cpu().double().masked_fill(stopped, torch.nan)
+    return _in_float32(values, candidates, component.name)
+
+
+def _in_float32(values: Tensor, candidates: Candidates, component: str) -> Tensor:
+    """The numbers that float32 can hold; the others are none, and the candidates are told why."""
+    import torch
+
+    beyond = values.float().isinf()
+    for i in beyond.nonzero().flatten().tolist():
+        found = values[i].item()
+        candidates.note(component, i, "infinite" if math.isinf(found) else "beyond the numbers of float32, 3.4e38")
+    return values.masked_fill(beyond, torch.nan)

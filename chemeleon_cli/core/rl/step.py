@@ -28,6 +28,7 @@ from chemeleon_cli.core.models.prior import Proposal
 from chemeleon_cli.core.normalise import NormalizeFn
 from chemeleon_cli.core.rl import grpo
 from chemeleon_cli.core.scoring.scores import Scores
+from chemeleon_cli.core.training.ranks import on_first_rank
 from chemeleon_cli.core.training.trainer import Run
 
 PRIOR_SCALE = 1e-4
@@ -191,6 +192,7 @@ def train_step(
         logged["gradient_norm"].append(run.optimise())
     return {
         **{f"reward/{name}": values.nanmean().item() for name, values in scores.raw.items()},
+        "scored": (scores.total.isfinite() & ~scores.worst).float().mean().item(),
         "impossible": scores.impossible.float().mean().item(),
         "unscored": (scores.total.isnan() & ~scores.worst).float().mean().item(),
         "log_ratio_first": first,
@@ -267,20 +269,21 @@ def score_everywhere(run: Run, crystals: Mapping[int, Crystals], settings: Setti
     """Scores of all groups of all ranks, in order, the same on every rank.
 
     Rewards compare a crystal with the whole step, so one rank scores everything and tells the others.
+
+    Raises:
+        UserError: of the reward, on every rank.
     """
     moved = {g: c.to("cpu") for g, c in crystals.items()}
-    if run.fabric.world_size == 1:
-        return reward(Crystals.cat([moved[g] for g in range(settings.groups_per_step)]))
-    from torch import distributed
+    gathered: list[dict[int, Crystals]] = [moved]
+    if run.fabric.world_size > 1:
+        from torch import distributed
 
-    gathered: list[dict[int, Crystals]] = [{} for _ in range(run.fabric.world_size)]
-    distributed.all_gather_object(gathered, moved)
-    answer: list[object] = [None]
-    if run.fabric.is_global_zero:
-        everything = {g: c for part in gathered for g, c in part.items()}
-        answer = [reward(Crystals.cat([everything[g] for g in range(settings.groups_per_step)]))]
-    distributed.broadcast_object_list(answer)
-    return answer[0]  # type: ignore[return-value]
+        gathered = [{} for _ in range(run.fabric.world_size)]
+        distributed.all_gather_object(gathered, moved)
+    everything = {g: c for part in gathered for g, c in part.items()}
+    return on_first_rank(
+        run.fabric, lambda: reward(Crystals.cat([everything[g] for g in range(settings.groups_per_step)]))
+    )
 
 
 def raw_reward(scores: Scores, weights: Sequence[float]) -> float:
@@ -293,7 +296,7 @@ def raw_reward(scores: Scores, weights: Sequence[float]) -> float:
     for weight, values in zip(weights, scores.raw.values(), strict=True):
         if not weight:  # it only watches, and may have nothing scored
             continue
-        scored = weight * values[values.isfinite()]
+        scored = weight * values[values.isfinite()].double()
         if len(scored):
             lost = int(scores.worst.sum())
             total += ((scored.sum() + lost * scored.min()) / (len(scored) + lost)).item()

@@ -110,9 +110,9 @@ class Candidates:
             component: whose reason it is.
 
         Returns:
-            (B,) with NaN where there is no number.
+            (B,) float64 with NaN where there is no number.
         """
-        out = torch.full((len(self),), torch.nan)
+        out = torch.full((len(self),), torch.nan, dtype=torch.float64)
         for i, form in enumerate(self.canonical):
             if form is not None:
                 try:

@@ -152,7 +152,7 @@ class Hull:
                 digest = file_sha256(temporary)
             written = Manifest(self.manifest.source, self.energy_scale, len(self), digest, self.manifest.date)
             with replacing(manifest_path(path)) as temporary:
-                temporary.write_text(json.dumps(asdict(written), indent=2) + "\n")
+                temporary.write_text(json.dumps(asdict(written), indent=2) + "\n", encoding="utf-8")
         return written
 
     def __len__(self) -> int:

@@ -67,7 +67,7 @@ def read_manifest(path: Path) -> Manifest:
         if not file.is_file():
             raise UserError(f"{file}: no such file", f"a hull is two files, {path.name} and {beside.name}")
     try:
-        manifest = Manifest(**json.loads(beside.read_text()))
+        manifest = Manifest(**json.loads(beside.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
         raise UserError(f"{beside}: not a hull's manifest: {error}", "fetch or write the hull again") from error
     if not (isinstance(manifest.energy_scale, str) and isinstance(manifest.count, int)):

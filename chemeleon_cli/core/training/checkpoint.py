@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from chemeleon_cli.core.models.build import build
 from chemeleon_cli.core.paths import file_sha256
+from chemeleon_cli.core.training.meta import HINT, Record, check, read_object
 from chemeleon_cli.errors import UserError
 
 if TYPE_CHECKING:
@@ -51,12 +52,12 @@ def save(
     temporary.mkdir(parents=True)
     save_file({k: v.detach().cpu().contiguous() for k, v in weights.items()}, temporary / WEIGHTS)
     record = {"kind": kind, "version": VERSION, "config": config, **meta}
-    (temporary / META).write_text(json_text(record))
+    (temporary / META).write_text(json_text(record), encoding="utf-8")
     if state is not None:
         save_file(
             {k: v.detach().cpu().contiguous() for k, v in state[0].items()}, temporary / "train_state.safetensors"
         )
-        (temporary / "train_state.json").write_text(json.dumps(state[1]) + "\n")
+        (temporary / "train_state.json").write_text(json.dumps(state[1]) + "\n", encoding="utf-8")
     readable = (temporary / META).stat().st_mode
     for path in temporary.iterdir():
         path.chmod(readable)  # safetensors makes files that only their owner can read
@@ -89,32 +90,30 @@ def recover(folder: Path) -> None:
         old.rename(folder)
 
 
-def read_meta(folder: Path) -> dict[str, Any]:
+def read_meta(folder: Path) -> Record:
     """A checkpoint's `meta.json`.
 
     The folder of its data is absolute; one that is written with a leading `..` is meant from the checkpoint's folder,
     so that models and data can move together.
 
     Raises:
-        UserError: the folder is no checkpoint, or one of another version.
+        UserError: the folder is no checkpoint, or one of another version, or its `meta.json` was spoilt.
     """
-    try:
-        meta = json.loads((folder / META).read_text())
-        kind, version = meta["kind"], meta["version"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder}: not a chemeleon checkpoint ({error})", f"it needs a readable {META}") from error
-    if version != VERSION or kind not in KINDS:
+    meta = read_object(folder / META)
+    kind, version = meta["kind"], meta["version"]
+    if (isinstance(version, int) and version != VERSION) or kind not in KINDS:
         raise UserError(
             f"{folder}: {kind} checkpoint, version {version}; needed: version {VERSION} of {', '.join(KINDS)}",
             "train it again, or use the release that wrote it",
         )
-    data = meta.get("data", {})
+    check(meta, folder / META)
+    data = meta.setdefault("data", {})
     if (data.get("path") or "").startswith(".."):
         data["path"] = os.path.normpath(folder.resolve() / data["path"])
     return meta
 
 
-def load(folder: Path, kind: str, device: Any = "cpu") -> tuple[nn.Module, dict[str, Any]]:
+def load(folder: Path, kind: str, device: Any = "cpu") -> tuple[nn.Module, Record]:
     """Build a model from its checkpoint, in evaluation mode; weights of half precision become float32.
 
     Args:
@@ -137,7 +136,12 @@ def load(folder: Path, kind: str, device: Any = "cpu") -> tuple[nn.Module, dict[
         return ldm.get_submodule("vae"), meta
     if meta["kind"] != kind:
         raise UserError(f"{folder}: a {meta['kind']} checkpoint where a {kind} is needed", "name another checkpoint")
-    model = build(kind, meta["config"])
+    try:
+        model = build(kind, meta["config"])
+    except Exception as error:  # whatever it is: the config is what somebody wrote into a file
+        said = " ".join(str(error).split())
+        text = f"{folder / META}: config describes no {kind}: {said or type(error).__name__}"
+        raise UserError(text, HINT) from error
     try:
         weights = load_file(folder / WEIGHTS)
     except (OSError, SafetensorError) as error:
@@ -156,7 +160,7 @@ def fill(model: nn.Module, weights: Mapping[str, Tensor], source: Path, hint: st
         hint: what to do if they do not fit.
 
     Raises:
-        UserError: a name or a shape is another than the model's.
+        UserError: a name or a shape is another than the model's, or a weight is not finite.
     """
     wanted = model.state_dict()
     wrong = sorted(k for k in wanted.keys() | weights.keys() if _shape(wanted, k) != _shape(weights, k))
@@ -167,6 +171,10 @@ def fill(model: nn.Module, weights: Mapping[str, Tensor], source: Path, hint: st
             f"{_shape(weights, key)} in the file, {_shape(wanted, key)} by the config",
             hint,
         )
+    broken = [k for k in sorted(weights) if not weights[k].isfinite().all()]
+    if broken:
+        text = f"{len(broken)} tensors hold numbers that are not finite, the first {broken[0]}"
+        raise UserError(f"{source}: {text}", "its training went wrong; take another checkpoint")
     model.load_state_dict({k: v.to(wanted[k].dtype) for k, v in weights.items()})
 
 

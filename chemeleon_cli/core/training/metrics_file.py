@@ -16,7 +16,7 @@ class MetricsFile:
         self.path = path
         self.columns: list[str] = []
         if path.is_file():
-            with path.open(newline="") as file:
+            with path.open(newline="", encoding="utf-8") as file:
                 self.columns = next(csv.reader(file), [])
 
     def append(self, row: Mapping[str, float]) -> None:
@@ -26,7 +26,7 @@ class MetricsFile:
             rows = self._read()
             self.columns += new
             self._rewrite(rows)
-        with self.path.open("a", newline="") as file:
+        with self.path.open("a", newline="", encoding="utf-8") as file:
             csv.DictWriter(file, self.columns).writerow(row)
 
     def drop_after(self, step: int) -> None:
@@ -36,12 +36,12 @@ class MetricsFile:
     def _read(self) -> list[dict[str, str]]:
         if not self.path.is_file():
             return []
-        with self.path.open(newline="") as file:
+        with self.path.open(newline="", encoding="utf-8") as file:
             whole = (line for line in file if line.endswith("\n"))  # the last may have been cut off as it was written
             return list(csv.DictReader(whole))
 
     def _rewrite(self, rows: list[dict[str, str]]) -> None:
-        with replacing(self.path) as temporary, temporary.open("w", newline="") as file:
+        with replacing(self.path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, self.columns)
             writer.writeheader()
             writer.writerows(rows)

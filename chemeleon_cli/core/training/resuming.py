@@ -19,6 +19,7 @@ MAY_CHANGE = (
     "max_steps",
     "max_minutes",
     "patience",
+    "unscored_patience",
     "val_every",
 )
 """Settings, of a recipe or of its `training:` section, that a resumed run may have otherwise than it began. With

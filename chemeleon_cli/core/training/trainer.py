@@ -37,12 +37,16 @@ from torch import Tensor, nn
 
 from chemeleon_cli.core.models.layers import set_precision
 from chemeleon_cli.core.training import checkpoint
+from chemeleon_cli.core.training.meta import read_object
 from chemeleon_cli.core.training.metrics_file import MetricsFile
 from chemeleon_cli.core.training.resuming import check_recipe
 from chemeleon_cli.errors import UserError
 
 MEMORY = "memory."
 """What the names of a memory's tensors begin with."""
+LOST_UPDATES = 10
+"""Updates in a row without a finite gradient after which a run is given up: one batch can be at fault for one of them,
+ten are the fault of the model or of the data."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +122,8 @@ class Run:
 
     Attributes:
         step: steps done.
+        saved: steps that `checkpoints/last` has behind it; None before there is one.
+        lost_updates: updates in a row that were left out because their gradient was not finite.
     """
 
     def __init__(
@@ -148,6 +154,8 @@ class Run:
         )
         self.ema = {k: p.detach().clone() for k, p in self.trained.items()} if settings.ema_decay else {}
         self.step = 0
+        self.saved: int | None = None
+        self.lost_updates = 0
         self.best: float | None = None
         self.bad_validations = 0
         self.minutes_before = 0.0
@@ -159,8 +167,19 @@ class Run:
     # --- the loop -------------------------------------------------------------------------------
 
     def steps(self) -> Iterator[int]:
-        """Count steps, from where the run stands, until it is at its end; `last` is saved then."""
+        """Count steps, from where the run stands, until it is at its end; `last` is saved then.
+
+        Raises:
+            UserError: the gradient of `LOST_UPDATES` updates in a row was not finite.
+        """
         while not self.is_over():
+            if self.lost_updates >= LOST_UPDATES:
+                hint = "try a lower learning_rate or precision: float32; is every number of the data finite?"
+                raise UserError(
+                    f"step {self.step}: the loss or its gradient was not finite for {self.lost_updates} updates in a "
+                    f"row; {self.standing()}",
+                    hint,
+                )
             self.model.train()
             yield self.step
             self.step += 1
@@ -217,6 +236,9 @@ class Run:
             group["lr"] = self.learning_rate()
         if norm.isfinite():
             self.optimizer.step()
+            self.lost_updates = 0
+        else:
+            self.lost_updates += 1
         self.optimizer.zero_grad(set_to_none=True)
         self._update_ema()
         if self.settings.max_minutes is not None:  # read once a step, so that all that ask get one answer
@@ -289,16 +311,35 @@ class Run:
             self.model.train()
 
     def save(self, name: str, metrics: Mapping[str, float] | None = None) -> None:
-        """Write `checkpoints/<name>`, the weights as an EMA where there is one, with the state to resume from."""
+        """Write `checkpoints/<name>`, the weights as an EMA where there is one, with the state to resume from.
+
+        Raises:
+            UserError: a weight is not finite; nothing is written.
+        """
+        weights = {**self.model.state_dict(), **self.ema}
+        live_and_kept = [*self.trained.items(), *weights.items()]
+        broken = next((name for name, weight in live_and_kept if not weight.isfinite().all()), None)
+        if broken is not None:
+            raise UserError(
+                f"step {self.step}: the weight {broken} is no longer finite; {self.standing()}",
+                "try a lower learning_rate or precision: float32",
+            )
         if self.fabric.is_global_zero:
-            weights = {**self.model.state_dict(), **self.ema}
             meta = {**self.meta, "ema": bool(self.ema), "step": self.step, "minutes": round(self.minutes(), 2)}
             if metrics is not None:
                 self.meta["metrics"] = meta["metrics"] = dict(metrics)
             config = self.model.config
             target = self.folder / "checkpoints" / name
             checkpoint.save(target, self.kind, config, weights, meta, self._state() if name == "last" else None)  # type: ignore[arg-type]
+        if name == "last":
+            self.saved = self.step
         self.fabric.barrier()
+
+    def standing(self) -> str:
+        """What is saved, in words, for an error that ends the run."""
+        if self.saved is None:
+            return "nothing is saved yet"
+        return f"saved is {self.folder / 'checkpoints' / 'last'}, of step {self.saved}"
 
     def resume(self) -> None:
         """Go on from `checkpoints/last`.
@@ -322,7 +363,7 @@ class Run:
             hint = "resume with the recipe.yaml in the run folder"
             raise UserError(f"{folder}: its model has another config than the recipe", hint)
         tensors = load_file(folder / "train_state.safetensors")
-        state = json.loads((folder / "train_state.json").read_text())
+        state = read_object(folder / "train_state.json")
         self._set_weights({k: tensors[f"live.{k}"] for k in self.trained})
         self.ema = {k: tensors[f"ema.{k}"].to(self.fabric.device) for k in self.ema}
         groups = self.optimizer.state_dict()["param_groups"]
@@ -333,6 +374,7 @@ class Run:
         }
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
         self.step, self.best, self.bad_validations = state["step"], state["best"], state["bad_validations"]
+        self.saved = self.step
         self.minutes_before = state["minutes"]
         if self.settings.max_minutes is not None:
             self._clock = self.minutes_before / self.settings.max_minutes

@@ -78,7 +78,7 @@ def compare(
     from chemeleon_cli.starter.build.energies import Energies
     from chemeleon_cli.starter.build.teacher import GapTeacher
 
-    card = json.loads((folder / "card.json").read_text())
+    card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
     reference = pd.concat([pd.read_csv(path) for path in labels], ignore_index=True)
     table = pd.read_csv(folder / "crystals.csv.gz")
     card["compared"] = measure(table, card["element_references"], reference, GapTeacher(), Energies().energy)

@@ -272,7 +272,7 @@ def write(folder: Path, table: pd.DataFrame, hull: Hull, card: dict[str, Any]) -
 def write_card(folder: Path, card: dict[str, Any]) -> None:
     """`card.json`."""
     with replacing(folder / "card.json") as temporary:
-        temporary.write_text(json.dumps(card, indent=2) + "\n")
+        temporary.write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
 
 
 def _versions() -> dict[str, str]:
