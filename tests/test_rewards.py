@@ -314,6 +314,13 @@ def test_a_predictor_and_its_target_are_looked_for(tmp_path: Path) -> None:
     assert mistakes(clip_min=1, clip_max=0)[0][0] == ("components", 0, "clip_min")
 
 
+def test_the_target_of_a_predictor_to_be_downloaded_is_looked_for_when_it_is_here() -> None:
+    late = reward({"type": "predictor", "predictor": "p", "target_name": "band_gap"})
+    assert late.check(lambda name, kind: None) == []
+    with pytest.raises(UserError, match="target_name: found 'band_gap'; p predicts mean_z"):
+        late.prepare(context())
+
+
 def test_a_reference_set_is_looked_for(tmp_path: Path) -> None:
     judge = reward({"type": "composition_diversity", "reference_dataset": str(tmp_path)})
     ((path, text),) = judge.check(lambda name, kind: Path(name))
