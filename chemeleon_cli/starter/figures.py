@@ -90,7 +90,7 @@ def draw(
     set_precision(model, "float32")
     generator = torch.Generator().manual_seed(seed)
     proposal = model.prior.propose(count, generator, request)
-    sampling = Sampling("ddim", steps, guidance=GUIDANCE if request else 1.0)
+    sampling = Sampling("ddim", steps, eta=1.0, guidance=GUIDANCE if request else 1.0)
     drawn: list[Structure | None] = [None] * count
     for rows, crystals in sample_many(model, proposal.num_atoms, sampling, generator, 256, proposal.requests):
         real = crystals.lattice.isfinite().flatten(1).all(1)

@@ -35,11 +35,11 @@ class Predictor(nn.Module):
         self,
         encoder: Mapping[str, Any],
         targets: Sequence[str],
-        use_encoder_features: bool = True,
-        use_composition_features: bool = True,
-        reduce: str = "mean",
-        dropout: float = 0.1,
-        origins: int = 4,
+        use_encoder_features: bool,
+        use_composition_features: bool,
+        reduce: str,
+        dropout: float,
+        origins: int,
     ) -> None:
         super().__init__()
         self.encoder: Encoder = build("encoder", encoder)
