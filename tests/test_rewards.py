@@ -29,7 +29,6 @@ from chemeleon_cli.core.rewards import (
     StructureDiversity,
     check_reward,
 )
-from chemeleon_cli.core.rewards.custom import find_class
 from chemeleon_cli.core.rewards.diversity import mmd_drop
 from chemeleon_cli.core.rl.grpo import group_advantage
 from chemeleon_cli.core.scoring.candidates import Candidates
@@ -375,7 +374,6 @@ def test_a_custom_reward_names_the_facts_that_it_needs(tmp_path: Path) -> None:
 
 def test_a_custom_file_is_found_from_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, GOOD)
-    assert find_class("./mine.py:AtomCount", tmp_path).__name__ == "AtomCount"
     monkeypatch.chdir(tmp_path)
     assert custom("./mine.py:AtomCount", target=1).check(find_any) == []
 

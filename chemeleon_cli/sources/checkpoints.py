@@ -6,11 +6,10 @@ import difflib
 import json
 from pathlib import Path
 
-from chemeleon_cli.core.paths import STARTER
+from chemeleon_cli.core.paths import META, STARTER
 from chemeleon_cli.errors import UserError
 from chemeleon_cli.sources.hub import PREFIX, PUBLISHED, hub_model, kind_by_name
 
-META = "meta.json"
 STARTER_FOLDERS = {"vae": "ldm", "ldm": "ldm", "predictor": "predictor"}
 """Folder of the starter that serves each kind: an LDM holds its VAE."""
 HOLDS = {"vae": ("vae", "ldm"), "ldm": ("ldm",), "predictor": ("predictor",)}

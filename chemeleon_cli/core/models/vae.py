@@ -4,7 +4,7 @@ Kingma & Welling 2014; the per-atom latent space follows Park & Walsh 2025 (arXi
 Legend: B crystals, N atoms padded, H hidden width, D latent width.
 
 The networks see the cell as lengths and angles and atoms as an unordered set, so orientation and
-atom order cannot matter. The origin can: training draws it anew (`dataset.augment`), predictions average.
+atom order cannot matter. The origin can: training draws it anew (`batches.augment`), predictions average.
 """
 
 from __future__ import annotations
