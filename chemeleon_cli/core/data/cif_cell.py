@@ -20,7 +20,9 @@ SAME_ATOM = 0.1
 SHORT, SHORT_BETWEEN_HEAVY_NONMETALS = 0.65, 0.9
 """Contacts, in sums of covalent radii, below which an origin is ruled out. Radii of metals say little (La-La in LaAl2
 has 0.85), and bonds of H, C, N and O can be multiple (uranyl has 0.68); others (Si-Si) are hardly ever below 0.9."""
-MAX_ATOMS = 50_000
+SEARCHED_BOX, SEARCHED_ATOMS, THINNEST = 1e7, 2_000, 1.0
+"""Å^3 around a cell, atoms in it, and Å between its faces, within which contacts are found in seconds."""
+MAX_ATOMS = 10_000
 """Atoms in a cell, symmetry applied."""
 
 
@@ -115,22 +117,22 @@ def _expand(sites: Sequence[Site], setting: Setting, lattice: np.ndarray) -> Con
     if len(sites) * operations > MAX_ATOMS * 10:
         raise Unfit(f"unreadable: {len(sites)} sites and {operations} operations")
     elements: list[str] = []
-    positions: list[np.ndarray] = []  # (3,) of each atom
+    positions = np.empty((MAX_ATOMS + operations, 3))  # of each atom, as far as there are `elements`
     multiplicities = []
     for site in sites:
         images = _orbit(site, setting, lattice)
-        here = _distances(np.array(positions) - images[0], lattice) < SAME_ATOM if positions else np.zeros(0, bool)
+        here = _distances(positions[: len(elements)] - images[0], lattice) < SAME_ATOM
         there = {elements[i] for i in np.flatnonzero(here)}
         if there - {site.element}:
             raise Unfit(f"disorder: {site.label} is where there is {' and '.join(sorted(there))} already")
         if there:
             continue
+        positions[len(elements) : len(elements) + len(images)] = images
         elements += [site.element] * len(images)
-        positions += list(images)
         multiplicities.append(len(images))
         if len(elements) > MAX_ATOMS:
             raise Unfit(f"unreadable: more than {MAX_ATOMS:,} atoms in a cell")
-    return Content(setting, elements, np.array(positions), multiplicities)
+    return Content(setting, elements, positions[: len(elements)].copy(), multiplicities)
 
 
 def _orbit(site: Site, setting: Setting, lattice: np.ndarray) -> np.ndarray:
@@ -158,9 +160,18 @@ def _distances(differences: np.ndarray, lattice: np.ndarray) -> np.ndarray:
 
 
 def _is_crowded(content: Content, lattice: np.ndarray) -> bool:
-    """Whether two atoms are closer than bonds are, so that this origin is not the one that was meant."""
+    """Whether two atoms are closer than bonds are, so that this origin is not the one that was meant.
+
+    No crystal has less than 1 Å^3 for an atom. Of a cell too large or too flat to look at, nothing is said: False.
+    """
     from pymatgen.core import Element, Lattice, Structure
 
+    if abs(np.linalg.det(lattice)) < len(content.elements):
+        return True
+    thickness = 1 / np.linalg.norm(np.linalg.inv(lattice), axis=0).max()
+    box = np.abs(lattice).sum(0).prod()
+    if box > SEARCHED_BOX or thickness < THINNEST or len(content.elements) > SEARCHED_ATOMS:
+        return False
     structure = Structure(Lattice(lattice), list(content.elements), content.positions)
     first, second, _, distances = structure.get_neighbor_list(4.0, exclude_self=True)
     for i, j, distance in zip(first.tolist(), second.tolist(), distances.tolist(), strict=True):

@@ -13,5 +13,8 @@ MIN_ANGLE, MAX_ANGLE = 10.0, 170.0
 class Unfit(ValueError):
     """What was read is no ordered crystal of known elements, or contradicts its own file.
 
-    The message is `code: detail`.
+    The message is `code: detail`, in one line.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.split()))
