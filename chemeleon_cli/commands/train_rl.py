@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from chemeleon_cli.recipe.models import TrainRl
 
 REASONS = 5
-"""That are named where no crystal has a score."""
+"""How many reasons are named where no crystal has a score."""
+
 
 def run(recipe: TrainRl, options: RunOptions, console: Console) -> None:
     """Fine-tune a generator; the result is a checkpoint like any other generator's."""
