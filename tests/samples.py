@@ -2,10 +2,14 @@
 
 import csv
 import gzip
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from pymatgen.core import Lattice, Structure
 
 # Written out, since pymatgen takes a second to look up a space group.
@@ -76,6 +80,19 @@ def write_dataset(folder: Path, structures: list[Structure], labels: dict[str, l
                 values = ["" if np.isnan(v[i]) else v[i] for v in labels.values()]
                 writer.writerow([f"m-{i}", *values, cif])
     return folder
+
+
+def working_copy(source: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of a folder of runs, which becomes the working folder."""
+    shutil.copytree(source, folder, dirs_exist_ok=True)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def assert_not_imported(code: str, *modules: str) -> None:
+    """None of the modules is imported by some lines of code, in a process of their own."""
+    check = f"import sys\n{code}\nfound = set({modules!r}) & set(sys.modules)\nassert not found, found"
+    subprocess.run([sys.executable, "-c", check], check=True)
 
 
 def rl_settings(**changes: Any) -> Any:

@@ -3,7 +3,6 @@
 import csv
 import json
 import math
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import pytest
 import torch
 from pymatgen.core import Composition, Lattice, Structure
 from safetensors.torch import load_file
-from samples import diffusion, known_structures, random_structures, write_dataset
+from samples import diffusion, known_structures, random_structures, working_copy, write_dataset
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
@@ -448,9 +447,7 @@ def imported(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def work(imported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of it to work in."""
-    shutil.copytree(imported, tmp_path, dirs_exist_ok=True)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+    return working_copy(imported, tmp_path, monkeypatch)
 
 
 REWARD = (

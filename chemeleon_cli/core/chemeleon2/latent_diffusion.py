@@ -95,14 +95,9 @@ class LatentDiffusion(Generator):
         return self.schedule.take(torch.arange(0, total, strides[steps]))
 
     def step(
-        self,
-        x: Tensor,
-        index: int,
-        num_atoms: Tensor,
-        chain: Schedule,
-        sampling: Sampling,
+        self, x: Tensor, index: int, num_atoms: Tensor, chain: Schedule, sampling: Sampling,
         conditions: ConditionBatch = NO_CONDITIONS,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """The Gaussian of one reverse step: mean and std (B, N, D); DDIM's std is (1, 1, 1).
 
         The std of DDPM is learned; DDIM has no use for it. The last step is deterministic either way. Guidance changes
@@ -119,12 +114,9 @@ class LatentDiffusion(Generator):
         return mean, std
 
     def loss(
-        self,
-        latents: Tensor,
-        num_atoms: Tensor,
-        generator: torch.Generator,
+        self, latents: Tensor, num_atoms: Tensor, generator: torch.Generator,
         conditions: ConditionBatch = NO_CONDITIONS,
-    ) -> Tensor:
+    ) -> Tensor:  # fmt: skip
         """Mean over the batch of `loss_terms`, at random steps; arguments as in `Generator.loss`."""
         mask = atom_mask(num_atoms, latents.shape[1]).unsqueeze(-1)
         x0 = (latents - self.latent_mean) / self.latent_std * mask

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from chemeleon_cli.core.arguments import call
 
 if TYPE_CHECKING:
     from chemeleon_cli.core.models.denoiser import Denoiser
 
+T = TypeVar("T")
 OURS = "chemeleon"
 CLASSES = {
     OURS: {
@@ -47,10 +48,8 @@ def build(kind: str, config: Mapping[str, Any]) -> Any:
         ValueError: there is no such layout, or an argument is missing, unknown or of another type.
     """
     arguments = dict(config)
-    layout = arguments.pop("layout", OURS)
-    if not isinstance(layout, str) or layout not in CLASSES:
-        raise ValueError(f"{kind}.layout: found {layout!r}; expected {' or '.join(CLASSES)}")
-    return call(_find(CLASSES[layout][kind]), arguments, kind)
+    classes = _chosen(CLASSES, arguments.pop("layout", OURS), f"{kind}.layout")
+    return call(_find(classes[kind]), arguments, kind)
 
 
 def build_denoiser(config: Mapping[str, Any]) -> Denoiser:
@@ -63,10 +62,14 @@ def build_denoiser(config: Mapping[str, Any]) -> Denoiser:
         ValueError: there is no such kind, or an argument is missing, unknown or of another type.
     """
     arguments = dict(config)
-    kind = arguments.pop("kind", DIT)
-    if not isinstance(kind, str) or kind not in DENOISERS:
-        raise ValueError(f"denoiser.kind: found {kind!r}; expected {' or '.join(DENOISERS)}")
-    return call(_find(DENOISERS[kind]), arguments, "denoiser")
+    return call(_find(_chosen(DENOISERS, arguments.pop("kind", DIT), "denoiser.kind")), arguments, "denoiser")
+
+
+def _chosen(table: Mapping[str, T], name: Any, key: str) -> T:
+    """The entry of a table that a config names under a key."""
+    if not isinstance(name, str) or name not in table:
+        raise ValueError(f"{key}: found {name!r}; expected {' or '.join(table)}")
+    return table[name]
 
 
 def _find(path: str) -> Any:

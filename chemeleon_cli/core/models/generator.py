@@ -96,14 +96,9 @@ class Generator(nn.Module, ABC):
 
     @abstractmethod
     def step(
-        self,
-        x: Tensor,
-        index: int,
-        num_atoms: Tensor,
-        chain: Schedule,
-        sampling: Sampling,
+        self, x: Tensor, index: int, num_atoms: Tensor, chain: Schedule, sampling: Sampling,
         conditions: ConditionBatch = NO_CONDITIONS,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """The Gaussian of one reverse step. Gradients reach the denoiser.
 
         Args:
@@ -120,12 +115,9 @@ class Generator(nn.Module, ABC):
 
     @abstractmethod
     def loss(
-        self,
-        latents: Tensor,
-        num_atoms: Tensor,
-        generator: torch.Generator,
+        self, latents: Tensor, num_atoms: Tensor, generator: torch.Generator,
         conditions: ConditionBatch = NO_CONDITIONS,
-    ) -> Tensor:
+    ) -> Tensor:  # fmt: skip
         """() what training minimises on a batch, at random steps with random noise.
 
         Args:

@@ -92,12 +92,9 @@ class LatentDiffusion(Generator):
         self.latent_std.copy_(posterior_means.std(0, correction=0).clamp(min=1e-4))
 
     def loss(
-        self,
-        latents: Tensor,
-        num_atoms: Tensor,
-        generator: torch.Generator,
+        self, latents: Tensor, num_atoms: Tensor, generator: torch.Generator,
         conditions: ConditionBatch = NO_CONDITIONS,
-    ) -> Tensor:
+    ) -> Tensor:  # fmt: skip
         """Mean squared error of the predicted noise over the atoms of a batch; arguments as in `Generator.loss`."""
         mask = atom_mask(num_atoms, latents.shape[1])
         x0 = (latents - self.latent_mean) / self.latent_std * mask.unsqueeze(-1)
@@ -111,14 +108,9 @@ class LatentDiffusion(Generator):
         return self.schedule.respaced(sampling.sampling_steps)
 
     def step(
-        self,
-        x: Tensor,
-        index: int,
-        num_atoms: Tensor,
-        chain: Schedule,
-        sampling: Sampling,
+        self, x: Tensor, index: int, num_atoms: Tensor, chain: Schedule, sampling: Sampling,
         conditions: ConditionBatch = NO_CONDITIONS,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """The Gaussian of one reverse step: mean (B, N, D) and std (1, 1, 1)."""
         timestep = chain.timesteps[index].to(x.device).expand(len(x))
         noise = self.guided_noise(x, timestep, num_atoms, conditions, sampling.guidance)
