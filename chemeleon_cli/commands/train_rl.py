@@ -85,7 +85,12 @@ def run(recipe: TrainRl, options: RunOptions, console: Console) -> None:
         folder,
         "ldm",
         model,
-        Settings(**recipe.training.model_dump(exclude={"val_samples", "unscored_patience"}), log_every=1),
+        Settings(
+            **recipe.training.model_dump(exclude={"val_samples", "unscored_patience"}),
+            min_learning_rate_ratio=1.0,
+            accumulate=1,
+            log_every=1,
+        ),
         fabric,
         recipe.seed,
         meta,

@@ -35,9 +35,9 @@ class Sampling:
         guidance: scale of classifier-free guidance; 1 takes the conditions as they were learned, more exaggerates them.
     """
 
-    sampler: Sampler = "ddim"
-    sampling_steps: int = 50
-    eta: float = 1.0
+    sampler: Sampler
+    sampling_steps: int
+    eta: float
     guidance: float = 1.0
 
 

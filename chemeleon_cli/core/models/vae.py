@@ -4,7 +4,7 @@ Kingma & Welling 2014; the per-atom latent space follows Park & Walsh 2025 (arXi
 Legend: B crystals, N atoms padded, H hidden width, D latent width.
 
 The networks see the cell as lengths and angles and atoms as an unordered set, so orientation and
-atom order cannot matter. The origin can: training draws it anew (`dataset.augment`), predictions average.
+atom order cannot matter. The origin can: training draws it anew (`batches.augment`), predictions average.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class Encoder(nn.Module):
         dropout: inside the transformer blocks.
     """
 
-    def __init__(self, hidden_dim: int, num_heads: int, num_layers: int, latent_dim: int, dropout: float = 0.0) -> None:
+    def __init__(self, hidden_dim: int, num_heads: int, num_layers: int, latent_dim: int, dropout: float) -> None:
         super().__init__()
         self.config: dict[str, Any] = {
             "hidden_dim": hidden_dim,
@@ -141,7 +141,7 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """Latents to crystals; the arguments are the encoder's."""
 
-    def __init__(self, hidden_dim: int, num_heads: int, num_layers: int, latent_dim: int, dropout: float = 0.0) -> None:
+    def __init__(self, hidden_dim: int, num_heads: int, num_layers: int, latent_dim: int, dropout: float) -> None:
         super().__init__()
         self.embedding = nn.Linear(latent_dim, hidden_dim)
         self.transformer = Transformer(hidden_dim, num_layers, num_heads, dropout)
@@ -173,12 +173,12 @@ class VAE(nn.Module):
 
     def __init__(
         self,
-        hidden_dim: int = 256,
-        num_heads: int = 8,
-        encoder_layers: int = 4,
-        decoder_layers: int = 4,
-        latent_dim: int = 8,
-        dropout: float = 0.0,
+        hidden_dim: int,
+        num_heads: int,
+        encoder_layers: int,
+        decoder_layers: int,
+        latent_dim: int,
+        dropout: float,
     ) -> None:
         super().__init__()
         self.config: dict[str, Any] = {
@@ -193,7 +193,7 @@ class VAE(nn.Module):
         self.decoder = Decoder(hidden_dim, num_heads, decoder_layers, latent_dim, dropout)
 
     def loss(
-        self, crystals: Crystals, generator: torch.Generator | None = None, latent_noise: float = 0.0
+        self, crystals: Crystals, generator: torch.Generator, latent_noise: float
     ) -> dict[str, Tensor]:
         """The terms of the evidence lower bound, unweighted, for one sample of the posterior.
 

@@ -63,25 +63,25 @@ class Settings:
         ema_decay: of the moving average of the weights; None for none.
         accumulate: shards of a step that each rank works through.
         val_every: steps between validations.
-        log_every: steps between rows of metrics.csv (means over them).
         patience: validations without improvement before the run ends; None for never.
         max_minutes: end of the schedule by the clock, if it comes before max_steps.
         precision: "auto", "float32" or "bf16"; see `layers.set_precision`.
+        log_every: steps between rows of metrics.csv (means over them).
     """
 
     max_steps: int
     learning_rate: float
-    warmup_steps: int = 0
-    min_learning_rate_ratio: float = 1.0
-    weight_decay: float = 0.0
-    gradient_clip: float = 1.0
-    ema_decay: float | None = None
-    accumulate: int = 1
-    val_every: int = 1000
+    warmup_steps: int
+    min_learning_rate_ratio: float
+    weight_decay: float
+    gradient_clip: float
+    ema_decay: float | None
+    accumulate: int
+    val_every: int
+    patience: int | None
+    max_minutes: float | None
+    precision: str
     log_every: int = 50
-    patience: int | None = None
-    max_minutes: float | None = None
-    precision: str = "auto"
 
 
 class Logger(Protocol):
