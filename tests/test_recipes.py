@@ -238,7 +238,7 @@ BAD = {
     "no such hull": (
         RL.replace("components", "hull: data/mp-20\n  components"),
         TrainRl,
-        "3: reward.hull: data/mp-20 has no hull.csv.gz; fetch-data writes one where its recipe asks for `entries`; "
+        "3: reward.hull: data/mp-20 has no hull.csv.gz; fetch-data writes one if its recipe asks for `entries`; "
         "name a hull.csv.gz, or compute one: chemeleon write-hull SET",
     ),
     "a scale of a named potential": (
