@@ -214,7 +214,7 @@ def accumulate(
         share: weight of this group in the mean over its inner batch.
 
     Returns:
-        `loss`, `kl` and the metrics of `grpo.clipped_loss`, averaged over the decisions; `log_ratio_max` is the largest.
+        `loss`, `kl` and the metrics of `grpo.clipped_loss`, averaged over the decisions; `log_ratio_max` is a maximum.
     """
     chain = model.chain(sampling)
     totals: dict[str, float] = defaultdict(float)

@@ -131,9 +131,9 @@ class Candidates:
 
     @property
     def ranking(self) -> list[float] | None:
-        """(B) eV/atom, the energy or, with a hull, the energy above it; None without a potential. The duplicate with the
-        lowest value is the representative. Where the potential fails, the energy above the hull is NaN, and NaN counts
-        as the highest."""
+        """(B) eV/atom, the energy or, with a hull, the energy above it; None without a potential. The duplicate with
+        the lowest value is the representative. Where the potential fails, the energy above the hull is NaN, and NaN
+        counts as the highest."""
         if self.context.energy_model is None:
             return None
         return (self.energy_per_atom if self.context.hull is None else self.e_above_hull).tolist()
