@@ -1,4 +1,4 @@
-"""Generated crystals and their properties, each computed once, for rewards and for `score`.
+"""Generated crystals and the facts about them, each computed once, for rewards and for `score`.
 
 Legend: B candidates, of which V are possible and have a canonical form.
 """
@@ -29,12 +29,13 @@ from chemeleon_cli.errors import UserError
 
 
 class Candidates:
-    """B crystals to be scored. Every property has B rows, on the CPU, with NaN, False or None for missing values.
+    """B crystals to be scored. Every fact about them (`valid`, `novel`, `e_above_hull`, ...) has B rows, on the CPU,
+    with NaN, False or None for missing values.
 
     Attributes:
         structures: as generated; None if there is no structure. An impossible one may contain NaN.
         context: what they are scored with.
-        notes: why a possible crystal has no value: component or property -> row -> reason.
+        notes: why a possible crystal has no value: component or fact -> row -> reason.
         left_out: (B,) bool: possible crystals that a guard of the reward stopped. They are not scored and do not
             affect the scores of others. Set by the reward.
     """
@@ -68,8 +69,8 @@ class Candidates:
 
     @functools.cached_property
     def canonical(self) -> list[Structure | None]:
-        """(B) The canonical form of each possible crystal, from which all properties below are computed; None if there
-        is none."""
+        """(B) The canonical form of each possible crystal, from which all facts below are computed; None if there is
+        none."""
         forms: list[Structure | None] = []
         for i, (structure, reason) in enumerate(zip(self.structures, self.problems, strict=True)):
             form = None

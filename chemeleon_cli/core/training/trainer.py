@@ -3,8 +3,8 @@
 Each training command writes its own loop around a `Run`:
 
     for step in run.steps():
-        for shard in run.shards():
-            loss = model.loss(batch(shard), run.generator(shard))["total"]
+        for micro_batch in run.micro_batches():
+            loss = model.loss(batch(micro_batch), run.generator(micro_batch))["total"]
             run.backward(loss)
             run.note({"loss": loss})
         run.log({"gradient_norm": run.optimise()})
@@ -13,9 +13,9 @@ Each training command writes its own loop around a `Run`:
                 metrics = validate()
             run.validated(metrics)
 
-Random numbers depend only on the seed, the step and the shard, and not on a state that is carried from step to step.
+Random numbers depend only on the seed, the step and the micro-batch, not on a state that is carried from step to step.
 So a resumed run continues as if it had never stopped (unless `max_minutes` ends it by the clock), and two ranks with
-one shard each give the same result as one rank with `accumulate: 2`.
+one micro-batch each give the same result as one rank with `accumulate: 2`.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Settings:
         weight_decay: of AdamW.
         gradient_clip: largest gradient norm.
         ema_decay: decay of the exponential moving average of the weights; None for no average.
-        accumulate: shards per step and rank, whose gradients are accumulated.
+        accumulate: micro-batches per step and rank, whose gradients are accumulated.
         val_every: steps between validations.
         log_every: steps between rows of metrics.csv, which hold means over these steps.
         patience: validations without improvement after which the run ends; None to never end it.
@@ -201,23 +201,23 @@ class Run:
         return self.minutes_before + (time.monotonic() - self.started) / 60
 
     @property
-    def shards_per_step(self) -> int:
-        """Shards per step, summed over ranks."""
+    def micro_batches_per_step(self) -> int:
+        """Micro-batches per step, summed over ranks."""
         return self.settings.accumulate * self.fabric.world_size
 
-    def shards(self) -> Iterator[int]:
-        """Yield the indices of this rank's shards in this step. They are counted over the whole run."""
-        first = self.step * self.shards_per_step + self.fabric.global_rank * self.settings.accumulate
-        for shard in range(first, first + self.settings.accumulate):
-            torch.manual_seed(self._seed_of(shard))  # dropout has no generator of its own
-            yield shard
+    def micro_batches(self) -> Iterator[int]:
+        """Yield the indices of the micro-batches of this rank in this step. They are counted over the whole run."""
+        first = self.step * self.micro_batches_per_step + self.fabric.global_rank * self.settings.accumulate
+        for micro_batch in range(first, first + self.settings.accumulate):
+            torch.manual_seed(self._seed_of(micro_batch))  # dropout has no generator of its own
+            yield micro_batch
 
-    def generator(self, shard: int) -> torch.Generator:
-        """The random generator of a shard."""
-        return torch.Generator().manual_seed(self._seed_of(shard))
+    def generator(self, micro_batch: int) -> torch.Generator:
+        """The random generator of a micro-batch."""
+        return torch.Generator().manual_seed(self._seed_of(micro_batch))
 
     def backward(self, loss: Tensor) -> None:
-        """Accumulate the gradient of the mean loss of one shard."""
+        """Accumulate the gradient of the mean loss of one micro-batch."""
         (loss / self.settings.accumulate).backward()
 
     def optimise(self) -> float:
@@ -255,7 +255,7 @@ class Run:
         return s.learning_rate * warm * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * self.progress())))
 
     def note(self, metrics: Mapping[str, float | Tensor]) -> None:
-        """Collect the training metrics of a shard for the next row of metrics.csv."""
+        """Collect the training metrics of a micro-batch for the next row of metrics.csv."""
         for name, value in metrics.items():
             self._pending[name].append(value.item() if isinstance(value, Tensor) else float(value))
 
@@ -425,8 +425,8 @@ class Run:
             return value
         return float(torch.as_tensor(self.fabric.all_gather(torch.tensor(value))).max())
 
-    def _seed_of(self, shard: int) -> int:
-        return (self.seed * 6364136223846793005 + self.step * 1442695040888963407 + shard * 22695477) % 2**63
+    def _seed_of(self, micro_batch: int) -> int:
+        return (self.seed * 6364136223846793005 + self.step * 1442695040888963407 + micro_batch * 22695477) % 2**63
 
     def _write_row(self, metrics: Mapping[str, float], step: int) -> None:
         row = {"step": step, "minutes": round(self.minutes(), 3), **metrics}
