@@ -540,7 +540,7 @@ class Constant(RewardComponent):
         ("return [0.0] * len(candidates)", r"torch\.Tensor"),
         ("return torch.zeros(len(candidates), dtype=torch.int64)", "expected floats"),
         ("return torch.full((len(candidates),), float('inf'))", "infinity"),
-        ("return torch.rand(len(candidates))", "other numbers"),
+        ("return torch.rand(len(candidates))", "other values"),
         ("return torch.full((len(candidates),), 1.0 + len(candidates))", "impossible ones"),
         ("return torch.zeros(len(candidates), requires_grad=True)", "gradient"),
         ("candidates.structures[0].scale_lattice(9); return torch.ones(4)", r"candidates\.structures\[0\]"),

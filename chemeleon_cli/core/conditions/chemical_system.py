@@ -1,4 +1,4 @@
-"""A chemical system: Li-Fe-P-O."""
+"""A chemical system, such as Li-Fe-P-O."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from chemeleon_cli.errors import UserError
 
 
 class ChemicalSystem(OfElements):
-    """Which elements there are, in any amounts."""
+    """The elements of a crystal, in any amounts."""
 
     kind = "chemical_system"
 
