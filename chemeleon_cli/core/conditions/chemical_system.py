@@ -38,7 +38,7 @@ class ChemicalSystem(OfElements):
         return elements
 
     def batch(self, parsed: Sequence[list[int] | None], num_atoms: Tensor) -> Tensor:
-        """(B, MAX_Z + 1) bool, nothing True where it is not given."""
+        """(B, MAX_Z + 1) bool, all False if it is not given."""
         out = torch.zeros(len(parsed), MAX_Z + 1, dtype=torch.bool)
         for row, elements in zip(out, parsed, strict=True):
             row[elements or []] = True
