@@ -85,3 +85,29 @@ def rl_settings(**changes: Any) -> Any:
 
     recipe = RlSection().model_dump(exclude={"entropy_weight", "learn_prior"})
     return Settings(**{**recipe, "normalize_fn": "std", "eps": 1e-4, **changes})
+
+
+def train_settings(**changes: Any) -> Any:
+    """The settings of a short training run: a constant learning rate, no decay and no average, but for changes."""
+    from chemeleon_cli.core.training.trainer import Settings
+    from chemeleon_cli.recipe.base import TrainingSection
+
+    plain = {"warmup_steps": 0, "min_learning_rate_ratio": 1.0, "weight_decay": 0.0, "ema_decay": None}
+    return Settings(**{**TrainingSection().model_dump(exclude={"batch_size"}), **plain, **changes})
+
+
+def diffusion(timesteps: int, **changes: float) -> dict[str, Any]:
+    """The noise schedule by the defaults of the recipe, but for its length and some."""
+    from chemeleon_cli.recipe.models import DiffusionSection
+
+    return {**DiffusionSection().model_dump(), "timesteps": timesteps, **changes}
+
+
+def make_predictor(encoder: dict[str, Any], targets: list[str]) -> Any:
+    """A predictor by the defaults of the recipe."""
+    from chemeleon_cli.core.models.predictor import Predictor
+    from chemeleon_cli.recipe.models import PredictorModel, TrainPredictor
+
+    names = ("use_encoder_features", "use_composition_features", "reduce", "origins")
+    of_recipe = {name: TrainPredictor.model_fields[name].default for name in names}
+    return Predictor(encoder, targets, **of_recipe, **PredictorModel().model_dump())

@@ -140,7 +140,7 @@ def test_the_reward_of_train_rl_is_the_score_of_the_written_cif(work: Path):
     context = load_context(recipe.reward, needs, find_model, model.vae, training_data)  # type: ignore[arg-type]
     recipe.reward.prepare(context)
     sizes = torch.full((24,), 2)
-    crystals = model.sample(sizes, Sampling("ddim", 5), torch.Generator().manual_seed(0))  # type: ignore[operator]
+    crystals = model.sample(sizes, Sampling("ddim", 5, 1.0), torch.Generator().manual_seed(0))  # type: ignore[operator]
     candidates, scores = score_crystals(crystals, recipe.reward, context)
     write_crystals(Path("drawn.cif"), crystals.to_structures(), [f"g{i}" for i in range(24)])
     call("score", "drawn.cif", "--reward", "bandgap", *STEER, "--out", "drawn.csv")

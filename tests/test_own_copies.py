@@ -49,7 +49,7 @@ def _relaxing_is_quick() -> Iterator[None]:
 
 def context() -> ScoringContext:
     torch.manual_seed(0)
-    encoder = Encoder(hidden_dim=16, num_heads=2, num_layers=1, latent_dim=4).eval()
+    encoder = Encoder(hidden_dim=16, num_heads=2, num_layers=1, latent_dim=4, dropout=0.0).eval()
     reference = References("set", torch.randn(50, 4), torch.randn(50, 16))
     return ScoringContext(
         encoder,

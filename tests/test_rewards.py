@@ -29,7 +29,6 @@ from chemeleon_cli.core.rewards import (
     StructureDiversity,
     check_reward,
 )
-from chemeleon_cli.core.rewards.custom import find_class
 from chemeleon_cli.core.rewards.diversity import mmd_drop
 from chemeleon_cli.core.rl.grpo import group_advantage
 from chemeleon_cli.core.scoring.candidates import Candidates
@@ -56,7 +55,7 @@ class MeanZ:
 
 def context() -> ScoringContext:
     torch.manual_seed(0)
-    encoder = Encoder(hidden_dim=16, num_heads=2, num_layers=1, latent_dim=4).eval()
+    encoder = Encoder(hidden_dim=16, num_heads=2, num_layers=1, latent_dim=4, dropout=0.0).eval()
     reference = References("set", torch.randn(50, 4), torch.randn(50, 16))
     return ScoringContext(encoder, {"p": MeanZ()}, {None: reference})  # type: ignore[dict-item]
 
@@ -314,6 +313,13 @@ def test_a_predictor_and_its_target_are_looked_for(tmp_path: Path) -> None:
     assert mistakes(clip_min=1, clip_max=0)[0][0] == ("components", 0, "clip_min")
 
 
+def test_the_target_of_a_predictor_to_be_downloaded_is_looked_for_when_it_is_here() -> None:
+    late = reward({"type": "predictor", "predictor": "p", "target_name": "band_gap"})
+    assert late.check(lambda name, kind: None) == []
+    with pytest.raises(UserError, match="target_name: found 'band_gap'; p predicts mean_z"):
+        late.prepare(context())
+
+
 def test_a_reference_set_is_looked_for(tmp_path: Path) -> None:
     judge = reward({"type": "composition_diversity", "reference_dataset": str(tmp_path)})
     ((path, text),) = judge.check(lambda name, kind: Path(name))
@@ -368,7 +374,6 @@ def test_a_custom_reward_names_the_facts_that_it_needs(tmp_path: Path) -> None:
 
 def test_a_custom_file_is_found_from_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, GOOD)
-    assert find_class("./mine.py:AtomCount", tmp_path).__name__ == "AtomCount"
     monkeypatch.chdir(tmp_path)
     assert custom("./mine.py:AtomCount", target=1).check(find_any) == []
 

@@ -12,11 +12,10 @@ import torch
 from levels import HULL, Levels, relax_levels
 from pymatgen.core import Lattice, Structure
 from rich.console import Console
-from samples import perovskite, rock_salt, zinc_blende
+from samples import diffusion, make_predictor, perovskite, rock_salt, zinc_blende
 
 from chemeleon_cli.commands import score
 from chemeleon_cli.core.models.latent_diffusion import LatentDiffusion
-from chemeleon_cli.core.models.predictor import Predictor
 from chemeleon_cli.core.rewards import Matching, ReinforceReward
 from chemeleon_cli.core.scoring.candidates import Candidates
 from chemeleon_cli.core.scoring.hull import Hull
@@ -44,12 +43,12 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         cifs = [s.to(fmt="cif") for s in known]
         pd.DataFrame({"cif": cifs}).to_csv(f"{folder}/train.csv", index=False)
     torch.manual_seed(0)
-    vae = {"hidden_dim": 16, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 1, "latent_dim": 4}
+    vae = {"hidden_dim": 16, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 1, "latent_dim": 4, "dropout": 0.0}
     denoiser = {"latent_dim": 4, "hidden_dim": 16, "num_blocks": 1, "num_heads": 2}
-    generator = LatentDiffusion(vae, denoiser, {"timesteps": 10}, {"2": 1})
+    generator = LatentDiffusion(vae, denoiser, diffusion(10), {"2": 1})
     save("ldm", generator, {"data": {"path": "data"}})
-    encoder = {"hidden_dim": 16, "num_heads": 2, "num_layers": 1, "latent_dim": 4}
-    save("predictor", Predictor(encoder, ["band_gap", "density"]), {})
+    encoder = {"hidden_dim": 16, "num_heads": 2, "num_layers": 1, "latent_dim": 4, "dropout": 0.0}
+    save("predictor", make_predictor(encoder, ["band_gap", "density"]), {})
     write_crystals("made.cif", CRYSTALS, [f"c{i}" for i in range(5)])
     return tmp_path
 

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from chemeleon_cli.recipe.models import TrainRl
 
 REASONS = 5
-"""That are named where no crystal has a score."""
+"""How many reasons are named where no crystal has a score."""
+
 
 def run(recipe: TrainRl, options: RunOptions, console: Console) -> None:
     """Fine-tune a generator; the result is a checkpoint like any other generator's."""
@@ -84,7 +85,12 @@ def run(recipe: TrainRl, options: RunOptions, console: Console) -> None:
         folder,
         "ldm",
         model,
-        Settings(**recipe.training.model_dump(exclude={"val_samples", "unscored_patience"}), log_every=1),
+        Settings(
+            **recipe.training.model_dump(exclude={"val_samples", "unscored_patience"}),
+            min_learning_rate_ratio=1.0,
+            accumulate=1,
+            log_every=1,
+        ),
         fabric,
         recipe.seed,
         meta,

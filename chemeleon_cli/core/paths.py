@@ -14,6 +14,8 @@ from typing import Any
 from chemeleon_cli.errors import UserError
 
 SPLITS = ("train", "val", "test")
+META = "meta.json"
+"""The file that makes a folder a checkpoint."""
 STARTER = Path(__file__).parent.parent / "starter"
 """The data and models that come with the program."""
 ONE_TABLE = "crystals.csv.gz"

@@ -95,7 +95,7 @@ def load(
         conditions: `name=value` of each `--condition`, applied next; a name may have dots in it, as columns may.
         options: values of options by their dotted key, applied last; None is an option that was not given.
         reward: the recipe whose `reward:` section replaces this one's; its `model` is taken where this has none.
-        find_model: how to find checkpoints; without it no data folder and no checkpoint is looked for.
+        find_model: how to find checkpoints without a connection; None: no data folder and no checkpoint is looked for.
 
     Raises:
         UserError: with every error of the recipe, a line each.

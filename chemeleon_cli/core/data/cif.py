@@ -29,9 +29,16 @@ MAX_SITES = 2_000
 
 ID_TAG = "_chemeleon_id"
 
-_BLOCK = re.compile(r"^\s*data_(\S*)", re.IGNORECASE | re.MULTILINE)
-_TAG = re.compile(r"^_chemeleon_(id|label_\S+)\s+(\S.*?)\s*$", re.MULTILINE)
+_BLOCK = re.compile(r"^[ \t]*data_(\S*)", re.IGNORECASE | re.MULTILINE)
+_TAG = re.compile(r"^_chemeleon_(id|label_\S+)[ \t]+(\S.*)$", re.MULTILINE)
 _CRYSTAL_TAGS = ("_cell_length", "_cell.length", "_atom_site")
+_ONCE = (
+    *("_cell_length_", "_cell_angle_", "_cell_formula_units_z", "_chemical_formula_sum"),
+    *("_atom_site_", "_symmetry_", "_space_group_"),
+)
+"""Beginnings of the tags whose values make the crystal: a block that gives one twice has to give it alike."""
+FLAT = 1e-6
+"""Volume of a cell, in products of its lengths, below which its angles belong to no cell, up to rounding."""
 _CIF2_VALUE = re.compile(r"\"\"\".*?\"\"\"|'''.*?'''|(?<=\s)\[[^\[\]]*\](?=\s)|(?<=\s)\{[^{}]*\}(?=\s)", re.DOTALL)
 
 
@@ -68,7 +75,8 @@ def block_tags(block: str) -> tuple[str, dict[str, str]]:
     """The id (as written by `cif_text`, else the name of the block) and the labels of a block, as text."""
     name = _BLOCK.search(block)
     identifier, labels = (name.group(1) if name else ""), {}
-    for tag, value in _TAG.findall(block):
+    for tag, text in _TAG.findall(_with_newlines(block)):
+        value = text.rstrip()
         if tag == "id":
             identifier = unquote(value.strip('"'))
         else:
@@ -134,7 +142,7 @@ def parse_cif(text: str) -> Structure:
         Unfit: the crystal is disordered, contains a symbol that is not an element, or contradicts itself.
         ValueError: the text is not a CIF, or a number in it cannot be read.
     """
-    from pymatgen.core import Lattice, Structure
+    from pymatgen.core import Element, Lattice, Structure
 
     from chemeleon_cli.core.data.cif_cell import fill_cell
     from chemeleon_cli.core.data.cif_symmetry import read_symmetry
@@ -146,8 +154,10 @@ def parse_cif(text: str) -> Structure:
     parameters += [number_of(text_of(block, f"_cell_angle_{k}")) for k in ("alpha", "beta", "gamma")]
     if any(value is None for value in parameters):
         raise ValueError("a length or an angle of the cell is missing or is not a number")
+    lengths, angles = parameters[:3], parameters[3:]
     lattice = Lattice.from_parameters(*parameters)  # type: ignore[arg-type]
-    if not math.isfinite(lattice.volume) or lattice.volume <= 0:
+    is_cell = min(lengths) > 0 and min(angles) > 0 and max(angles) < 180  # type: ignore[type-var,operator]
+    if not is_cell or not FLAT * math.prod(lengths) < lattice.volume < math.inf:  # type: ignore[arg-type]
         raise Unfit(f"no_cell: no cell has the parameters {', '.join(f'{value:g}' for value in parameters)}")
     formula = read_formula(block)
     sites = read_sites(block, formula)
@@ -155,14 +165,16 @@ def parse_cif(text: str) -> Structure:
         raise Unfit("no_structure: no atoms")
     symmetry = read_symmetry(block, lattice.metric_tensor)
     content = fill_cell(sites, symmetry, formula, lattice.matrix)
-    return Structure(lattice, list(content.elements), content.positions)
+    return Structure(lattice, [Element(symbol) for symbol in content.elements], content.positions)
 
 
 def _crystal_block(text: str) -> Block:
     """The values of the only data block with atom sites."""
     import gemmi
 
-    text = text.lstrip("\ufeff")
+    if "\0" in text:
+        raise ValueError("it holds NUL characters: it is damaged, or not in UTF-8")
+    text = _with_newlines(text.lstrip("\ufeff"))
     start = _BLOCK.search(text)
     if start is None:
         raise ValueError("no data_ block")
@@ -181,17 +193,29 @@ def _crystal_block(text: str) -> Block:
     return crystals[0] if crystals else blocks[0]
 
 
+def _with_newlines(text: str) -> str:
+    """The text with `\\n` at the end of each line; after a lone `\\r`, gemmi would read on in a comment."""
+    return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
+
+
 def _values(block: Any) -> Block:
-    """All values of a block by tag, without quotes."""
+    """All values of a block by tag, without quotes.
+
+    Raises:
+        ValueError: a tag that determines the crystal occurs twice with different values.
+    """
     values: dict[str, Sequence[str]] = {}
     for item in block:
+        columns: list[tuple[str, Sequence[str]]] = []
         if item.pair is not None:
-            tag, value = item.pair
-            values.setdefault(_tag(tag), [_unquoted(value)])
+            columns = [(item.pair[0], item.pair[1:])]
         elif item.loop is not None:
             tags, cells = item.loop.tags, item.loop.values
-            for k, tag in enumerate(tags):
-                values.setdefault(_tag(tag), [_unquoted(value) for value in cells[k :: len(tags)]])
+            columns = [(tag, cells[k :: len(tags)]) for k, tag in enumerate(tags)]
+        for name, column in columns:
+            tag, found = _tag(name), [_unquoted(value) for value in column]
+            if values.setdefault(tag, found) != found and tag.startswith(_ONCE):
+                raise ValueError(f"{tag[:60]} is there twice, with different values")
     return values
 
 

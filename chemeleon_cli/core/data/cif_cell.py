@@ -21,7 +21,10 @@ SHORT, SHORT_BETWEEN_HEAVY_NONMETALS = 0.65, 0.9
 """Contacts, in units of the sum of covalent radii, below which an origin is ruled out. For metals the radii are a poor
 guide (0.85 for La-La in LaAl2), and bonds of H, C, N and O can be multiple bonds (0.68 in uranyl); other contacts, such
 as Si-Si, are hardly ever below 0.9."""
-MAX_ATOMS = 50_000
+SEARCHED_BOX, SEARCHED_ATOMS, THINNEST = 1e7, 2_000, 1.0
+"""Largest box around a cell (Å^3), largest number of atoms, and smallest distance between faces (Å) for which contacts
+are found in seconds."""
+MAX_ATOMS = 10_000
 """Largest number of atoms in a cell, after symmetry."""
 
 
@@ -116,22 +119,22 @@ def _expand(sites: Sequence[Site], setting: Setting, lattice: np.ndarray) -> Con
     if len(sites) * operations > MAX_ATOMS * 10:
         raise Unfit(f"unreadable: {len(sites)} sites and {operations} operations")
     elements: list[str] = []
-    positions: list[np.ndarray] = []  # (3,) of each atom
+    positions = np.empty((MAX_ATOMS + operations, 3))  # of each atom, as far as there are `elements`
     multiplicities = []
     for site in sites:
         images = _orbit(site, setting, lattice)
-        here = _distances(np.array(positions) - images[0], lattice) < SAME_ATOM if positions else np.zeros(0, bool)
+        here = _distances(positions[: len(elements)] - images[0], lattice) < SAME_ATOM
         there = {elements[i] for i in np.flatnonzero(here)}
         if there - {site.element}:
             raise Unfit(f"disorder: {site.label} has the position of another site with {' and '.join(sorted(there))}")
         if there:
             continue
+        positions[len(elements) : len(elements) + len(images)] = images
         elements += [site.element] * len(images)
-        positions += list(images)
         multiplicities.append(len(images))
         if len(elements) > MAX_ATOMS:
             raise Unfit(f"unreadable: more than {MAX_ATOMS:,} atoms in a cell")
-    return Content(setting, elements, np.array(positions), multiplicities)
+    return Content(setting, elements, positions[: len(elements)].copy(), multiplicities)
 
 
 def _orbit(site: Site, setting: Setting, lattice: np.ndarray) -> np.ndarray:
@@ -159,9 +162,18 @@ def _distances(differences: np.ndarray, lattice: np.ndarray) -> np.ndarray:
 
 
 def _is_crowded(content: Content, lattice: np.ndarray) -> bool:
-    """Whether two atoms are closer than any bond, which shows that this is not the origin that the file means."""
+    """Whether two atoms are closer than any bond, which shows that this is not the origin that the file means.
+
+    True for less than 1 Å^3 per atom, which no crystal has; False for a cell that is too large or too flat to search.
+    """
     from pymatgen.core import Element, Lattice, Structure
 
+    if abs(np.linalg.det(lattice)) < len(content.elements):
+        return True
+    thickness = 1 / np.linalg.norm(np.linalg.inv(lattice), axis=0).max()
+    box = np.abs(lattice).sum(0).prod()
+    if box > SEARCHED_BOX or thickness < THINNEST or len(content.elements) > SEARCHED_ATOMS:
+        return False
     structure = Structure(Lattice(lattice), list(content.elements), content.positions)
     first, second, _, distances = structure.get_neighbor_list(4.0, exclude_self=True)
     for i, j, distance in zip(first.tolist(), second.tolist(), distances.tolist(), strict=True):

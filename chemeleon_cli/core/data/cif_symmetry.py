@@ -28,6 +28,8 @@ _REFERENCES = tuple(stem + "_ref" for stem in _STEMS)
 _NUMBERS = ("_space_group_it_number", "_symmetry_int_tables_number")
 _SUPERSPACE = "_space_group_symop_ssg_operation_algebraic"
 
+MAX_OPERATIONS = 1_000
+"""Operations that a file may list: a group of the tables has at most 192, and a supercell some more."""
 METRIC = 0.03
 """Largest relative change of a^2, and largest change of a.b / |a||b|, of the cell under a symmetry operation; if it is
 exceeded, cell and operation contradict each other."""
@@ -74,7 +76,7 @@ def read_symmetry(block: Block, metric: np.ndarray) -> Symmetry:
     if _SUPERSPACE in block:
         raise Unfit("symmetry: a modulated structure, described in more than three dimensions")
     listed = _listed(block)
-    if len(listed) > 1:
+    if len(listed) > 1 or (listed and listed[0] != gemmi.Op()):
         _check_group(listed, [] if _is_magnetic(block) else _named(block, metric, strict=False))
         return Symmetry(_fitting([_of_operations("its operations", listed)], metric))
     settings = [_setting(sg.xhm(), sg.hall) for sg in _named(block, metric, strict=not listed)]
@@ -100,22 +102,37 @@ def _listed(block: Block) -> list[gemmi.Op]:
     if _is_magnetic(block):
         groups = [[re.sub(r",\s*[+-]?1\s*$", "", text) for text in block.get(tag, ())] for tag in _MAGNETIC]
         operations, centrings = ([_operation(text) for text in texts] or [gemmi.Op()] for texts in groups)
+        _check_number(len(operations) * len(centrings))
         every = [(c * o).wrap() for c in centrings for o in operations]
     else:
         texts = next((block[tag] for tag in _OPERATIONS if tag in block), ())
-        every = [_operation(text) for text in texts if text.strip() not in ("", "?", ".")]
+        stated = [text for text in texts if text.strip() not in ("", "?", ".")]
+        every = [_operation(text) for text in (texts if stated else ())]  # one of several that is left open is none
     return list({operation.triplet(): operation for operation in every}.values())
 
 
 def _check_group(operations: Sequence[gemmi.Op], named: Sequence[gemmi.SpaceGroup]) -> None:
     """Check that the listed operations form a group, and that it is the named one."""
+    _check_number(len(operations))
+    if gemmi.Op() not in operations:
+        raise Unfit("symmetry: x, y, z is not among its operations")
     group = gemmi.GroupOps(list(operations))
-    group.add_missing_elements()
-    if len(group) != len(operations):
+    try:
+        group.add_missing_elements()
+    except RuntimeError:  # no end of them
+        is_group = False
+    else:
+        is_group = len(group) == len(operations)
+    if not is_group:
         raise Unfit(f"symmetry: its {len(operations)} operations do not form a group")
     found = gemmi.find_spacegroup_by_ops(group)
     if found is not None and named and found.number not in {sg.number for sg in named}:
         raise Unfit(f"symmetry: its operations are those of {found.xhm()}, but it names {named[0].xhm()}")
+
+
+def _check_number(operations: int) -> None:
+    if operations > MAX_OPERATIONS:
+        raise Unfit(f"symmetry: {operations:,} operations are more than any group has")
 
 
 def _operation(text: str) -> gemmi.Op:

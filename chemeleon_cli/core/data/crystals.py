@@ -199,7 +199,11 @@ def shift_to_atom(crystals: Crystals, atom: Tensor) -> Crystals:
     return crystals.replace(frac_coords=wrap(crystals.frac_coords - origin) * crystals.mask.unsqueeze(-1))
 
 
-def canonical(structure: Structure, symprec: float = 0.01) -> Structure:
+SYMPREC = 0.01
+"""Distance, Å, within which two sites count as related by a translation."""
+
+
+def canonical(structure: Structure) -> Structure:
     """The canonical form of a crystal, which training, rollout and scoring all use.
 
     It is the primitive cell, Niggli-reduced, right-handed and in pymatgen's standard orientation, with an atom of the
@@ -209,7 +213,6 @@ def canonical(structure: Structure, symprec: float = 0.01) -> Structure:
 
     Args:
         structure: an ordered structure with a cell of positive volume.
-        symprec: distance, Å, within which two sites count as related by a translation.
 
     Raises:
         ValueError: cell or coordinates are not finite, or spglib finds no primitive or no Niggli cell.
@@ -218,7 +221,7 @@ def canonical(structure: Structure, symprec: float = 0.01) -> Structure:
     if not np.isfinite(matrix).all() or not np.isfinite(frac).all():
         raise ValueError("cell or coordinates are not finite")
     cell: Any = (matrix, frac, structure.atomic_numbers)
-    primitive = spglib.standardize_cell(cell, to_primitive=True, no_idealize=True, symprec=symprec)
+    primitive = spglib.standardize_cell(cell, to_primitive=True, no_idealize=True, symprec=SYMPREC)
     if primitive is None:
         raise ValueError("no primitive cell found: atoms overlap or the cell is flat")
     matrix, frac, numbers = (np.asarray(part) for part in primitive)

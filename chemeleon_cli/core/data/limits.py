@@ -13,5 +13,8 @@ MIN_ANGLE, MAX_ANGLE = 10.0, 170.0
 class Unfit(ValueError):
     """A file does not describe an ordered crystal of known elements, or contradicts itself.
 
-    The message is `code: detail`.
+    The message is `code: detail`, in one line.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.split()))

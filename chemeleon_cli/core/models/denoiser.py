@@ -89,10 +89,10 @@ class DiffusionTransformer(Denoiser):
 
     def __init__(
         self,
-        latent_dim: int = 8,
-        hidden_dim: int = 256,
-        num_blocks: int = 6,
-        num_heads: int = 8,
+        latent_dim: int,
+        hidden_dim: int,
+        num_blocks: int,
+        num_heads: int,
         conditions: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         super().__init__()

@@ -42,7 +42,7 @@ class Schedule:
     alphas_cumprod: Tensor
 
     @classmethod
-    def linear(cls, timesteps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> Schedule:
+    def linear(cls, timesteps: int, beta_start: float, beta_end: float) -> Schedule:
         """The full chain of `timesteps` steps with linearly increasing betas (Ho et al. 2020, section 4)."""
         betas = torch.linspace(beta_start, beta_end, timesteps, dtype=torch.float64)
         return cls(torch.arange(timesteps), (1 - betas).cumprod(0))

@@ -36,9 +36,9 @@ class Sampling:
         guidance: scale of classifier-free guidance; 1 uses the conditional model itself, more strengthens conditions.
     """
 
-    sampler: Sampler = "ddim"
-    sampling_steps: int = 50
-    eta: float = 1.0
+    sampler: Sampler
+    sampling_steps: int
+    eta: float
     guidance: float = 1.0
 
 

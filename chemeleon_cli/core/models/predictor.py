@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from chemeleon_cli.core.data.batches import in_batches
 from chemeleon_cli.core.data.crystals import Crystals, origin_atoms, shift_to_atom
+from chemeleon_cli.core.data.dataset import Table
 from chemeleon_cli.core.data.elements import STATISTICS, composition_statistics, element_table
 from chemeleon_cli.core.models.build import build
 from chemeleon_cli.core.models.layers import masked_mean
@@ -35,11 +37,11 @@ class Predictor(nn.Module):
         self,
         encoder: Mapping[str, Any],
         targets: Sequence[str],
-        use_encoder_features: bool = True,
-        use_composition_features: bool = True,
-        reduce: str = "mean",
-        dropout: float = 0.1,
-        origins: int = 4,
+        use_encoder_features: bool,
+        use_composition_features: bool,
+        reduce: str,
+        dropout: float,
+        origins: int,
     ) -> None:
         super().__init__()
         self.encoder: Encoder = build("encoder", encoder)
@@ -127,3 +129,11 @@ class Predictor(nn.Module):
             atom = (rank == k).int().argmax(1, keepdim=True)[rows]
             total[rows] += self(shift_to_atom(crystals[rows], atom))
         return total / count.unsqueeze(1) * self.std + self.mean
+
+
+def predict_table(model: Predictor, table: Table) -> Tensor:
+    """(M, K) predictions for the M crystals of a table, in the targets' units, on the CPU."""
+    out = torch.zeros(len(table), len(model.targets))
+    for rows, crystals in in_batches(table, 256):
+        out[rows] = model.predict(crystals.to(model.mean.device)).cpu()
+    return out

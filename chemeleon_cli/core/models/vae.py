@@ -110,7 +110,7 @@ class Encoder(nn.Module):
         dropout: inside the transformer blocks.
     """
 
-    def __init__(self, hidden_dim: int, num_heads: int, num_layers: int, latent_dim: int, dropout: float = 0.0) -> None:
+    def __init__(self, hidden_dim: int, num_heads: int, num_layers: int, latent_dim: int, dropout: float) -> None:
         super().__init__()
         self.config: dict[str, Any] = {
             "hidden_dim": hidden_dim,
@@ -142,7 +142,7 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """Latents to crystals, with the same arguments as the encoder."""
 
-    def __init__(self, hidden_dim: int, num_heads: int, num_layers: int, latent_dim: int, dropout: float = 0.0) -> None:
+    def __init__(self, hidden_dim: int, num_heads: int, num_layers: int, latent_dim: int, dropout: float) -> None:
         super().__init__()
         self.embedding = nn.Linear(latent_dim, hidden_dim)
         self.transformer = Transformer(hidden_dim, num_layers, num_heads, dropout)
@@ -174,12 +174,12 @@ class VAE(nn.Module):
 
     def __init__(
         self,
-        hidden_dim: int = 256,
-        num_heads: int = 8,
-        encoder_layers: int = 4,
-        decoder_layers: int = 4,
-        latent_dim: int = 8,
-        dropout: float = 0.0,
+        hidden_dim: int,
+        num_heads: int,
+        encoder_layers: int,
+        decoder_layers: int,
+        latent_dim: int,
+        dropout: float,
     ) -> None:
         super().__init__()
         self.config: dict[str, Any] = {
@@ -194,7 +194,7 @@ class VAE(nn.Module):
         self.decoder = Decoder(hidden_dim, num_heads, decoder_layers, latent_dim, dropout)
 
     def loss(
-        self, crystals: Crystals, generator: torch.Generator | None = None, latent_noise: float = 0.0
+        self, crystals: Crystals, generator: torch.Generator, latent_noise: float
     ) -> dict[str, Tensor]:
         """The terms of the evidence lower bound, unweighted, for one sample of the posterior.
 

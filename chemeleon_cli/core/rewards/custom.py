@@ -139,12 +139,11 @@ class CustomReward(RewardComponent):
 _EXPECTED = "return one number per candidate, in order, with NaN for a crystal without a value"
 
 
-def find_class(path: str, folder: Path | None = None) -> type:
+def find_class(path: str) -> type:
     """Import a class.
 
     Args:
         path: `module:Class` or `file.py:Class`.
-        folder: that a relative path starts from; None for the working folder.
 
     Raises:
         ValueError: there is no such file, module or class, its import fails, or it has no method
@@ -153,7 +152,7 @@ def find_class(path: str, folder: Path | None = None) -> type:
     where, colon, name = path.rpartition(":")
     if not colon or not where or not name.isidentifier():
         raise ValueError(f"found '{path}'; expected module:Class or ./file.py:Class")
-    module = _load_file((folder or Path()) / Path(where).expanduser()) if where.endswith(".py") else _import(where)
+    module = _load_file(Path(where).expanduser()) if where.endswith(".py") else _import(where)
     found = getattr(module, name, None)
     if not inspect.isclass(found):
         own = [n for n, value in vars(module).items() if inspect.isclass(value) and value.__module__ == module.__name__]

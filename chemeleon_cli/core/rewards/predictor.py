@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from chemeleon_cli.core.rewards.base import RewardComponent
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from chemeleon_cli.core.scoring.candidates import Candidates
+    from chemeleon_cli.core.scoring.context import ScoringContext
 
 
 class PredictorReward(RewardComponent):
@@ -45,14 +47,27 @@ class PredictorReward(RewardComponent):
         if wrong:
             return [("predictor", wrong)]
         targets = predictor_targets(self.predictor, find_model)
-        if self.target_name not in targets:
-            meant = did_you_mean(self.target_name, targets)
-            return [
-                ("target_name", f"found '{self.target_name}'; {self.predictor} predicts {', '.join(targets)}{meant}")
-            ]
+        if targets is not None and (text := self._without_target(targets)):
+            return [("target_name", text)]
         if self.clip_min is not None and self.clip_max is not None and self.clip_min >= self.clip_max:
             return [("clip_min", f"found {self.clip_min:g}; expected less than clip_max, {self.clip_max:g}")]
         return []
+
+    def prepare(self, context: ScoringContext) -> None:
+        """Check the target, which is not known earlier for a predictor that had to be downloaded.
+
+        Raises:
+            UserError: the predictor has no such target.
+        """
+        if text := self._without_target(context.predictors[self.predictor].targets):
+            raise UserError(f"target_name: {text}")
+
+    def _without_target(self, targets: Sequence[str]) -> str:
+        """The mistake if the target is not among these; "" if it is."""
+        if self.target_name in targets:
+            return ""
+        meant = did_you_mean(self.target_name, targets)
+        return f"found '{self.target_name}'; {self.predictor} predicts {', '.join(targets)}{meant}"
 
     def compute(self, candidates: Candidates) -> Tensor:
         """(B,) in the square of the target's unit; in the target's unit if `target_value` is null."""
@@ -71,8 +86,9 @@ def predictor_mistake(name: str, find_model: FindModel) -> str | None:
     return None
 
 
-def predictor_targets(name: str, find_model: FindModel) -> list[str]:
-    """The targets of a predictor, from its meta.json."""
+def predictor_targets(name: str, find_model: FindModel) -> list[str] | None:
+    """The targets of a predictor, from its meta.json; None if it has not been downloaded yet."""
     from chemeleon_cli.core.training.checkpoint import read_meta
 
-    return list(read_meta(find_model(name, "predictor"))["config"]["targets"])
+    folder = find_model(name, "predictor")
+    return None if folder is None else list(read_meta(folder)["config"]["targets"])

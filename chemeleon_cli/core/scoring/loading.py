@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -27,7 +27,7 @@ from chemeleon_cli.core.scoring.features import BATCH, features
 from chemeleon_cli.core.scoring.hull import Hull
 from chemeleon_cli.core.scoring.hull_file import check_scales, find_hull
 from chemeleon_cli.core.scoring.matching import Reference
-from chemeleon_cli.core.scoring.needs import FindModel, Needs
+from chemeleon_cli.core.scoring.needs import Needs
 from chemeleon_cli.core.scoring.settings import DEFAULT_MATCHING, EnergySettings
 from chemeleon_cli.core.training import checkpoint
 from chemeleon_cli.errors import UserError
@@ -45,7 +45,7 @@ REFERENCE_VERSION = "1"
 def load_context(
     settings: EnergySettings,
     needs: Needs,
-    find_model: FindModel,
+    find_model: Callable[[str, str], Path],
     vae: VAE | None = None,
     training_data: str | Path | None = None,
     device: str = "cpu",
@@ -55,7 +55,7 @@ def load_context(
     Args:
         settings: potential, hull, relaxation and matcher.
         needs: what else the reward needs.
-        find_model: (name, kind) -> checkpoint folder.
+        find_model: (name, kind) -> checkpoint folder, downloaded if necessary.
         vae: the autoencoder of the generator. A frozen float32 copy of its encoder is kept, so that a run in bf16
             rewards crystals exactly as `score` does.
         training_data: folder of the set that the generator was trained on.

@@ -7,16 +7,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+import torch
 from pymatgen.core import Structure
 from scipy.stats import wasserstein_distance
 
+from chemeleon_cli.core.data.batches import in_batches
 from chemeleon_cli.core.scoring import matching
 from chemeleon_cli.core.scoring.candidates import Candidates
 from chemeleon_cli.core.scoring.context import ScoringContext
 from chemeleon_cli.core.scoring.uniqueness import share
+
+if TYPE_CHECKING:
+    from chemeleon_cli.core.data.dataset import Table
+    from chemeleon_cli.core.models.vae import VAE
 
 METAL_BELOW = 0.1
 """eV. Band gaps below this count as metallic, both in labels and predictions."""
@@ -135,6 +141,22 @@ def _errors(truth: np.ndarray, prediction: np.ndarray, suffix: str) -> dict[str,
 
 def _mean(values: np.ndarray) -> float:
     return float(values.mean()) if len(values) else math.nan
+
+
+@torch.no_grad()
+def reconstruct(vae: VAE, table: Table, batch_size: int) -> dict[str, float]:
+    """Encode and decode a table by posterior means.
+
+    Returns:
+        The figures of `reconstruction_report`.
+    """
+    originals, decoded = [], []
+    device = next(vae.parameters()).device
+    for _, crystals in in_batches(table, batch_size):
+        posterior = vae.encoder(crystals.to(device))
+        originals += crystals.to_structures()
+        decoded += vae.decoder(posterior.mean, posterior.mask.sum(1)).to_crystals().to("cpu").to_structures()
+    return reconstruction_report(originals, decoded)
 
 
 def reconstruction_report(

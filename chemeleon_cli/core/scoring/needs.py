@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-FindModel = Callable[[str, str], Path]
-"""(name, kind) -> checkpoint folder; raises UserError if there is none or it is of another kind."""
+FindModel = Callable[[str, str], Path | None]
+"""(name, kind) -> checkpoint folder, or None for a published model, which is downloaded only when it is used; raises
+UserError if there is no such model or it is of another kind."""
 
 
 @dataclass(frozen=True)

@@ -113,7 +113,7 @@ def rates(
     return rate(stable), rate((above <= protocol.metastable) & ~(stable & protocol.apart))
 
 
-def interval(share: float, n: int, seed: int = 0) -> tuple[float, float]:
+def interval(share: float, n: int) -> tuple[float, float]:
     """95 % percentile bootstrap interval of a share of n crystals (Efron 1979).
 
     Crystals are resampled together with their result, so the share of a resample is binomial and is sampled as such.
@@ -121,7 +121,7 @@ def interval(share: float, n: int, seed: int = 0) -> tuple[float, float]:
     """
     if not n:
         return float("nan"), float("nan")
-    drawn = np.random.default_rng(seed).binomial(n, share, RESAMPLED) / n
+    drawn = np.random.default_rng(0).binomial(n, share, RESAMPLED) / n
     low, high = np.quantile(drawn, (0.025, 0.975))
     return float(low), float(high)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chemeleon_cli.core.models.build import build
-from chemeleon_cli.core.paths import file_sha256
+from chemeleon_cli.core.paths import META, file_sha256
 from chemeleon_cli.core.training.meta import HINT, Record, check, read_object
 from chemeleon_cli.errors import UserError
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 VERSION = 1
 KINDS = ("vae", "ldm", "predictor")
-WEIGHTS, META = "model.safetensors", "meta.json"
+WEIGHTS = "model.safetensors"
 
 
 def save(

@@ -16,14 +16,14 @@ MAY_CHANGE = (
     "output",
     "device",
     "logger",
-    "max_steps",
-    "max_minutes",
-    "patience",
-    "unscored_patience",
-    "val_every",
+    "training.max_steps",
+    "training.max_minutes",
+    "training.val_every",
+    "training.patience",
+    "training.unscored_patience",
 )
-"""Settings of a recipe or of its `training:` section that may change when a run is resumed. For train-rl, `devices` may
-change too, because its groups do not depend on the number of devices; the other commands use one batch per device."""
+"""Settings that may change when a run is resumed. For train-rl, `devices` may change too, because its groups do not
+depend on the number of devices; the other commands use one batch per device."""
 
 
 def check_recipe(folder: Path, began: Mapping[str, Any], now: Mapping[str, Any]) -> None:
@@ -35,8 +35,14 @@ def check_recipe(folder: Path, began: Mapping[str, Any], now: Mapping[str, Any])
         now: the recipe to resume with.
 
     Raises:
-        UserError: a setting that is not in `MAY_CHANGE` differs.
+        UserError: a setting that is not in `MAY_CHANGE` differs, or the run began before its recipe had sections.
     """
+    if began.get("command") == "train-rl" and not {"rl", "sampling", "training"} <= began.keys():
+        raise UserError(
+            f"{folder}: began when the recipe of train-rl had no sections rl, sampling and training",
+            f"it cannot be resumed; start a run of another name from what it has learned: --set model={folder} "
+            "--set name=NAME",
+        )
     found = _difference(_lasting(began), _lasting(json.loads(json_text(now))))
     if found is not None:
         key, before, after = found
@@ -54,9 +60,13 @@ _ABSENT: dict[str, Any] = {}
 
 def _lasting(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """A recipe without the settings that may change."""
-    kept = {key: value for key, value in recipe.items() if key not in _may_change(recipe)}
-    if "training" in kept:
-        kept["training"] = {key: value for key, value in kept["training"].items() if key not in MAY_CHANGE}
+    kept = dict(recipe)
+    for setting in _may_change(recipe):
+        section, _, key = setting.rpartition(".")
+        if not section:
+            kept.pop(key, None)
+        elif isinstance(kept.get(section), dict):
+            kept[section] = {name: value for name, value in kept[section].items() if name != key}
     return kept
 
 

@@ -63,26 +63,26 @@ class Settings:
         ema_decay: decay of the exponential moving average of the weights; None for no average.
         accumulate: micro-batches per step and rank, whose gradients are accumulated.
         val_every: steps between validations.
-        log_every: steps between rows of metrics.csv, which hold means over these steps.
         patience: validations without improvement after which the run ends; None to never end it.
         max_minutes: training time after which the run ends if it has not reached max_steps; the learning rate schedule
             is shortened accordingly. None for no limit.
         precision: "auto", "float32" or "bf16"; see `layers.set_precision`.
+        log_every: steps between rows of metrics.csv, which hold means over these steps.
     """
 
     max_steps: int
     learning_rate: float
-    warmup_steps: int = 0
-    min_learning_rate_ratio: float = 1.0
-    weight_decay: float = 0.0
-    gradient_clip: float = 1.0
-    ema_decay: float | None = None
-    accumulate: int = 1
-    val_every: int = 1000
+    warmup_steps: int
+    min_learning_rate_ratio: float
+    weight_decay: float
+    gradient_clip: float
+    ema_decay: float | None
+    accumulate: int
+    val_every: int
+    patience: int | None
+    max_minutes: float | None
+    precision: str
     log_every: int = 50
-    patience: int | None = None
-    max_minutes: float | None = None
-    precision: str = "auto"
 
 
 class Logger(Protocol):

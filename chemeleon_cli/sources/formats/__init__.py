@@ -36,6 +36,8 @@ def format_of(name: str) -> str | None:
 
 def stem_of(name: str) -> str:
     """A file's name, with its folders, without the suffixes of a format and a compression."""
+    # where the locale is ASCII, Python hides the bytes of other letters in surrogates, which no file can be given
+    name = name.encode(errors="surrogateescape").decode(errors="replace")
     base = _base(name)
     suffix = PurePosixPath(base).suffix
     base = base.removesuffix(suffix) if suffix.lower() in _BY_SUFFIX else base
