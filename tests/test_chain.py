@@ -386,7 +386,7 @@ def test_a_run_that_scores_nothing_never_begins_and_replaces_nothing(work: Path)
     broken = later(work, LATER.replace("s.density", "1e300"))
     message, _ = lines(call(*broken, "--overwrite", code=2))
     assert re.fullmatch(
-        r"step 0: none of 8 crystals of runs/ldm has a score \((\d later: beyond the numbers of float32, 3\.4e38|"
+        r"step 0: none of 8 crystals of runs/ldm has a score \((\d later: beyond the range of float32, 3\.4e38|"
         r"\d impossible \(\w+\)|, )+\); nothing is written",
         message,
     )
@@ -399,7 +399,7 @@ def test_steps_without_any_score_stop_the_run(work: Path):
     more = ["--set", "training.max_steps=40", "--set", "training.unscored_patience=3"]
     said = lines(call(*later(work, steps=2), *more, code=2))
     assert said[0].startswith("step 5: no crystal of the last 3 steps has a score (")
-    assert "later: no number" in said[0]
+    assert "later: no value" in said[0]
     assert said[0].endswith("saved is runs/later/checkpoints/last, of step 4")
     assert "the best generator, of step 0, is kept: runs/later" in said[1]
     assert len(rows_of(work / "runs/later/metrics.csv")) == 7  # five steps and two validations

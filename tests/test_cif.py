@@ -71,7 +71,7 @@ def test_the_formula_decides_what_two_capitals_are(formula: str, element: str) -
 @pytest.mark.parametrize("label", ["Wat1", "H2O", "NO3", "Vac1", "Du1", "X1", "Cg1", "NH4"])
 def test_a_label_that_is_no_element_is_refused_by_name(label: str) -> None:
     text = cif(CUBE, [f"{label} 0 0 0", "S1 0.5 0.5 0.5"], IDENTITY, "label fract_x fract_y fract_z")
-    assert reason(text) == f"element: '{label}' names no element up to Z = 100"
+    assert reason(text) == f"element: '{label}' is not an element up to Z = 100"
 
 
 SYMBOLS = {"FE": "Fe", "Fe+3": "Fe", "Fe3+": "Fe", "Fe3": "Fe", "Fe(III)": "Fe", "Tl1": "Tl", "fe": "Fe", "O2-": "O"}
@@ -87,7 +87,7 @@ def test_type_symbols_with_charges_and_numbers(symbol: str, element: str) -> Non
 def test_a_type_symbol_that_is_no_element_is_refused_by_name(symbol: str) -> None:
     for head in (IDENTITY, "_symmetry_space_group_name_H-M 'P m -3 m'"):
         text = cif(CUBE, [f"A1 {symbol} 0 0 0", "S1 S 0.5 0.5 0.5"], head)
-        assert reason(text) == f"element: '{symbol}' names no element up to Z = 100"
+        assert reason(text) == f"element: '{symbol}' is not an element up to Z = 100"
 
 
 @pytest.mark.parametrize("symbol", ["'Nb,Zr'", "Si/Al", "'0.75Si + 0.25Al'", "O-H"])
@@ -253,13 +253,13 @@ def test_a_space_group_that_is_named(
     [
         ("", "symmetry: the file names no space group and lists no operations"),
         (f"{HM} '?'\n{NUMBER} ?", "symmetry: the file names no space group and lists no operations"),
-        (f"{HM} 'Q m -3 m'", "symmetry: 'Q m -3 m' is no known space group"),
-        (f"{HM} 'Q m -3 m'\n{NUMBER} 225", "symmetry: 'Q m -3 m' is no known space group"),
+        (f"{HM} 'Q m -3 m'", "symmetry: 'Q m -3 m' is not a known space group"),
+        (f"{HM} 'Q m -3 m'\n{NUMBER} 225", "symmetry: 'Q m -3 m' is not a known space group"),
         (f"{HM} 'F m -3 m'\n{NUMBER} 221", "symmetry: it names 'F m -3 m' (number 225) and number 221"),
-        (f"{HM} 'P 63/m m c'", "symmetry: the cell is not one of P 63/m m c"),
+        (f"{HM} 'P 63/m m c'", "symmetry: the cell does not have the symmetry of P 63/m m c"),
         (f"{HM} 'P m -3 m'\nloop_\n_symmetry_equiv_pos_as_xyz\nx,y,z\n-x,-y,-z", "symmetry: its operations are those"),
         ("loop_\n_symmetry_equiv_pos_as_xyz\nx,y,z\ny,z,x", "symmetry: its 2 operations do not form a group"),
-        ("loop_\n_symmetry_equiv_pos_as_xyz\nx,y,z\nnonsense", "symmetry: 'nonsense' is no operation"),
+        ("loop_\n_symmetry_equiv_pos_as_xyz\nx,y,z\nnonsense", "symmetry: 'nonsense' is not a symmetry operation"),
         (f"{HM} 'F m -3 m'\n{IDENTITY}", "symmetry: the file names F m -3 m and lists only the identity"),
     ],
 )
@@ -317,7 +317,7 @@ def test_a_full_symbol_needs_no_spaces(compact: str) -> None:
 
 def test_two_elements_at_one_place_are_disorder() -> None:
     text = cif(CUBE, [*SALT_SITES, "K1 K 0 0 0"], f"{HM} 'P m -3 m'")
-    assert reason(text) == "disorder: K1 is where there is Na already"
+    assert reason(text) == "disorder: K1 has the position of another site with Na"
 
 
 def test_magnetic_operations_count_without_time_reversal() -> None:
@@ -411,7 +411,7 @@ def test_what_is_there_twice_has_to_be_the_same(tail: str, tag: str) -> None:
      (4, 4, 4, 90, 90, 450), (4, 4, 4, 120, 60, 30), (4, 4, 4, 60, 60, 150), (0, 4, 4, 90, 90, 90)],
 )  # fmt: skip
 def test_lengths_and_angles_of_no_cell(cell: Sequence[float]) -> None:
-    assert reason(cif(cell, SALT_SITES, IDENTITY)).startswith("no_cell: there is no cell with ")
+    assert reason(cif(cell, SALT_SITES, IDENTITY)).startswith("no_cell: no cell has the parameters ")
 
 
 @pytest.mark.parametrize(
@@ -419,7 +419,7 @@ def test_lengths_and_angles_of_no_cell(cell: Sequence[float]) -> None:
     [
         (["-x,-y,-z"], "symmetry: x, y, z is not among its operations"),
         (["x+1/2,y,z"], "symmetry: x, y, z is not among its operations"),
-        (["x,y,z", "?"], "symmetry: '?' is no operation"),
+        (["x,y,z", "?"], "symmetry: '?' is not a symmetry operation"),
         (["x,y,z", "x+y,y,z"], "symmetry: its 2 operations do not form a group"),
         (["x,y,z", "x,x,x"], "symmetry: its 2 operations do not form a group"),
     ],

@@ -435,15 +435,15 @@ def test_numbers_beyond_float32_are_no_number_and_say_why(tmp_path: Path, number
     candidates = Candidates([SALT, CESIUM], context())
     scores = judge(candidates)
     assert scores.total.isnan().all() and scores.raw["a"].isnan().all()
-    assert candidates.notes["a"] == dict.fromkeys([0, 1], "beyond the numbers of float32, 3.4e38")
-    assert judge.why_unscored(candidates, scores) == {"a: beyond the numbers of float32, 3.4e38": 2}
+    assert candidates.notes["a"] == dict.fromkeys([0, 1], "beyond the range of float32, 3.4e38")
+    assert judge.why_unscored(candidates, scores) == {"a: beyond the range of float32, 3.4e38": 2}
 
 
 def test_a_sum_beyond_float32_is_no_number_either() -> None:
     candidates = Candidates([SALT, CESIUM], context())
     scores = reward(of_predictor(weight=1e37))(candidates)  # mean Z 14 and 36
     assert scores.total.tolist() == [pytest.approx(1.4e38), pytest.approx(math.nan, nan_ok=True)]
-    assert candidates.notes["reward"] == {1: "beyond the numbers of float32, 3.4e38"}
+    assert candidates.notes["reward"] == {1: "beyond the range of float32, 3.4e38"}
     large = reward(of_predictor(weight=5e36, normalize_fn="subtract_mean"), of_predictor(weight=-5e36))(candidates)
     assert large.total.tolist() == pytest.approx([5e36 * (14 - 25 - 14)] * 2)  # no squares overflow on the way
 
@@ -454,7 +454,7 @@ def test_why_crystals_have_no_score_is_counted() -> None:
     candidates = Candidates([IRON, SALT, PEROVSKITE, IRON, CRUSHED, None, lopsided], context())
     assert judge.why_unscored(candidates, judge(candidates)) == {
         "guard single_element": 2, "impossible (volume)": 1, "impossible (no structure)": 1,
-        "refused: charge_imbalance": 1, "mean_z: no number": 1,
+        "refused: charge_imbalance": 1, "mean_z: no value": 1,
     }  # fmt: skip
 
 
@@ -542,7 +542,7 @@ class Constant(RewardComponent):
         ("return [0.0] * len(candidates)", r"torch\.Tensor"),
         ("return torch.zeros(len(candidates), dtype=torch.int64)", "expected floats"),
         ("return torch.full((len(candidates),), float('inf'))", "infinity"),
-        ("return torch.rand(len(candidates))", "other numbers"),
+        ("return torch.rand(len(candidates))", "other values"),
         ("return torch.full((len(candidates),), 1.0 + len(candidates))", "impossible ones"),
         ("return torch.zeros(len(candidates), requires_grad=True)", "gradient"),
         ("candidates.structures[0].scale_lattice(9); return torch.ones(4)", r"candidates\.structures\[0\]"),

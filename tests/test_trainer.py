@@ -61,8 +61,8 @@ def make_run(
 def train(run: Run, vae: VAE, table, stop_at: int | None = None) -> None:
     order = BatchOrder(table.num_atoms, 6, 7)
     for step in run.steps():
-        for shard in run.shards():
-            terms = vae.loss(table.crystals(order[shard]), run.generator(shard), 0.0)
+        for micro_batch in run.micro_batches():
+            terms = vae.loss(table.crystals(order[micro_batch]), run.generator(micro_batch), 0.0)
             run.backward(sum(WEIGHTS[k] * v for k, v in terms.items()))
         run.log({"loss": terms["types"], "norm": run.optimise()})
         if run.validation_is_due():
@@ -176,7 +176,7 @@ def test_a_checkpoint_whose_renaming_was_cut_short_is_found(tmp_path: Path, data
     assert again.step == 4
 
 
-def test_two_processes_do_what_one_does_with_two_shards(tmp_path: Path, data: Path):
+def test_two_processes_do_what_one_does_with_two_micro_batches(tmp_path: Path, data: Path):
     one, vae, table = make_run(tmp_path / "one", data, accumulate=2)
     train(one, vae, table)
     script = tmp_path / "two.py"
@@ -326,8 +326,8 @@ def loss_of(run: Run, vae: VAE, table, bad: range) -> None:
     """Train with losses that are NaN in some steps."""
     order = BatchOrder(table.num_atoms, 6, 7)
     for step in run.steps():
-        for shard in run.shards():
-            terms = vae.loss(table.crystals(order[shard]), run.generator(shard), 0.0)
+        for micro_batch in run.micro_batches():
+            terms = vae.loss(table.crystals(order[micro_batch]), run.generator(micro_batch), 0.0)
             run.backward(terms["types"] * (torch.nan if step in bad else 1.0))
         run.log({"norm": run.optimise()})
         if run.validation_is_due():

@@ -129,11 +129,11 @@ def test_what_cannot_be_written_is_said_before_the_work(monkeypatch: pytest.Monk
         ),
         (
             ("set.cif", "--set", "energy_model=mine.model"),
-            "found null; expected which energies mine.model was fitted to",
+            "found null; expected the energy scale that mine.model was fitted to",
         ),
         (
             ("set.cif", "--set", "energy_model=mine.model", "--set", "energy_scale=unknown"),
-            "found 'unknown'; expected which energies mine.model was fitted to",
+            "found 'unknown'; expected the energy scale that mine.model was fitted to",
         ),
         (("set.cif", "--set", "hull=starter"), "hull: found an unknown key"),
     ],

@@ -61,11 +61,11 @@ def run(recipe: TrainPredictor, options: RunOptions, console: Console) -> None:
     training = Run(folder, "predictor", model, settings, fabric, recipe.seed, meta, "val/loss", logger=logger)
     if options.resume:
         runs.resume(training, recipe)
-    order = BatchOrder(train.num_atoms, recipe.training.batch_size, recipe.seed, training.shards_per_step)
+    order = BatchOrder(train.num_atoms, recipe.training.batch_size, recipe.seed, training.micro_batches_per_step)
 
     for _ in training.steps():
-        for shard in training.shards():
-            crystals = augment(train.crystals(order[shard]), training.generator(shard)).to(fabric.device)
+        for micro_batch in training.micro_batches():
+            crystals = augment(train.crystals(order[micro_batch]), training.generator(micro_batch)).to(fabric.device)
             terms = model.loss(crystals, weights)
             training.backward(terms["loss"])
             training.note(terms)

@@ -36,13 +36,13 @@ def run(recipe: TrainVae, options: RunOptions, console: Console) -> None:
     training = Run(folder, "vae", vae, settings, fabric, recipe.seed, meta, "val/loss", logger=logger)
     if options.resume:
         runs.resume(training, recipe)
-    order = BatchOrder(train.num_atoms, recipe.training.batch_size, recipe.seed, training.shards_per_step)
+    order = BatchOrder(train.num_atoms, recipe.training.batch_size, recipe.seed, training.micro_batches_per_step)
     weights, latent_noise = recipe.loss.model_dump(), recipe.augment.latent_noise
 
     for _ in training.steps():
-        for shard in training.shards():
-            generator = training.generator(shard)
-            crystals = augment(train.crystals(order[shard]), generator)
+        for micro_batch in training.micro_batches():
+            generator = training.generator(micro_batch)
+            crystals = augment(train.crystals(order[micro_batch]), generator)
             crystals = deform(crystals, recipe.augment.strain, recipe.augment.displacement, generator).to(fabric.device)
             terms = vae.loss(crystals, generator, latent_noise)
             loss = sum((weights[name] * term for name, term in terms.items()), torch.zeros(()))

@@ -1,4 +1,4 @@
-"""The published predictor of properties, behind the interface of ours.
+"""The published predictor of properties, with the interface of ours.
 
 Legend: B crystals, K targets.
 """
@@ -23,10 +23,10 @@ class Predictor(predictor.Predictor):
     Args:
         encoder: config of the encoder.
         targets: names of the properties.
-        use_encoder_features: pool the encoder's last layer beside the latent means.
+        use_encoder_features: whether to pool the last layer of the encoder in addition to the latent means.
         reduce: "mean" or "sum" over the atoms of a crystal.
         dropout: of the head.
-        origins: how many of a crystal's origins a prediction averages over at most.
+        origins: largest number of origins of a crystal that a prediction is averaged over.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Predictor(predictor.Predictor):
         self.register_buffer("std", torch.ones(len(self.targets)))
 
     def forward(self, crystals: Crystals) -> Tensor:
-        """Standardised predictions (B, K) at the origin that the crystals are given in."""
+        """Standardised predictions (B, K) at the given origins."""
         posterior = self.encoder(crystals)
         atoms = torch.cat([posterior.mean, posterior.hidden], -1) if self.use_encoder_features else posterior.mean
         pooled = masked_mean(atoms, posterior.mask)

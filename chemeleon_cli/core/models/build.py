@@ -1,7 +1,7 @@
-"""From a checkpoint's config to the class that it describes.
+"""Builds models from the config of a checkpoint.
 
-`CLASSES` has the models of each layout: ours, and another that a config names as its `layout`. `DENOISERS` has the
-networks that our generator can hold, by the `kind` that the denoiser's config names.
+`CLASSES` lists the models of each layout: ours, and others that a config names as its `layout`. `DENOISERS` lists the
+denoisers of our generator, by the `kind` in the config of the denoiser.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ DENOISERS = {
 
 
 def build(kind: str, config: Mapping[str, Any]) -> Any:
-    """A model with fresh weights.
+    """Build a model with newly initialised weights.
 
     Args:
         kind: "encoder", "vae", "ldm" or "predictor".
-        config: arguments of the class, and its `layout` where that is not ours.
+        config: arguments of the class and, if it is not ours, the `layout`.
 
     Raises:
-        ValueError: there is no such layout, or an argument is missing, unknown or of another type.
+        ValueError: there is no such layout, or an argument is missing, unknown or of the wrong type.
     """
     arguments = dict(config)
     classes = _chosen(CLASSES, arguments.pop("layout", OURS), f"{kind}.layout")
@@ -53,13 +53,13 @@ def build(kind: str, config: Mapping[str, Any]) -> Any:
 
 
 def build_denoiser(config: Mapping[str, Any]) -> Denoiser:
-    """A denoiser of our generator, with fresh weights.
+    """Build a denoiser of our generator with newly initialised weights.
 
     Args:
-        config: arguments of the class, and its `kind` where that is not the diffusion transformer.
+        config: arguments of the class and, if it is not the diffusion transformer, the `kind`.
 
     Raises:
-        ValueError: there is no such kind, or an argument is missing, unknown or of another type.
+        ValueError: there is no such kind, or an argument is missing, unknown or of the wrong type.
     """
     arguments = dict(config)
     return call(_find(_chosen(DENOISERS, arguments.pop("kind", DIT), "denoiser.kind")), arguments, "denoiser")

@@ -28,9 +28,9 @@ class LatentDiffusion(Generator):
 
     Args:
         vae: config of the autoencoder.
-        denoiser: config of the denoiser; in it, `conditions` has the settings of what crystals can be asked to be.
+        denoiser: config of the denoiser, with the settings of the conditions of the model in `conditions`.
         diffusion: arguments of `Schedule.linear`.
-        sizes: how many training crystals have so many atoms, by that number as text.
+        sizes: number of training crystals by their number of atoms (as text).
     """
 
     def __init__(
@@ -58,15 +58,15 @@ class LatentDiffusion(Generator):
 
     @classmethod
     def fine_tuned_from(cls, base: Generator, conditions: Conditions, sizes: Mapping[str, int]) -> LatentDiffusion:
-        """A generator with the weights of another, to be trained on other crystals.
+        """A generator with the weights of another one, for fine-tuning on other crystals.
 
-        At first it predicts the same noise. Conditions that mean the same in every model keep what was learned of them,
-        as does the prior; values and categories are learned anew.
+        Before training it predicts the same noise. The weights of conditions that are `same_in_every_model` and of the
+        prior are kept; those of values and categories are initialised anew.
 
         Args:
             base: the other generator.
-            conditions: those of the new one.
-            sizes: of the other crystals, as in the constructor.
+            conditions: of the new generator.
+            sizes: of the new crystals, as in the constructor.
 
         Raises:
             UserError: the other generator is a published one.

@@ -1,4 +1,4 @@
-"""Whether a run can go on with a recipe: what it has learned, and what it calls best, are of the one it began with."""
+"""Check that a run is resumed with the recipe that it began with, on which its weights and its `best` depend."""
 
 from __future__ import annotations
 
@@ -22,21 +22,20 @@ MAY_CHANGE = (
     "training.patience",
     "training.unscored_patience",
 )
-"""Settings that a resumed run may have otherwise than it began. With train-rl `devices` too: its groups are the same on
-any number of them, where other commands take a batch on each."""
+"""Settings that may change when a run is resumed. For train-rl, `devices` may change too, because its groups do not
+depend on the number of devices; the other commands use one batch per device."""
 
 
 def check_recipe(folder: Path, began: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Refuse to go on with another recipe.
+    """Check that a run may be resumed with a recipe.
 
     Args:
         folder: of the run.
         began: the recipe in its checkpoint.
-        now: that it is to be resumed with.
+        now: the recipe to resume with.
 
     Raises:
-        UserError: another setting than those of `MAY_CHANGE` differs, or the run is older than the sections of its
-            command's recipe.
+        UserError: a setting that is not in `MAY_CHANGE` differs, or the run began before its recipe had sections.
     """
     if began.get("command") == "train-rl" and not {"rl", "sampling", "training"} <= began.keys():
         raise UserError(
@@ -56,11 +55,11 @@ def check_recipe(folder: Path, began: Mapping[str, Any], now: Mapping[str, Any])
 
 
 _ABSENT: dict[str, Any] = {}
-"""In the place of an item that the other list has."""
+"""Stands for an item that only the other list has."""
 
 
 def _lasting(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """What a recipe says besides the settings that may change."""
+    """A recipe without the settings that may change."""
     kept = dict(recipe)
     for setting in _may_change(recipe):
         section, _, key = setting.rpartition(".")
@@ -76,7 +75,7 @@ def _may_change(recipe: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _difference(before: Any, after: Any, key: str = "") -> tuple[str, Any, Any] | None:
-    """The first dotted key at which two recipes differ, with both values; a key that is not there counts as null."""
+    """The first dotted key at which two recipes differ, with both values; a missing key counts as null."""
     if isinstance(before, dict) and isinstance(after, dict):
         parts = [(name, before.get(name), after.get(name)) for name in {**after, **before}]
     elif isinstance(before, list) and isinstance(after, list):
