@@ -26,6 +26,11 @@ def zinc_blende(a: float, first: str = "Zn", second: str = "S") -> Structure:
     return Structure(Lattice.cubic(a), [first] * 4 + [second] * 4, [*FCC, *(FCC + 0.25) % 1])
 
 
+def body_centred(a: float, first: str, second: str) -> Structure:
+    """A cubic cell of two atoms, `a` in Å: the CsCl structure, or iron's if both are one element."""
+    return Structure(Lattice.cubic(a), [first, second], [[0, 0, 0], [0.5, 0.5, 0.5]])
+
+
 def perovskite(a: float) -> Structure:
     """Cubic SrTiO3, `a` in Å."""
     return Structure(Lattice.cubic(a), ["Sr", "Ti", *["O"] * 3], [[0, 0, 0], [0.5] * 3, *FCC[1:]])

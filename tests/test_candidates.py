@@ -8,7 +8,7 @@ import pytest
 import torch
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Lattice, Structure
-from samples import perovskite, rock_salt, zinc_blende
+from samples import body_centred, perovskite, rock_salt, zinc_blende
 from torch import Tensor
 
 from chemeleon_cli.core.data.crystals import Crystals
@@ -27,7 +27,7 @@ from chemeleon_cli.errors import UserError
 
 SALT = rock_salt(5.6)
 BLENDE = zinc_blende(5.4)
-CESIUM = Structure(Lattice.cubic(3.5), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+CESIUM = body_centred(3.5, "Na", "Cl")
 PEROVSKITE = perovskite(3.9)
 CRUSHED = Structure(Lattice.cubic(1.0), ["Fe"], [[0, 0, 0]])
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from pymatgen.core import Composition, Lattice, Structure
 from rich.console import Console
-from samples import diffusion, known_structures, random_structures, rl_settings, write_dataset
+from samples import body_centred, diffusion, known_structures, random_structures, rl_settings, write_dataset
 from test_rl import Verdict, make_run, prefer_large_cells
 from torch import Tensor
 from typer.testing import CliRunner
@@ -507,7 +507,7 @@ def test_an_element_that_the_model_does_not_know_is_an_error_before_sampling(
 ):
     monkeypatch.chdir(tmp_path)
     salt = known_structures()[0]
-    fluoride = Structure(Lattice.cubic(4), ["Cs", "F"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    fluoride = body_centred(4, "Cs", "F")
     with pytest.raises(UserError, match="like.cif, c1: composition: found 'Cs1F1'; the model knows no F, Cs"):
         draw_like([salt, fluoride])
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from levels import Levels, hull
 from pydantic import ValidationError
 from pymatgen.core import Lattice, Structure
-from samples import assert_not_imported, perovskite, rock_salt
+from samples import assert_not_imported, body_centred, perovskite, rock_salt
 from torch import Tensor
 
 from chemeleon_cli.core.data.crystals import Crystals
@@ -35,8 +35,8 @@ from chemeleon_cli.core.scoring.loading import load_context
 from chemeleon_cli.errors import UserError
 
 SALT = rock_salt(5.6)
-CESIUM = Structure(Lattice.cubic(3.5), ["Cs", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
-IRON = Structure(Lattice.cubic(2.87), ["Fe", "Fe"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+CESIUM = body_centred(3.5, "Cs", "Cl")
+IRON = body_centred(2.87, "Fe", "Fe")
 PEROVSKITE = perovskite(3.9)
 CRUSHED = Structure(Lattice.cubic(1.0), ["Fe"], [[0, 0, 0]])
 

@@ -12,7 +12,7 @@ import torch
 from levels import HULL, Levels, relax_levels
 from pymatgen.core import Lattice, Structure
 from rich.console import Console
-from samples import diffusion, make_predictor, perovskite, rock_salt, zinc_blende
+from samples import body_centred, diffusion, make_predictor, perovskite, rock_salt, zinc_blende
 
 from chemeleon_cli.commands import score
 from chemeleon_cli.core.models.latent_diffusion import LatentDiffusion
@@ -27,7 +27,7 @@ from chemeleon_cli.sources.checkpoints import find_model
 from chemeleon_cli.sources.files import read_crystals, write_crystals
 
 SALT = rock_salt(5.6)
-CESIUM = Structure(Lattice.cubic(4.1), ["Cs", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+CESIUM = body_centred(4.1, "Cs", "Cl")
 PEROVSKITE = perovskite(3.9)
 CRUSHED = Structure(Lattice.cubic(1.0), ["Fe"], [[0, 0, 0]])
 CRYSTALS = [SALT, CESIUM, SALT * (1, 1, 2), CRUSHED, PEROVSKITE]
@@ -184,7 +184,7 @@ def test_rows_that_do_not_parse_are_rows_too() -> None:
 
 
 BLENDE = zinc_blende(5.4)
-IRON = Structure(Lattice.cubic(2.87), ["Fe", "Fe"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+IRON = body_centred(2.87, "Fe", "Fe")
 STABLE = [SALT, CESIUM, SALT * (1, 1, 2), CRUSHED, PEROVSKITE, BLENDE, IRON]
 ENERGIES = {"NaCl": -2.01, "CsCl": -2.0, "ZnS": -1.0, "Fe": 0.08, "SrTiO3": -3.0}
 
@@ -250,7 +250,7 @@ def test_energies_say_by_what_and_against_what_where_nothing_is_novel() -> None:
 
 @pytest.mark.usefixtures("place")
 def test_what_is_printed_is_in_the_summary() -> None:
-    iron = Structure(Lattice.cubic(2.87), ["Fe", "Fe"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    iron = body_centred(2.87, "Fe", "Fe")
     write_crystals("made.cif", [*CRYSTALS, iron], [f"c{i}" for i in range(6)])
     text, _ = run(model="ldm", reward=reward())
     summary = json.loads(Path("made.scores.json").read_text())

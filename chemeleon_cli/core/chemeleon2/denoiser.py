@@ -28,10 +28,7 @@ class Denoiser(nn.Module):
     """Noise and variance in the latents of crystals of known size.
 
     Args:
-        latent_dim: D.
-        hidden_dim: H.
-        num_blocks: adaLN-Zero blocks.
-        num_heads: attention heads.
+        latent_dim: as of `models.denoiser.DiffusionTransformer`; so are `hidden_dim`, `num_blocks` and `num_heads`.
         feedforward: width of the blocks' MLP.
         time_width: of the timestep's sinusoidal embedding.
         positions: P, unless a crystal is larger.
@@ -39,16 +36,9 @@ class Denoiser(nn.Module):
     """
 
     def __init__(
-        self,
-        latent_dim: int,
-        hidden_dim: int,
-        num_blocks: int,
-        num_heads: int,
-        feedforward: int,
-        time_width: int,
-        positions: int,
-        conditions: Mapping[str, Any] | None = None,
-    ) -> None:
+        self, latent_dim: int, hidden_dim: int, num_blocks: int, num_heads: int, feedforward: int, time_width: int,
+        positions: int, conditions: Mapping[str, Any] | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.conditions = None if conditions is None else ConditionEmbedding(hidden_dim, **conditions)
         self.config: dict[str, Any] = {

@@ -20,13 +20,7 @@ from chemeleon_cli.core.models.layers import masked_mean
 class Predictor(predictor.Predictor):
     """An encoder and a small head on its pooled features.
 
-    Args:
-        encoder: config of the encoder.
-        targets: names of the properties.
-        use_encoder_features: whether to pool the last layer of the encoder in addition to the latent means.
-        reduce: "mean" or "sum" over the atoms of a crystal.
-        dropout: of the head.
-        origins: largest number of origins of a crystal that a prediction is averaged over.
+    Arguments as of `models.predictor.Predictor`, which has statistics of the composition as well.
     """
 
     def __init__(

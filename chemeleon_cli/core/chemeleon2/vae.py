@@ -29,10 +29,7 @@ class Encoder(nn.Module):
     """Crystals to the posterior of one latent vector per atom.
 
     Args:
-        hidden_dim: width H.
-        num_heads: attention heads.
-        num_layers: transformer blocks.
-        latent_dim: D, numbers per atom.
+        hidden_dim: as of `models.vae.Encoder`; so are `num_heads`, `num_layers` and `latent_dim`.
         feedforward: width of the blocks' MLP.
         elements: rows of the atom embedding; row Z is element Z.
     """
