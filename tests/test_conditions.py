@@ -637,7 +637,7 @@ def test_train_sample_and_errors_through_the_command_line(tmp_path: Path, monkey
         ("--condition", "oxidation_states='0 0'", "--set", "like=like.csv"): "they do not fit a crystal of",
         ("--composition", "SrTiO3", "--set", "like=like.csv"): "like: found 'like.csv'; expected null",
         ("--set", "guidance=2"): "guidance: found 2; expected 1 where nothing is asked for",
-        ("--set", "z=2"): "no composition is asked for",
+        ("--set", "z=2"): "no composition is requested",
         ("--set", "z=3", "--set", "like=like.csv"): "z: found 3; expected null where like is given",
         ("--condition", "gap"): "--condition gap: found no '='; expected NAME=VALUE",
         ("--condition", "gap=[1]"): "--condition gap=[1]: conditions.gap: found something else than",
