@@ -262,7 +262,7 @@ def test_a_condition_of_a_column_with_a_dot_is_one_key(work: Path, ran: list) ->
     assert ran[0]["recipe"].conditions == {"spacegroup.number": 225, "gap": 1.5}
     result = call("sample", "s.yaml", "--condition", "spacegroup.number=[1]")
     assert result.stderr.startswith(
-        "--condition spacegroup.number=[1]: conditions.spacegroup.number: found something else than a number"
+        "--condition spacegroup.number=[1]: conditions.spacegroup.number: found neither a number nor a text"
     )
 
 

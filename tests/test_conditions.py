@@ -640,9 +640,9 @@ def test_train_sample_and_errors_through_the_command_line(tmp_path: Path, monkey
         ("--set", "z=2"): "no composition is asked for",
         ("--set", "z=3", "--set", "like=like.csv"): "z: found 3; expected null where like is given",
         ("--condition", "gap"): "--condition gap: found no '='; expected NAME=VALUE",
-        ("--condition", "gap=[1]"): "--condition gap=[1]: conditions.gap: found something else than",
+        ("--condition", "gap=[1]"): "--condition gap=[1]: conditions.gap: found neither a number nor a text",
         ("--out", "like.csv/x.cif"): "like.csv/x.cif: cannot be written: Not a directory",
-        ("--set", "conditions.gap=[1]"): "conditions.gap: found something else than a number or a text",
+        ("--set", "conditions.gap=[1]"): "conditions.gap: found neither a number nor a text",
     }.items():
         said = call(*draw, *arguments, code=2)
         assert words in " ".join(said.split()), said
