@@ -90,7 +90,7 @@ def fetch_data(
         str | None,
         typer.Option(help="Your table or folder, or a data set: materials-project, starter, mp-20, perov-5, ..."),
     ] = None,
-    api_key: Annotated[str | None, typer.Option(help="Materials Project API key.", envvar="MP_API_KEY")] = None,
+    api_key: Annotated[str | None, typer.Option(help="For the Materials Project.", envvar="MP_API_KEY")] = None,
     out: Annotated[str | None, typer.Option(help="Where to put the data folder.", show_default=IN_RECIPE)] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the data folder of this name.")] = False,
     **options: Any,
@@ -132,12 +132,12 @@ def sample(
     recipe: Annotated[str, RECIPE] = "sample",
     model: Annotated[str | None, typer.Option(help="The generator.", show_default=IN_RECIPE)] = None,
     num_samples: Annotated[int | None, typer.Option("--num-samples", "-n", help="Number of crystals.")] = None,
-    out: Annotated[str | None, typer.Option(help="File: .cif, .extxyz, .csv, .json.gz.", show_default=IN_RECIPE)] = None,
+    out: Annotated[str | None, typer.Option(help=".cif, .extxyz, .csv or .json.gz.", show_default=IN_RECIPE)] = None,
     composition: Annotated[str | None, typer.Option(help="Composition of every crystal: SrTiO3.")] = None,
     chemical_system: Annotated[str | None, typer.Option(help="Elements to ask for: Li-Fe-P-O.")] = None,
     space_group: Annotated[int | None, typer.Option(help="Number of a space group to ask for.")] = None,
     condition: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=VALUE", help="Ask for band_gap=3.0, for instance; can be repeated.")
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="Condition to ask for: band_gap=3.0; repeatable.")
     ] = None,
     **options: Any,
 ) -> None:
@@ -190,7 +190,7 @@ def import_checkpoint(
 
 @app.command()
 def recipes(
-    action: Annotated[str | None, typer.Argument(metavar="[show|schema]", help="Leave out to list the recipes.")] = None,
+    action: Annotated[str | None, typer.Argument(metavar="[show|schema]", help="Omit it to list the recipes.")] = None,
     name: Annotated[str | None, typer.Argument(metavar="[NAME|COMMAND]", help="A recipe or a command.")] = None,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of every error.")] = False,
 ) -> None:
@@ -208,8 +208,8 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 
 
 def _print_everything() -> None:
-    """Prevent errors from characters that the locale cannot encode, such as Å in ASCII. Pipes and files get UTF-8; a
-    terminal keeps its encoding, with escapes for the characters that it lacks."""
+    """Prevent errors from characters that the locale cannot encode, such as Å in ASCII: pipes and files get UTF-8, and
+    a terminal gets escapes for the characters that its encoding lacks."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             piped = not stream.isatty() and "PYTHONIOENCODING" not in os.environ

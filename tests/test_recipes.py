@@ -448,7 +448,7 @@ def test_settings_reach_into_lists_and_name_themselves(work: Path) -> None:
         ("reward.components.x=1", "--set reward.components.x=1: reward.components: found index 'x'; expected 0 to 1"),
         ("model.x=1", "--set model.x=1: model: found 'runs/ldm'; expected a section that can hold 'x'"),
         ("eta", "--set eta: found no '='; expected key=value"),
-        ("eta=&a [*a]", "--set eta=&a [*a]: found an alias of what it is a part of"),
+        ("eta=&a [*a]", "--set eta=&a [*a]: found an alias of a section that contains it"),
         ("eta=[1", "--set eta=[1: found '[1'; expected a YAML value"),
     ],
 )

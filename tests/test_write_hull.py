@@ -120,7 +120,7 @@ def test_what_cannot_be_written_is_said_before_the_work(monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("none.cif",), "FILE none.cif: file: found 'none.cif'; expected a file or folder of crystals"),
+        (("none.cif",), "FILE none.cif: file: found 'none.cif'; expected an existing file or folder of crystals"),
         (("set.cif", "--out", "h.txt"), "--out h.txt: out: found 'h.txt'; expected a name that ends in .csv.gz"),
         (("set.cif", "--set", "energy_model=chgnt"), "did you mean 'chgnet'?"),
         (
