@@ -245,7 +245,7 @@ def test_a_unit_is_taken_off_where_it_is_declared_and_only_there(tmp_path: Path)
     assert set(rows["a"]) == {"mass"}
     why = "no number in 2 rows, the first '1.0 eV' of a; if the unit is eV: --set 'units={gap (eV): eV}'"
     assert manifest["left_out_columns"] == {"gap (eV)": why}
-    assert f"column 'gap (eV)' is no label: {why}" in shown
+    assert f"column 'gap (eV)' is not a label: {why}" in shown
     rows, manifest, _ = fetch(folder, "units={gap (eV): eV}")
     assert [row["gap (eV)"] for row in rows.values()] == ["1.0", "2.0", "3.0"]
     assert manifest["units"] == {"gap (eV)": "eV"}
@@ -262,12 +262,12 @@ def test_another_unit_than_the_declared_one_is_no_number(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("cell", "why"),
     [
-        ('"1,5"', "no number in 1 row, the first '1,5' of a; write numbers with a point"),
-        ('"1,234.5"', "no number in 1 row, the first '1,234.5' of a; write numbers with a point"),
+        ('"1,5"', "no number in 1 row, the first '1,5' of a; write numbers with a decimal point"),
+        ('"1,234.5"', "no number in 1 row, the first '1,234.5' of a; write numbers with a decimal point"),
         ("12 %", "if the unit is %: --set 'units={x: \"%\"}'"),
         ("5.64Å", "if the unit is Å: --set 'units={x: Å}'"),
         ("-1.5e-3 eV/atom", "--set 'units={x: eV/atom}'"),
-        ("1e400", "numbers beyond 1e+30 are no labels"),
+        ("1e400", "numbers beyond 1e+30 cannot be labels"),
         ("cubic", "text, such as 'cubic'"),
         ("2024-01-02", "text, such as '2024-01-02'"),
     ],
@@ -292,7 +292,7 @@ def test_a_constant_label_is_remarked_on(tmp_path: Path) -> None:
     folder = cifs(tmp_path / "set", "abc")
     (folder / "labels.csv").write_text("id,x,y,z\na,7,1,3\nb,7,2,\nc,,3,\n")
     shown = fetch(folder)[2]
-    assert "label 'x' is 7 wherever it is known: there is nothing to learn from it" in shown
+    assert "label 'x' is 7 for every crystal that has it: nothing to learn" in shown
     assert "label 'y'" not in shown and "label 'z'" not in shown
 
 

@@ -83,7 +83,7 @@ def test_a_parquet_table_and_a_csv_source_with_other_labels(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("table", "settings", "message", "hint"),
     [
-        ("id,gap\na,high\n", {"labels": {"gap": "gap"}}, "column 'gap' holds no number", "the first 'high' of a"),
+        ("id,gap\na,high\n", {"labels": {"gap": "gap"}}, "column 'gap' contains no number", "the first 'high' of a"),
         ("id,gap\na,1\na,2\n", {}, "id 'a' has two rows that differ", "keep one"),
         ("id,gap\nA.cif,1\n", {}, "none of its 1 ids is one of the 4 crystals", "there are like 'A.cif'"),
         ("id,gap\na,1,2\n", {}, "row 1 has 3 cells, its header 2", "mend"),

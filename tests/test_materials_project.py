@@ -209,7 +209,7 @@ def test_deprecated_materials_come_where_they_are_asked_for(server: Server, tmp_
 def test_a_field_without_a_number_is_said_and_costs_nothing(server: Server, tmp_path: Path) -> None:
     folder, shown = fetch(tmp_path, fields={"band_gap": "gap", "formula_pretty": "formula"})
     assert list(manifest_of(folder)["labels"]) == ["gap"]
-    assert "column 'formula' is no label: holds no number" in shown
+    assert "column 'formula' is not a label: contains no number" in shown
     assert manifest_of(folder)["columns"] == {"band_gap": "gap", "formula_pretty": "formula"}
 
 

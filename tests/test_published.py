@@ -223,7 +223,7 @@ def test_an_archive_is_read_where_it_lies(server: FileServer, tmp_path: Path, mo
     assert manifest["counts"]["test"] == 0
     assert manifest["split"] == {"by": "source"}
     assert manifest["columns"]["dft_band_gap"] == "band_gap"
-    assert "splits are the source's own; there is no test" in shown
+    assert "the splits of the source are kept; there is no test" in shown
 
 
 def test_a_truncated_archive_is_refused(server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

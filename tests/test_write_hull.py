@@ -97,14 +97,14 @@ def test_nothing_is_replaced_unless_it_is_asked_for() -> None:
     assert json.loads(Path("own.json").read_text())["count"] == 2
     Path("set.csv").write_text("cif\n")
     said = call("write-hull", "set.csv", "--out", "set.csv", "--overwrite", code=2)
-    assert "set.csv: holds the crystals that are read; it is left alone" in said
+    assert "set.csv: is the input; it is left unchanged" in said
 
 
 def test_nothing_is_written_where_there_is_no_energy() -> None:
     write_crystals("bad.cif", [CRUSHED], ["a"])
     assert "none of the 1 crystals has an energy" in call("write-hull", "bad.cif", code=2)
     Path("empty.csv").write_text("cif\n")
-    assert "empty.csv: holds no crystal" in call("write-hull", "empty.csv", code=2)
+    assert "empty.csv: contains no crystal" in call("write-hull", "empty.csv", code=2)
     assert not list(Path().glob("hull*"))
 
 

@@ -47,7 +47,7 @@ def fetch(
     fields: Mapping[str, str],
     folder: Path,
     api_key: str | None,
-    say: Callable[[str], object],
+    report: Callable[[str], object],
 ) -> Iterator[Record]:
     """Every material that fits a query.
 
@@ -57,7 +57,7 @@ def fetch(
         folder: where batches wait until the download is complete; of an earlier attempt at the same query, they
             are used.
         api_key: else MP_API_KEY, else PMG_MAPI_KEY of pymatgen's settings.
-        say: takes lines of progress.
+        report: prints a line of progress.
 
     Raises:
         UserError: no key or a refused one, an unknown filter or field, nothing found, or a server that stays away.
@@ -65,11 +65,11 @@ def fetch(
     key = find_key(api_key)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the client warns about its own deprecations
-        rester = _summary(key, say)
+        rester = _summary(key, report)
         request = {"deprecated": False, **_filters(rester, query)}
         wanted = ["material_id", "structure", *_fields(rester, fields)]
         same_or_fresh(folder, {"query": dict(query), "fields": wanted})
-        ids = kept(folder / "ids.json.gz", lambda: _ids(rester, request), key, say)
+        ids = kept(folder / "ids.json.gz", lambda: _ids(rester, request), key, report)
         if not ids:
             raise UserError("no material of the Materials Project fits this query", "widen the ranges under `query:`")
         for start in range(0, len(ids), BATCH):
@@ -79,15 +79,15 @@ def fetch(
                 folder / f"batch-{digest}.json.gz",
                 lambda part=part: _documents(rester, part, wanted, request["deprecated"]),
                 key,
-                say,
+                report,
             )
-            say(f"{start + len(part):,} of {len(ids):,} materials")
+            report(f"{start + len(part):,} of {len(ids):,} materials")
             for name in part:
                 yield _record(name, documents.get(name), fields)
 
 
 def hull_entries(
-    elements: Sequence[str], kind: str, folder: Path, api_key: str | None, say: Callable[[str], object]
+    elements: Sequence[str], kind: str, folder: Path, api_key: str | None, report: Callable[[str], object]
 ) -> list[tuple[str, str, float]]:
     """(id, reduced formula, energy in eV/atom) of every material that is made of some of these elements, by id.
 
@@ -96,7 +96,7 @@ def hull_entries(
         kind: of energy, one of ENERGIES.
         folder: where batches wait until the download is complete.
         api_key: as for `fetch`.
-        say: takes lines of progress.
+        report: prints a line of progress.
 
     Raises:
         UserError: as of `fetch`, or there is no entry at all.
@@ -107,15 +107,15 @@ def hull_entries(
     parts = _parts(elements)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        rester = _thermo(key, say)
+        rester = _thermo(key, report)
         same_or_fresh(folder, {"elements": sorted(elements)})
         for n, part in enumerate(parts):
-            documents = kept(folder / f"part-{n:05d}.json.gz", lambda part=part: _energies(rester, part), key, say)
+            documents = kept(folder / f"part-{n:05d}.json.gz", lambda part=part: _energies(rester, part), key, report)
             for document in documents:
                 if document[column] is not None and set(document["chemsys"].split("-")) <= set(elements):
                     name = str(document["material_id"])
                     known[name] = (name, document["formula_pretty"], float(document[column]))
-            say(f"{len(known):,} energies for the hull, part {n + 1} of {len(parts)}")
+            report(f"{len(known):,} energies for the hull, part {n + 1} of {len(parts)}")
     if not known:
         raise UserError("the Materials Project sent no energies for these elements", "take `entries: null`")
     return [known[name] for name in sorted(known)]
@@ -144,16 +144,16 @@ def _energies(rester: ThermoRester, part: Mapping[str, Any]) -> list[dict[str, A
     return [{field: document[field] for field in fields} for document in _by_id(found).values()]
 
 
-def _summary(key: str, say: Callable[[str], object]) -> SummaryRester:
+def _summary(key: str, report: Callable[[str], object]) -> SummaryRester:
     from mp_api.client.routes.materials.summary import SummaryRester
 
-    return client(SummaryRester, key, say)
+    return client(SummaryRester, key, report)
 
 
-def _thermo(key: str, say: Callable[[str], object]) -> ThermoRester:
+def _thermo(key: str, report: Callable[[str], object]) -> ThermoRester:
     from mp_api.client.routes.materials.thermo import ThermoRester
 
-    return client(ThermoRester, key, say)
+    return client(ThermoRester, key, report)
 
 
 def _filters(rester: SummaryRester, query: Mapping[str, Any]) -> dict[str, Any]:

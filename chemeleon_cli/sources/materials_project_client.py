@@ -51,7 +51,7 @@ def find_key(api_key: str | None) -> str:
     return str(key)
 
 
-def client(rester: type[Rester], key: str, say: Callable[[str], object]) -> Rester:
+def client(rester: type[Rester], key: str, report: Callable[[str], object]) -> Rester:
     """One of the client's classes, connected.
 
     Raises:
@@ -71,8 +71,8 @@ def client(rester: type[Rester], key: str, say: Callable[[str], object]) -> Rest
         made._query_resource = functools.partial(_whole, made._query_resource)
         return made
 
-    say("asking the Materials Project")
-    return _patiently(connect, key, say, attempts=3)  # offline, nobody wants to wait
+    report("asking the Materials Project")
+    return _patiently(connect, key, report, attempts=3)  # offline, nobody wants to wait
 
 
 def _whole(ask: Callable[..., dict[str, Any]], *args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -95,22 +95,22 @@ def same_or_fresh(folder: Path, request: dict[str, Any]) -> None:
     write_lines(before, [text])
 
 
-def kept(path: Path, ask: Callable[[], Result], key: str, say: Callable[[str], object]) -> Result:
+def kept(path: Path, ask: Callable[[], Result], key: str, report: Callable[[str], object]) -> Result:
     """An answer, from disk if it is there and sound; an empty one is not kept."""
     if path.is_file():
         try:
             return json.loads(gzip.decompress(path.read_bytes()))
         except (OSError, EOFError, ValueError, zlib.error):
-            say(f"{path.name} is damaged: asking for it again")
+            report(f"{path.name} is damaged: asking for it again")
             path.unlink()
-    answer = _patiently(ask, key, say)
+    answer = _patiently(ask, key, report)
     if answer:
         write_lines(path, [json.dumps(answer)])
     return answer
 
 
 def _patiently(
-    ask: Callable[[], Result], key: str, say: Callable[[str], object], attempts: int = len(PAUSES) + 1
+    ask: Callable[[], Result], key: str, report: Callable[[str], object], attempts: int = len(PAUSES) + 1
 ) -> Result:
     """An answer, asking again after rate limits, server errors, time-outs and cut, garbled or incomplete answers.
 
@@ -124,7 +124,7 @@ def _patiently(
     for attempt in range(attempts):
         if attempt:
             pause = PAUSES[attempt - 1]
-            say(f"Materials Project: {problem}; again in {pause:g} s")
+            report(f"Materials Project: {problem}; again in {pause:g} s")
             time.sleep(pause)
         try:
             return ask()

@@ -139,12 +139,12 @@ STARTER_TABLE = STARTER / "crystals.csv.gz"
 NAMES = ("starter", *SETS)
 
 
-def files_of(name: str, say: Callable[[str], object]) -> list[Path]:
+def files_of(name: str, report: Callable[[str], object]) -> list[Path]:
     """The files of a set, from the cache or by download.
 
     Args:
         name: one of NAMES.
-        say: takes lines of progress.
+        report: prints a line of progress.
 
     Raises:
         UserError: this installation has no starter set, the download failed, or a file is not what was published.
@@ -158,12 +158,12 @@ def files_of(name: str, say: Callable[[str], object]) -> list[Path]:
         return [STARTER_TABLE]
     published = SETS[name]
     folder = _folder(name)
-    say(f"{name}: about {published.crystals:,} crystals, {published.megabytes} MB, {published.licence}")
+    report(f"{name}: about {published.crystals:,} crystals, {published.megabytes} MB, {published.licence}")
     for file in published.files:
         path = folder / file.name
         if not path.is_file():
             with writable(str(path)):  # CHEMELEON_CACHE may be anything
-                _download(file, path, say)
+                _download(file, path, report)
         _check(file, path)
     return [folder / file.name for file in published.files]
 
@@ -193,18 +193,18 @@ def _folder(name: str) -> Path:
     return cache_folder() / "published" / name
 
 
-def read_set(name: str, say: Callable[[str], object]) -> Iterator[tuple[str, Record]]:
+def read_set(name: str, report: Callable[[str], object]) -> Iterator[tuple[str, Record]]:
     """Every crystal of a set with its split there.
 
     Args:
         name: one of NAMES.
-        say: takes lines of progress.
+        report: prints a line of progress.
 
     Raises:
         UserError: as of `files_of`.
     """
     columns = columns_of(name)
-    for path in files_of(name, say):
+    for path in files_of(name, report):
         for split, record in read_splits(path):
             fields = {columns.get(k, k): v for k, v in record.fields.items() if k != "split"}
             yield split, Record(record.id, record.format, record.content, fields)
@@ -224,7 +224,7 @@ def _check(file: Download, path: Path) -> None:
         )
 
 
-def _download(file: Download, path: Path, say: Callable[[str], object]) -> None:
+def _download(file: Download, path: Path, report: Callable[[str], object]) -> None:
     """Bring a file to its place, going on with what is there of it.
 
     Raises:
@@ -237,10 +237,10 @@ def _download(file: Download, path: Path, say: Callable[[str], object]) -> None:
     problem = ""
     for pause in (0.0, *PAUSES):
         if pause:
-            say(f"{file.name}: {problem}; again in {pause:g} s")
+            report(f"{file.name}: {problem}; again in {pause:g} s")
             time.sleep(pause)
         try:
-            status = _receive(file, partial, say)
+            status = _receive(file, partial, report)
         except RequestException as error:
             problem = f"the connection failed ({type(error).__name__})"
             continue
@@ -261,7 +261,7 @@ def _download(file: Download, path: Path, say: Callable[[str], object]) -> None:
     )
 
 
-def _receive(file: Download, partial: Path, say: Callable[[str], object]) -> int:
+def _receive(file: Download, partial: Path, report: Callable[[str], object]) -> int:
     """One request for what is missing; returns 200 once all is there, else the status."""
     import requests
 
@@ -273,7 +273,7 @@ def _receive(file: Download, partial: Path, say: Callable[[str], object]) -> int
         status = response.status_code
         rest = status == 206 and response.headers.get("Content-Range", "").startswith(f"bytes {have}-")
         if rest or status == 200:
-            _save(response, partial, have if rest else 0, lambda done: say(f"{file.name}: {done} MB"))
+            _save(response, partial, have if rest else 0, lambda done: report(f"{file.name}: {done} MB"))
             return 200
         if status in (206, 416):  # another part than was asked for, or nothing behind what is here: begin again
             partial.unlink(missing_ok=True)
@@ -281,7 +281,7 @@ def _receive(file: Download, partial: Path, say: Callable[[str], object]) -> int
         return status
 
 
-def _save(response: requests.Response, partial: Path, have: int, say: Callable[[int], object]) -> None:
+def _save(response: requests.Response, partial: Path, have: int, report: Callable[[int], object]) -> None:
     """Write the body behind the first `have` bytes of a file."""
     with partial.open("r+b" if have else "wb") as out:
         out.seek(have)
@@ -290,4 +290,4 @@ def _save(response: requests.Response, partial: Path, have: int, say: Callable[[
             out.write(piece)
             if out.tell() // 10**7 > said:
                 said = out.tell() // 10**7
-                say(said * 10)
+                report(said * 10)
