@@ -113,7 +113,7 @@ def test_a_download_that_was_cut_goes_on(server: FileServer, mp20: dict[str, byt
     _, manifest, shown = fetch(tmp_path)
     assert manifest["counts"]["accepted"] == 8
     assert [range_ for _, range_ in server.asked[:3]] == [None, "bytes=1000-", "bytes=1500-"]
-    assert "again in" in shown
+    assert "next attempt in" in shown
     assert not list(cache_folder().rglob("*.part"))
 
 
