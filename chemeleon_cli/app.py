@@ -1,6 +1,6 @@
-"""The command line: one function of a few lines per command, and the only place that exits.
+"""The command line: one short function per command, and the only place where the program exits.
 
-Nothing heavy is imported before a command runs, so `--help` is quick.
+Heavy packages are imported only when a command runs, so `--help` is quick.
 """
 
 import inspect
@@ -39,16 +39,16 @@ IN_RECIPE = "the recipe's"
 
 def _recipe_command(
     settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check, print the whole recipe, stop.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and print the whole recipe, then stop.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of every error.")] = False,
 ) -> None:
     """The options of every command that takes a recipe."""
 
 
 def _random_command(
-    seed: Annotated[int | None, typer.Option(help="Where random numbers start.", show_default=IN_RECIPE)] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the random numbers.", show_default=IN_RECIPE)] = None,
 ) -> None:
-    """The option of a command that draws random numbers."""
+    """The option of a command that uses random numbers."""
 
 
 def _model_command(
@@ -58,14 +58,14 @@ def _model_command(
 
 
 def _writing_command(
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
 ) -> None:
     """The option of a command that writes files."""
 
 
 def _training_command(
-    devices: Annotated[int | None, typer.Option(help="Processes to share the work.", show_default=IN_RECIPE)] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where the run of this name stopped.")] = False,
+    devices: Annotated[int | None, typer.Option(help="Number of processes.", show_default=IN_RECIPE)] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run of this name.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run of this name.")] = False,
 ) -> None:
     """The options of a training command."""
@@ -88,14 +88,14 @@ def fetch_data(
     recipe: Annotated[str | None, RECIPE] = None,
     source: Annotated[
         str | None,
-        typer.Option(help="Your table or folder, or a set by name: materials-project, starter, mp-20, perov-5, ..."),
+        typer.Option(help="Your table or folder, or a data set: materials-project, starter, mp-20, perov-5, ..."),
     ] = None,
-    api_key: Annotated[str | None, typer.Option(help="Of the Materials Project.", envvar="MP_API_KEY")] = None,
-    out: Annotated[str | None, typer.Option(help="The folder of data folders.", show_default=IN_RECIPE)] = None,
+    api_key: Annotated[str | None, typer.Option(help="For the Materials Project.", envvar="MP_API_KEY")] = None,
+    out: Annotated[str | None, typer.Option(help="Where to put the data folder.", show_default=IN_RECIPE)] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the data folder of this name.")] = False,
     **options: Any,
 ) -> None:
-    """Make a data folder: train, val and test tables. Without a source, those of the recipe fetch_mp."""
+    """Make a data folder with train, val and test tables. Without a source, use the recipe fetch_mp."""
     named = source or any(setting.partition("=")[0].strip() == "source" for setting in options["settings"] or ())
     if not named:
         recipe = recipe or "fetch_mp"
@@ -105,19 +105,19 @@ def fetch_data(
 
 @_command(_recipe_command, _random_command, _model_command, _training_command)
 def train_vae(recipe: Annotated[str, RECIPE], **options: Any) -> None:
-    """Train the autoencoder: crystals to latents and back."""
+    """Train the autoencoder, which turns crystals into latents and back."""
     _run("train-vae", recipe, options)
 
 
 @_command(_recipe_command, _random_command, _model_command, _training_command)
 def train_ldm(recipe: Annotated[str, RECIPE], **options: Any) -> None:
-    """Train the generator: diffusion in the latents of an autoencoder."""
+    """Train the generator, a diffusion model in the latents of an autoencoder."""
     _run("train-ldm", recipe, options)
 
 
 @_command(_recipe_command, _random_command, _model_command, _training_command)
 def train_predictor(recipe: Annotated[str, RECIPE], **options: Any) -> None:
-    """Train a predictor of properties on an autoencoder's encoder."""
+    """Train a property predictor on the encoder of an autoencoder."""
     _run("train-predictor", recipe, options)
 
 
@@ -131,33 +131,33 @@ def train_rl(recipe: Annotated[str, RECIPE], **options: Any) -> None:
 def sample(
     recipe: Annotated[str, RECIPE] = "sample",
     model: Annotated[str | None, typer.Option(help="The generator.", show_default=IN_RECIPE)] = None,
-    num_samples: Annotated[int | None, typer.Option("--num-samples", "-n", help="Crystals to draw.")] = None,
-    out: Annotated[str | None, typer.Option(help=".cif, .extxyz, .csv, .json.gz.", show_default=IN_RECIPE)] = None,
-    composition: Annotated[str | None, typer.Option(help="What every crystal is made of: SrTiO3.")] = None,
+    num_samples: Annotated[int | None, typer.Option("--num-samples", "-n", help="Number of crystals.")] = None,
+    out: Annotated[str | None, typer.Option(help=".cif, .extxyz, .csv or .json.gz.", show_default=IN_RECIPE)] = None,
+    composition: Annotated[str | None, typer.Option(help="Composition of every crystal: SrTiO3.")] = None,
     chemical_system: Annotated[str | None, typer.Option(help="Elements to ask for: Li-Fe-P-O.")] = None,
     space_group: Annotated[int | None, typer.Option(help="Number of a space group to ask for.")] = None,
     condition: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=VALUE", help="Ask for this: band_gap=3.0; again for more.")
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="Condition to ask for: band_gap=3.0; repeatable.")
     ] = None,
     **options: Any,
 ) -> None:
-    """Draw crystals from a generator."""
-    asked = {"composition": composition, "chemical_system": chemical_system, "space_group": space_group}
+    """Sample crystals from a generator."""
+    requested = {"composition": composition, "chemical_system": chemical_system, "space_group": space_group}
     values = {"model": model, "num_samples": num_samples, "out": out}
-    values |= {f"conditions.{name}": value for name, value in asked.items()}
+    values |= {f"conditions.{name}": value for name, value in requested.items()}
     _run("sample", recipe, {**options, "conditions": condition}, values)
 
 
 @_command(_recipe_command, _model_command, _writing_command)
 def score(
     file: Annotated[str, typer.Argument(metavar="FILE", help="Crystals: CIF, extxyz, CSV, json.gz, folder, zip.")],
-    reward: Annotated[str | None, typer.Option(help="The recipe whose reward: section is computed.")] = None,
-    reference: Annotated[str | None, typer.Option(help="A data folder, all splits, for novelty.")] = None,
-    against: Annotated[str | None, typer.Option(help="Known crystals to find: a file or a data folder.")] = None,
-    out: Annotated[str | None, typer.Option(help="The .csv or .parquet to write, a row per crystal.")] = None,
+    reward: Annotated[str | None, typer.Option(help="A recipe, whose rewards are computed.")] = None,
+    reference: Annotated[str | None, typer.Option(help="Data folder that novelty is measured against.")] = None,
+    against: Annotated[str | None, typer.Option(help="Known crystals to look for: file or data folder.")] = None,
+    out: Annotated[str | None, typer.Option(help="Table to write, a row per crystal: .csv, .parquet.")] = None,
     **options: Any,
 ) -> None:
-    """Judge crystals: a row for each, and a summary."""
+    """Score crystals: write a table with a row for each, and a summary."""
     values = {"file": file, "reference": reference, "against": against, "out": out}
     _run("score", "score", options, values, reward)
 
@@ -165,10 +165,10 @@ def score(
 @_command(_recipe_command, _model_command, _writing_command)
 def write_hull(
     file: Annotated[str, typer.Argument(metavar="FILE", help="Crystals: CIF, extxyz, CSV, json.gz, folder, zip.")],
-    out: Annotated[str | None, typer.Option(help="The .csv.gz or .csv to write.", show_default=IN_RECIPE)] = None,
+    out: Annotated[str | None, typer.Option(help="Table to write: .csv.gz, .csv.", show_default=IN_RECIPE)] = None,
     **options: Any,
 ) -> None:
-    """Write the energies of a set of crystals as a hull, for others to be measured by."""
+    """Write the energies of a set of crystals as the reference of a convex hull."""
     _run("write-hull", "write_hull", options, {"file": file, "out": out})
 
 
@@ -178,23 +178,23 @@ def import_checkpoint(
     out: Annotated[str, typer.Option(help="The folder to write.")],
     vae: Annotated[
         str | None,
-        typer.Option(help="A generator's autoencoder: a .ckpt or a model's name.", show_default="if published"),
+        typer.Option(help="The generator's autoencoder: .ckpt or model name.", show_default="if published"),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the checkpoint of this name.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing checkpoint.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of every error.")] = False,
 ) -> None:
-    """Read a checkpoint of Chemeleon2, without executing it."""
+    """Convert a Chemeleon2 checkpoint, without executing code from it."""
     with _exits(debug):
         import_module("chemeleon_cli.commands.import_checkpoint").run(file, out, vae, overwrite, _console())
 
 
 @app.command()
 def recipes(
-    action: Annotated[str | None, typer.Argument(metavar="[show|schema]", help="None: list the recipes.")] = None,
-    name: Annotated[str | None, typer.Argument(metavar="[NAME|COMMAND]", help="Of a recipe or a command.")] = None,
+    action: Annotated[str | None, typer.Argument(metavar="[show|schema]", help="Omit it to list the recipes.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="[NAME|COMMAND]", help="A recipe or a command.")] = None,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of every error.")] = False,
 ) -> None:
-    """List the shipped recipes; `show NAME` prints one, `schema COMMAND` explains every key."""
+    """List the shipped recipes; `show NAME` prints one, `schema COMMAND` explains all keys of a command's recipe."""
     with _exits(debug):
         import_module("chemeleon_cli.commands.recipes").run(action, name, _console())
 
@@ -208,8 +208,8 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 
 
 def _print_everything() -> None:
-    """Let no program stop at a character that its locale lacks, as ASCII lacks Å. Pipes and files get UTF-8, as every
-    file that the program writes; a terminal gets its own encoding, with escapes for the rest."""
+    """Prevent errors from characters that the locale cannot encode, such as Å in ASCII: pipes and files get UTF-8, and
+    a terminal gets escapes for the characters that its encoding lacks."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             piped = not stream.isatty() and "PYTHONIOENCODING" not in os.environ
@@ -227,12 +227,12 @@ def _run(
     """Check the recipe of a command and run it.
 
     Args:
-        command: as it is typed.
+        command: its name on the command line.
         recipe: name or path; None starts from an empty one.
-        options: those of the `shared` functions.
+        options: the values of the options that the `shared` functions declare.
         values: settings that the command's own options change, by their dotted key.
         reward: the recipe whose reward section is used.
-        arguments: what the command's `run` takes besides.
+        arguments: further arguments of the command's `run`.
     """
     with _exits(options["debug"]):
         from chemeleon_cli.recipe.base import RunOptions
@@ -276,7 +276,7 @@ def _console() -> "Console":
 
 @contextmanager
 def _exits(debug: bool) -> Iterator[None]:
-    """Turn what a person can mend into lines on stderr and exit code 2; a bug keeps its traceback, code 1."""
+    """Turn a `UserError` into lines on stderr and exit code 2; a bug keeps its traceback and exits with 1."""
     try:
         yield
     except UserError as error:

@@ -1,4 +1,4 @@
-"""What a person can mend. Everything else is a bug and keeps its traceback."""
+"""Errors that the user can correct. Every other error is a bug and keeps its traceback."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from difflib import get_close_matches
 
 
 class UserError(Exception):
-    """An error that the person at the keyboard can mend.
+    """An error that the user can correct.
 
     Args:
-        message: what is wrong, in one line: where, and what was found.
+        message: what is wrong, in one line: the place, and what was found there.
         hint: what to do about it, in one line; may be empty.
     """
 
@@ -21,17 +21,17 @@ class UserError(Exception):
 
 
 def did_you_mean(word: str, words: Iterable[str], before: str = "; ") -> str:
-    """`; did you mean 'x'?` for the closest of `words`, or nothing.
+    """`; did you mean 'x'?` with the most similar of `words`, or nothing if none is similar.
 
     Args:
-        word: what was found.
-        words: what could have been meant.
-        before: what the text starts with.
+        word: the word that was found.
+        words: the valid words.
+        before: the text before the question.
     """
     close = closest(word, words)
     return "" if close is None else f"{before}did you mean '{close}'?"
 
 
 def closest(word: str, words: Iterable[str]) -> str | None:
-    """The one of `words` that was probably meant by `word`, if any."""
+    """The most similar of `words` to `word`, if one is similar enough to be meant."""
     return next(iter(get_close_matches(word, list(words), n=1, cutoff=0.6)), None)

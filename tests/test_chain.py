@@ -228,7 +228,7 @@ def test_resumed_rl_equals_uninterrupted(work: Path):
 def test_a_second_run_does_not_overwrite_the_first(work: Path):
     before = (work / "runs/vae/metrics.csv").read_text()
     said = call("train-vae", "vae", "--set", "data.path=data/mine", *TINY, *VAE, code=2)
-    assert "holds a run already" in said
+    assert "already contains a run" in said
     assert (work / "runs/vae/metrics.csv").read_text() == before
     call("train-vae", "vae", "--set", "data.path=data/mine", *TINY, *VAE, "--overwrite", "--seed", "1")
     assert (work / "runs/vae/metrics.csv").read_text() != before
@@ -238,7 +238,7 @@ def test_a_run_does_not_replace_what_it_is_made_of(work: Path):
     before = sorted(work.rglob("*"))
     for name, change in (("bandgap", "model=runs/bandgap"), ("gap", "name=gap")):  # the generator; the predictor
         said = call("train-rl", "bandgap", *STEER, *SHORT_RL, "--set", change, "--overwrite", code=2)
-        assert f"runs/{name}: holds runs/{name}, which this run is made of" in said
+        assert f"runs/{name}: contains runs/{name}, which this run uses" in said
     assert sorted(work.rglob("*")) == before
 
 
@@ -366,7 +366,7 @@ def test_a_reward_that_fails_stops_the_run_with_its_line_and_what_was_learned(wo
     assert not (work / "runs/later").exists()
     message, hint = lines(call(*later(work, steps=2, then=how), code=2))
     assert message == f"step 2: {work}/later.py:Later: {said}; saved is runs/later/checkpoints/last, of step 2"
-    assert hint.endswith("--resume goes on from there")
+    assert hint.endswith("--resume continues from there")
     meta = json.loads((work / "runs/later/checkpoints/last/meta.json").read_text(encoding="utf-8"))
     assert meta["step"] == 2
     debug = call(*later(work, steps=2, then=how), "--overwrite", "--debug", code=2)
@@ -436,7 +436,7 @@ def test_a_generator_whose_numbers_overflow_draws_nothing(work: Path):
     weights = load_file(path)
     save_file({k: v * 1e30 if k.startswith("denoiser") else v for k, v in weights.items()}, path)
     said = call("sample", "--model", "runs/ldm", "-n", "4", "--out", "none.cif", code=2)
-    assert "none of 4 crystals of runs/ldm has a cell whose numbers are finite; nothing is written" in said
+    assert "none of the 4 crystals of runs/ldm has a cell with finite numbers; nothing is written" in said
     assert not (work / "none.cif").exists()
     said = call("train-rl", "bandgap", *STEER, *SHORT_RL, "--set", "name=none", code=2)
     assert "step 0: none of 8 crystals of runs/ldm has a score (8 impossible (cell)); nothing is written" in said

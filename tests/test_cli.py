@@ -212,7 +212,7 @@ def test_a_key_in_a_setting_is_refused_and_not_shown(setting: str, work: Path, r
 def test_score_names_a_missing_file(work: Path, ran: list) -> None:
     result = call("score", "none.cif")
     assert result.exit_code == 2
-    assert result.stderr == "FILE none.cif: file: found 'none.cif'; expected a file or folder of crystals\n"
+    assert result.stderr == "FILE none.cif: file: found 'none.cif'; expected an existing file or folder of crystals\n"
 
 
 @pytest.mark.parametrize(
@@ -262,7 +262,7 @@ def test_a_condition_of_a_column_with_a_dot_is_one_key(work: Path, ran: list) ->
     assert ran[0]["recipe"].conditions == {"spacegroup.number": 225, "gap": 1.5}
     result = call("sample", "s.yaml", "--condition", "spacegroup.number=[1]")
     assert result.stderr.startswith(
-        "--condition spacegroup.number=[1]: conditions.spacegroup.number: found something else than a number"
+        "--condition spacegroup.number=[1]: conditions.spacegroup.number: found neither a number nor a text"
     )
 
 

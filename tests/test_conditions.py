@@ -585,7 +585,7 @@ def test_train_sample_and_errors_through_the_command_line(tmp_path: Path, monkey
         "conditions:\n  gap: {dropout: 0.1}\n  composition:\n  space_group: space_group\n  oxidation_states:\n"
         "training: {max_steps: 4, val_every: 2, batch_size: 8}\n"
     )
-    assert "of these atoms their element back" in call("train-ldm", "ldm.yaml")  # the autoencoder has learned nothing
+    assert "reconstructs the element of only" in call("train-ldm", "ldm.yaml")  # the autoencoder has learned nothing
     meta = json.loads((tmp_path / "runs/ldm/checkpoints/best/meta.json").read_text())
     conditions = meta["config"]["denoiser"]["conditions"]
     assert {name: c["kind"] for name, c in conditions.items()} == {
@@ -625,7 +625,7 @@ def test_train_sample_and_errors_through_the_command_line(tmp_path: Path, monkey
     said = call("score", "out.cif", "--against", "like.csv", "--out", "scores.csv")
     assert "of 6 crystals found" in " ".join(said.split())
     found = json.loads((tmp_path / "scores.json").read_text())["structure_prediction"]
-    assert (found["told_by"], found["references"], found["candidates"]) == ("id", 6, len(got))
+    assert (found["paired_by"], found["references"], found["candidates"]) == ("id", 6, len(got))
     assert found["right_formulas"] == 1.0
     (tmp_path / "out.cif").unlink()
     for arguments, words in {
@@ -640,9 +640,9 @@ def test_train_sample_and_errors_through_the_command_line(tmp_path: Path, monkey
         ("--set", "z=2"): "no composition is requested",
         ("--set", "z=3", "--set", "like=like.csv"): "z: found 3; expected null where like is given",
         ("--condition", "gap"): "--condition gap: found no '='; expected NAME=VALUE",
-        ("--condition", "gap=[1]"): "--condition gap=[1]: conditions.gap: found something else than",
+        ("--condition", "gap=[1]"): "--condition gap=[1]: conditions.gap: found neither a number nor a text",
         ("--out", "like.csv/x.cif"): "like.csv/x.cif: cannot be written: Not a directory",
-        ("--set", "conditions.gap=[1]"): "conditions.gap: found something else than a number or a text",
+        ("--set", "conditions.gap=[1]"): "conditions.gap: found neither a number nor a text",
     }.items():
         said = call(*draw, *arguments, code=2)
         assert words in " ".join(said.split()), said

@@ -295,7 +295,7 @@ def test_tables_in_an_archive_or_further_down_keep_their_splits_too(tmp_path: Pa
         console = listening()
         folder = fetch(source, console=console)
         assert [len(read_split(folder, s)) for s in parts] == [50, 10, 10]
-        assert "splits are the source's own\n" in console.export_text()
+        assert "the splits of the source are kept\n" in console.export_text()
     write_csv(tmp_path / "all" / inside / "more.csv", rows[70:80])
     by = "formula" if inside else "source"  # beside train.csv itself nothing else is read
     assert manifest_of(fetch(tmp_path / "all", name="more"))["split"]["by"] == by
@@ -309,8 +309,8 @@ def test_a_folder_is_known_again_by_its_files(tmp_path: Path, monkeypatch: pytes
     assert manifest["left_out_files"] == {".csv": 1}
     assert manifest["split"] == {"by": "source"}
     shown = console.export_text()
-    assert "splits are the source's own; there is no test" in shown
-    assert "files of the source that are not read, by suffix: 1 .csv" in shown
+    assert "the splits of the source are kept; there is no test" in shown
+    assert "files of the source that were not read, by suffix: 1 .csv" in shown
     monkeypatch.setattr(fetch_data, "MANY_FILES", 1)
     lines = "".join(f"{digest}  {name}\n" for name, digest in digests.items())
     assert manifest_of(fetch(source, name="again"))["source_files"] == {
@@ -340,8 +340,8 @@ def test_labels_are_chosen_and_renamed(table: Path) -> None:
     ("labels", "message"),
     [
         ({"e_frm": "x"}, "no column 'e_frm'"),
-        ({"note": "x"}, "column 'note' holds no number"),
-        ({"void": "x"}, "column 'void' holds no number"),
+        ({"note": "x"}, "column 'note' contains no number"),
+        ({"void": "x"}, "column 'void' contains no number"),
         ({"gap": "x", "e_form": "x"}, "'x' is given twice"),
         ({"gap": "cif"}, "'cif' is given twice or is a column of every table"),
     ],
@@ -386,7 +386,7 @@ def test_a_label_beyond_all_measure_is_no_number(tmp_path: Path) -> None:
     manifest = manifest_of(fetch(write_csv(tmp_path / "x.csv", rows)))
     assert list(manifest["labels"]) == ["y"]
     assert manifest["labels"]["y"]["mean"] == 1e30
-    why = "no number in 1 row, the first '1.7e+308' of Li; numbers beyond 1e+30 are no labels"
+    why = "no number in 1 row, the first '1.7e+308' of Li; numbers beyond 1e+30 cannot be labels"
     assert manifest["left_out_columns"] == {"x": why}
 
 
@@ -424,7 +424,7 @@ def tree(folder: Path) -> dict[str, bytes]:
 def test_an_existing_folder_is_left_alone_without_overwrite(table: Path) -> None:
     folder = fetch(table)
     before = tree(folder)
-    with pytest.raises(UserError, match="is there already"):
+    with pytest.raises(UserError, match="already exists"):
         fetch(table, split={"seed": 3})
     assert tree(folder) == before
     assert fetch(table, overwrite=True, split={"seed": 3}) == folder
@@ -440,7 +440,7 @@ def test_overwrite_spares_what_is_no_data_folder_and_the_source(table: Path) -> 
         fetch(table, overwrite=True, name="thesis")
     (folder / "manifest.json").write_text("{}")
     shutil.copy(table, folder / "raw.csv")
-    with pytest.raises(UserError, match="is where the source is"):
+    with pytest.raises(UserError, match="contains the source"):
         fetch_data.run(
             FetchData(source=str(folder / "raw.csv"), out=str(folder.parent), name="thesis"),
             Console(quiet=True),
@@ -498,8 +498,8 @@ def test_overwrite_follows_a_link_and_leaves_it(table: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"out": "my set.csv"}, "out: .*my set.csv is no folder"),
-        ({"out": "my set.csv/deep"}, "out: .*my set.csv is no folder"),
+        ({"out": "my set.csv"}, "out: .*my set.csv is not a folder"),
+        ({"out": "my set.csv/deep"}, "out: .*my set.csv is not a folder"),
         ({"out": "~nosuchuser/x"}, "~nosuchuser/x: no such path"),
         ({"name": "x" * 300}, "x{300}: cannot be written: File name too long"),
         ({"source": "~nosuchuser/x.csv"}, "~nosuchuser/x.csv: no such path"),
@@ -530,7 +530,7 @@ def test_names_are_shown_as_they_are(tmp_path: Path) -> None:
 def test_a_source_that_breaks_off_leaves_nothing(table: Path) -> None:
     cut = table.with_suffix(".csv.gz")
     cut.write_bytes(gzip.compress(table.read_bytes())[:-200])
-    with pytest.raises(UserError, match="ends before its time"):
+    with pytest.raises(UserError, match="is incomplete"):
         fetch(cut)
     assert not (table.parent / "data").exists()
 
@@ -544,7 +544,7 @@ def test_a_source_without_a_usable_crystal_says_why(tmp_path: Path) -> None:
 
 def test_names_that_lead_elsewhere_are_refused(table: Path) -> None:
     for name in ("../x", "a/b", ".hidden", "a\\b"):
-        with pytest.raises(UserError, match="is not the name of a folder"):
+        with pytest.raises(UserError, match="is not a name for a folder"):
             fetch(table, name=name)
 
 

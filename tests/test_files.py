@@ -338,7 +338,7 @@ def table(tmp_path: Path, count: int = 300) -> Path:
 def test_a_truncated_gzip_is_an_error_that_names_it(tmp_path: Path) -> None:
     path = table(tmp_path)
     path.write_bytes(path.read_bytes()[:-1000])
-    with pytest.raises(UserError, match=r"x\.csv\.gz: ends before its time"):
+    with pytest.raises(UserError, match=r"x\.csv\.gz: is incomplete"):
         read(path)
 
 
@@ -435,14 +435,14 @@ def test_a_packing_that_is_not_known_or_damaged_is_an_error(tmp_path: Path) -> N
     with pytest.raises(UserError, match=r"x\.zip: a\.cif"):
         read(path)
     path.write_bytes(content.replace(b"\x0e\x00", b"\x09\x00", 2).replace(b"\x0e\x00", b"\x09\x00"))
-    with pytest.raises(UserError, match=r"a\.cif is packed by a method that is not known here \(9\)"):
+    with pytest.raises(UserError, match=r"a\.cif is compressed by an unsupported method \(9\)"):
         read(path)
 
 
 def test_a_gz_bomb_of_rows_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streams, "BOMB_SIZE", 1_000_000)
     (tmp_path / "x.csv.gz").write_bytes(gzip.compress(b"cif\n" + b"0\n" * 750_000))
-    with pytest.raises(UserError, match=r"x\.csv\.gz unpacks to .* refused as a bomb"):
+    with pytest.raises(UserError, match=r"x\.csv\.gz unpacks to .* refused as a possible zip bomb"):
         for _ in csv_rows(next(folders.sources_of(tmp_path / "x.csv.gz")).open(), "x"):
             pass
 

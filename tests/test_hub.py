@@ -141,7 +141,7 @@ def test_files_are_fetched_whole_resumed_checked_and_kept(server: Hub, tmp_path:
     got = download(tmp_path, "whole", "cut", "wrong", "none", HF_ENDPOINT=server.address, HF_TOKEN="hf_secret")
     assert got[0] == str(content["whole"][:20])
     assert got[1] == str(content["cut"][:20])
-    assert "what arrived has another sha256 than the Hub announced | try again" in got[2]
+    assert "the sha256 of the download is not what the Hub announced | try again" in got[2]
     assert "the repository has no such file" in got[3]
     ranges = [asked for method, path, asked, _ in server.requests if (method, path) == ("GET", "cut")]
     assert ranges == [None, f"bytes={10 * 2**20}-"]

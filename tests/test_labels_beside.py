@@ -144,7 +144,7 @@ def test_what_is_neither_crystals_nor_labels_is_named(tmp_path: Path, name: str,
 def test_a_table_without_any_of_the_crystals_is_an_error(tmp_path: Path) -> None:
     folder = cifs(tmp_path / "set")
     (folder / "labels.csv").write_text("id,gap\nA,1.0\n")
-    assert "none of its 1 ids is one of the 4 crystals" in refused(folder)
+    assert "none of its 1 ids is that of one of the 4 crystals" in refused(folder)
 
 
 def test_a_folder_of_tables_only_says_what_is_missing(tmp_path: Path) -> None:
@@ -187,11 +187,11 @@ def test_a_column_of_numbers_is_not_taken_for_the_ids(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "table", "message"),
     [
-        (["x/a", "y/a"], "id,gap\na,1\n", "row 'a' could be of crystal 'x/a' and of 'y/a'"),
-        (["4", "004"], "id,gap\n04,1\n", "row '04' could be of crystal '004' and of '4'"),
-        (["a", "b"], "id,gap\nx/a,1\ny/a,2\n", "rows 'x/a' and 'y/a' could both be of crystal 'a'"),
-        (["a", "b"], "id,gap\na,1\na,2\n", "id 'a' has two rows that differ"),
-        (["a", "b"], "key,name2,gap\na,b,1\n", "columns 'key', 'name2' all name crystals"),
+        (["x/a", "y/a"], "id,gap\na,1\n", "row 'a' could belong to 'x/a' or 'y/a'"),
+        (["4", "004"], "id,gap\n04,1\n", "row '04' could belong to '004' or '4'"),
+        (["a", "b"], "id,gap\nx/a,1\ny/a,2\n", "rows 'x/a' and 'y/a' could both belong to 'a'"),
+        (["a", "b"], "id,gap\na,1\na,2\n", "id 'a' has two different rows"),
+        (["a", "b"], "key,name2,gap\na,b,1\n", "columns 'key', 'name2' all contain ids of crystals"),
     ],
 )
 def test_what_could_belong_to_several_is_an_error(tmp_path: Path, names: list[str], table: str, message: str) -> None:
@@ -245,7 +245,7 @@ def test_a_unit_is_taken_off_where_it_is_declared_and_only_there(tmp_path: Path)
     assert set(rows["a"]) == {"mass"}
     why = "no number in 2 rows, the first '1.0 eV' of a; if the unit is eV: --set 'units={gap (eV): eV}'"
     assert manifest["left_out_columns"] == {"gap (eV)": why}
-    assert f"column 'gap (eV)' is no label: {why}" in shown
+    assert f"column 'gap (eV)' is not a label: {why}" in shown
     rows, manifest, _ = fetch(folder, "units={gap (eV): eV}")
     assert [row["gap (eV)"] for row in rows.values()] == ["1.0", "2.0", "3.0"]
     assert manifest["units"] == {"gap (eV)": "eV"}
@@ -262,12 +262,12 @@ def test_another_unit_than_the_declared_one_is_no_number(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("cell", "why"),
     [
-        ('"1,5"', "no number in 1 row, the first '1,5' of a; write numbers with a point"),
-        ('"1,234.5"', "no number in 1 row, the first '1,234.5' of a; write numbers with a point"),
+        ('"1,5"', "no number in 1 row, the first '1,5' of a; write numbers with a decimal point"),
+        ('"1,234.5"', "no number in 1 row, the first '1,234.5' of a; write numbers with a decimal point"),
         ("12 %", "if the unit is %: --set 'units={x: \"%\"}'"),
         ("5.64Å", "if the unit is Å: --set 'units={x: Å}'"),
         ("-1.5e-3 eV/atom", "--set 'units={x: eV/atom}'"),
-        ("1e400", "numbers beyond 1e+30 are no labels"),
+        ("1e400", "numbers beyond 1e+30 cannot be labels"),
         ("cubic", "text, such as 'cubic'"),
         ("2024-01-02", "text, such as '2024-01-02'"),
     ],
@@ -292,7 +292,7 @@ def test_a_constant_label_is_remarked_on(tmp_path: Path) -> None:
     folder = cifs(tmp_path / "set", "abc")
     (folder / "labels.csv").write_text("id,x,y,z\na,7,1,3\nb,7,2,\nc,,3,\n")
     shown = fetch(folder)[2]
-    assert "label 'x' is 7 wherever it is known: there is nothing to learn from it" in shown
+    assert "label 'x' is 7 for every crystal that has it: nothing to learn" in shown
     assert "label 'y'" not in shown and "label 'z'" not in shown
 
 
@@ -301,6 +301,6 @@ def test_units_of_a_column_that_is_not_there_are_an_error(tmp_path: Path) -> Non
     (folder / "labels.csv").write_text("id,gap\na,1.0 eV\n")
     shown = refused(folder, "units={gpa: eV}")
     assert "units: the source has no column 'gpa'" in shown and "did you mean 'gap'" in shown
-    assert "labels of materials-project are chosen by `fields`" in refused(
+    assert "labels of materials-project are chosen with `fields`" in refused(
         Path("materials-project"), "source=materials-project", "units={gap: eV}"
     )

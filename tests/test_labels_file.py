@@ -83,12 +83,12 @@ def test_a_parquet_table_and_a_csv_source_with_other_labels(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("table", "settings", "message", "hint"),
     [
-        ("id,gap\na,high\n", {"labels": {"gap": "gap"}}, "column 'gap' holds no number", "the first 'high' of a"),
-        ("id,gap\na,1\na,2\n", {}, "id 'a' has two rows that differ", "keep one"),
-        ("id,gap\nA.cif,1\n", {}, "none of its 1 ids is one of the 4 crystals", "there are like 'A.cif'"),
+        ("id,gap\na,high\n", {"labels": {"gap": "gap"}}, "column 'gap' contains no number", "the first 'high' of a"),
+        ("id,gap\na,1\na,2\n", {}, "id 'a' has two different rows", "keep one"),
+        ("id,gap\nA.cif,1\n", {}, "none of its 1 ids is that of one of the 4 crystals", "its ids look like 'A.cif'"),
         ("id,gap\na,1,2\n", {}, "row 1 has 3 cells, its header 2", "mend"),
         ("key,gap\nA,1\n", {}, "no column with ids; found 'key', 'gap'", "id_column"),
-        ("key,other,gap\na,b,1\n", {}, "columns 'key', 'other' all name crystals", "--set id_column='key'"),
+        ("key,other,gap\na,b,1\n", {}, "columns 'key', 'other' all contain ids of crystals", "--set id_column='key'"),
         ("id,gap\na,1\n", {"labels": {"gpa": "gap"}}, "no column 'gpa'", "did you mean 'gap'"),
         ("", {}, "none of its 0 ids", "nothing"),
         ('id,gap\nb,2\na,"1\n', {}, "labels.csv:3: not a readable CSV row", "quote"),
@@ -119,9 +119,9 @@ def test_a_column_in_both_tables_and_a_missing_table_are_errors(cifs: Path, tmp_
 
     structures = [row.structure for row in read_crystals(cifs)]
     write_crystals(tmp_path / "x.extxyz", structures, list("abcd"), {"gap": [1.0] * 4})  # type: ignore[arg-type]
-    with pytest.raises(UserError, match="column 'gap' is in the source too"):
+    with pytest.raises(UserError, match="column 'gap' is also in the source"):
         fetch(tmp_path / "x.extxyz", "id,gap\na,1\n")
-    for name, message in (("none.csv", "no such file"), ("cifs", "is no table"), ("x.extxyz", "is no table")):
+    for name, message in (("none.csv", "no such file"), ("cifs", "is not a table"), ("x.extxyz", "is not a table")):
         recipe = FetchData(source=str(cifs), out=str(tmp_path / "d"), labels_file=str(tmp_path / name))
         with pytest.raises(UserError, match=message):
             fetch_data.run(recipe, Console(quiet=True))

@@ -166,7 +166,7 @@ def test_passing_troubles_pass(
 
 def test_an_answer_that_stays_incomplete_is_an_error(server: Server, tmp_path: Path) -> None:
     server.faults = [sends_a_part, ends_early] * 6
-    with pytest.raises(UserError, match=r"6 attempts: a garbled answer \(1 of 12 documents came\)"):
+    with pytest.raises(UserError, match=r"6 attempts: invalid answer \(1 of 12 documents came\)"):
         fetch(tmp_path)
     assert not (tmp_path / "mp").exists()
 
@@ -178,7 +178,7 @@ def test_a_server_that_never_greets_is_given_up(
     server.silence = 0.5
     with pytest.raises(UserError, match="no answer in 3 attempts: .*timed out"):
         fetch(tmp_path)
-    assert "asking the Materials Project" in (tmp_path / "out.txt").read_text()
+    assert "connecting to the Materials Project" in (tmp_path / "out.txt").read_text()
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ def test_what_was_kept_and_is_damaged_is_asked_for_again(server: Server, tmp_pat
         kept.write_bytes(kept.read_bytes()[:-30] if isinstance(damage, str) else damage)
     folder, shown = fetch(tmp_path)
     assert manifest_of(folder)["counts"]["accepted"] == 12
-    assert shown.count("is damaged: asking for it again") == 2
+    assert shown.count("is damaged: downloading it again") == 2
 
 
 def test_deprecated_materials_come_where_they_are_asked_for(server: Server, tmp_path: Path) -> None:
@@ -209,7 +209,7 @@ def test_deprecated_materials_come_where_they_are_asked_for(server: Server, tmp_
 def test_a_field_without_a_number_is_said_and_costs_nothing(server: Server, tmp_path: Path) -> None:
     folder, shown = fetch(tmp_path, fields={"band_gap": "gap", "formula_pretty": "formula"})
     assert list(manifest_of(folder)["labels"]) == ["gap"]
-    assert "column 'formula' is no label: holds no number" in shown
+    assert "column 'formula' is not a label: contains no number" in shown
     assert manifest_of(folder)["columns"] == {"band_gap": "gap", "formula_pretty": "formula"}
 
 
@@ -386,13 +386,13 @@ def test_mistakes_in_the_recipe_are_found_before_a_query(server: Server, tmp_pat
     for changes, hint in (
         ({"query": {"num_site": [1, 20]}}, "did you mean 'num_sites'?"),
         ({"query": {"magnetic_ordering": "up"}}, "mend it"),
-        ({"query": {"has_props": ["charm"]}}, "look at `query:`"),
+        ({"query": {"has_props": ["charm"]}}, "check `query:`"),
         ({"query": {"band_gap": [1]}}, "write it as [1, 6]"),
         ({"query": {"band_gap": {"min": 1, "max": 6}}}, "write it as [1, 6]"),
         ({"query": {"band_gap": "1-2"}}, "write it as [1, 6]"),
         ({"query": {"num_sites": True}}, "write it as [1, 6]"),
         ({"fields": {"band_gpa": "gap"}}, "did you mean 'band_gap'?"),
-        ({"fields": {"band_gap": "x", "energy_above_hull": "x"}}, "give each a name"),
+        ({"fields": {"band_gap": "x", "energy_above_hull": "x"}}, "give each its own name"),
     ):
         with pytest.raises(UserError) as error:
             fetch(tmp_path, **changes)
@@ -411,7 +411,7 @@ def test_without_a_network_the_error_comes_soon(
 
 def test_nothing_found_is_an_error(server: Server, tmp_path: Path) -> None:
     server.materials = {}
-    with pytest.raises(UserError, match="no material of the Materials Project fits"):
+    with pytest.raises(UserError, match="no material in the Materials Project fits"):
         fetch(tmp_path)
 
 
@@ -453,5 +453,5 @@ def test_settings_for_the_materials_project_go_with_no_other_source(setting: str
 
     with pytest.raises(UserError, match="is for materials-project only; found 'mine.csv' as `source`"):
         load(None, FetchData, settings=["source=mine.csv", setting])
-    with pytest.raises(UserError, match="labels of materials-project are chosen by `fields`"):
+    with pytest.raises(UserError, match="labels of materials-project are chosen with `fields`"):
         load(None, FetchData, settings=["source=materials-project", "labels={band_gap: gap}"])

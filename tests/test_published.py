@@ -113,7 +113,7 @@ def test_a_download_that_was_cut_goes_on(server: FileServer, mp20: dict[str, byt
     _, manifest, shown = fetch(tmp_path)
     assert manifest["counts"]["accepted"] == 8
     assert [range_ for _, range_ in server.asked[:3]] == [None, "bytes=1000-", "bytes=1500-"]
-    assert "again in" in shown
+    assert "next attempt in" in shown
     assert not list(cache_folder().rglob("*.part"))
 
 
@@ -223,7 +223,7 @@ def test_an_archive_is_read_where_it_lies(server: FileServer, tmp_path: Path, mo
     assert manifest["counts"]["test"] == 0
     assert manifest["split"] == {"by": "source"}
     assert manifest["columns"]["dft_band_gap"] == "band_gap"
-    assert "splits are the source's own; there is no test" in shown
+    assert "the splits of the source are kept; there is no test" in shown
 
 
 def test_a_truncated_archive_is_refused(server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,27 +65,27 @@ BAD = {
     "key of the recipe in a section": (
         VAE + "training:\n  name: mine\n",
         TrainVae,
-        "3: training.name: found an unknown key; there is one of this name at the top of the recipe, none here",
+        "3: training.name: found an unknown key; this key belongs at the top level of the recipe",
     ),
     "no autoencoder": (
         VAE,
         TrainLdm,
-        "1: vae: found null; expected an autoencoder, or null beside a generator to `start` from",
+        "1: vae: found null; expected an autoencoder, unless `start` names a generator",
     ),
     "an autoencoder beside one that is there": (
         VAE + "start: runs/ldm\nmodel: {hidden_dim: 64}\nvae: runs/vae\n",
         TrainLdm,
-        "4: vae: expected none beside start: runs/ldm, which brings its own",
+        "4: vae: expected none together with start: runs/ldm, whose own is kept",
     ),
     "a size beside one that is there": (
         VAE + "start: runs/ldm\nmodel: {hidden_dim: 64}\n",
         TrainLdm,
-        "3: model: expected none beside start: runs/ldm, which brings its own",
+        "3: model: expected none together with start: runs/ldm, whose own is kept",
     ),
     "key twice": (
         VAE + "seed: 1\nseed: 2\n",
         TrainVae,
-        "3: seed: found a second time; expected once (the first is in line 2)",
+        "3: seed: found a second time; expected once (it is first in line 2)",
     ),
     "missing key": (
         "seed: 1\n",
@@ -145,13 +145,13 @@ BAD = {
     "energies of no scale": (
         "source: materials-project\nentries: true\n",
         RECIPES["fetch-data"],
-        "2: entries: found true; expected `uncorrected` to go with MACE, `mp2020` to go with CHGNet "
-        "(the two do not mix), or null for none",
+        "2: entries: found true; expected `uncorrected` for MACE or `mp2020` for CHGNet "
+        "(the two must not be mixed), or null for none",
     ),
     "shares": (
         "source: x.csv\nsplit:\n  fractions: [0.8, 0.3, 0.1]\n",
         RECIPES["fetch-data"],
-        "3: split.fractions: found [0.8, 0.3, 0.1]; expected three shares that add up to 1, the first above 0",
+        "3: split.fractions: found [0.8, 0.3, 0.1]; expected three fractions that add up to 1, the first above 0",
     ),
     "no data": (
         "data:\n  path: data/mp20\n",
@@ -177,23 +177,23 @@ BAD = {
     "eta": (
         RL + "sampling:\n  eta: 0\n",
         TrainRl,
-        "6: sampling.eta: found 0; expected more than 0: without noise a step has no probability to reinforce",
+        "6: sampling.eta: found 0; expected more than 0: without noise, a step has no probability to reinforce",
     ),
     "a group of one": (
         RL + "rl: {num_group_samples: 1}\n",
         TrainRl,
         "5: rl.group_reward_norm: found true; expected false where num_group_samples is 1: "
-        "a group of one has no rank",
+        "a group of one compares nothing",
     ),
     "inner batches": (
         RL + "rl: {num_inner_batch: 6}\n",
         TrainRl,
-        "5: rl.num_inner_batch: found 6; expected at most groups_per_step, 5: a batch holds whole groups",
+        "5: rl.num_inner_batch: found 6; expected at most groups_per_step, 5: an update takes whole groups",
     ),
     "one group": (
         RL + "rl: {groups_per_step: 1}\n",
         TrainRl,
-        "5: rl.num_inner_batch: found 2; expected at most groups_per_step, 1: a batch holds whole groups",
+        "5: rl.num_inner_batch: found 2; expected at most groups_per_step, 1: an update takes whole groups",
     ),
     "no such reward": (
         "model: runs/ldm\nreward:\n  components:\n    - type: predicter\n",
@@ -269,7 +269,7 @@ BAD = {
     "an alias of what holds it": (
         VAE + "model: &a\n  num_heads: [*a]\n",
         TrainVae,
-        "2: model.num_heads.0: found an alias of what it is a part of; expected a plain value",
+        "2: model.num_heads.0: found an alias of a section that contains it; expected a plain value",
     ),
     "a scale of nothing": (
         "file: data/mp-20/train.csv\nenergy_scale: r2SCAN\n",
@@ -448,7 +448,7 @@ def test_settings_reach_into_lists_and_name_themselves(work: Path) -> None:
         ("reward.components.x=1", "--set reward.components.x=1: reward.components: found index 'x'; expected 0 to 1"),
         ("model.x=1", "--set model.x=1: model: found 'runs/ldm'; expected a section that can hold 'x'"),
         ("eta", "--set eta: found no '='; expected key=value"),
-        ("eta=&a [*a]", "--set eta=&a [*a]: found an alias of what it is a part of"),
+        ("eta=&a [*a]", "--set eta=&a [*a]: found an alias of a section that contains it"),
         ("eta=[1", "--set eta=[1: found '[1'; expected a YAML value"),
     ],
 )

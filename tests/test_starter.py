@@ -248,7 +248,7 @@ def test_what_cannot_be_packed(made: Path, tmp_path: Path, monkeypatch: pytest.M
     gone = {"kind": "vae", "path": "runs/gone", "sha256": "0"}
     other = meta["parents"][0] | {"path": "runs/starter_judge_vae/checkpoints/best"}
     for name, parent in (("orphan", gone), ("mistaken", other)):
-        with pytest.raises(UserError, match="the vae that this run descends from is not there any more"):
+        with pytest.raises(UserError, match="the vae that this run was trained from is missing"):
             pack.pack(changed(made, name, parents=[parent]), "ldm", tmp_path / "out")
     recipe = meta["recipe"] | {"data": meta["recipe"]["data"] | {"path": str(made / "data/starter")}}
     with pytest.raises(UserError, match="a path of this machine"):

@@ -54,7 +54,7 @@ def test_energies_become_a_hull_and_what_it_lacks_is_said() -> None:
     assert "5 energies, PBE/MP2020: hull.csv.gz" in text
     assert "1 without an energy: volume" in text
     assert "1 without an energy: no energy of Xe" in text
-    assert "no crystal of Cl, Cs, Na, O, S, Sr, Ti, Zn alone" in text
+    assert "no crystal of pure Cl, Cs, Na, O, S, Sr, Ti, Zn" in text
     assert "relax" not in text
     hull = Hull.load("hull.csv.gz")
     assert (hull.energy_scale, hull.manifest.source, len(hull)) == ("PBE/MP2020", "set.cif by levels", 5)
@@ -74,7 +74,7 @@ def test_the_hull_measures_the_set_that_it_is_made_of() -> None:
 
 def test_relaxed_energies_say_how_many_did_not_converge() -> None:
     text = call("write-hull", "set.cif", "--set", "relax={steps: 20}")
-    assert "relaxing 6 crystals by levels" in text
+    assert "relaxing 6 crystals with levels" in text
     assert "1 without an energy: relaxation: it fell apart" in text
     assert "did not converge" not in text
     hull = Hull.load("hull.csv.gz")
@@ -97,14 +97,14 @@ def test_nothing_is_replaced_unless_it_is_asked_for() -> None:
     assert json.loads(Path("own.json").read_text())["count"] == 2
     Path("set.csv").write_text("cif\n")
     said = call("write-hull", "set.csv", "--out", "set.csv", "--overwrite", code=2)
-    assert "set.csv: holds the crystals that are read; it is left alone" in said
+    assert "set.csv: is the input; it is left unchanged" in said
 
 
 def test_nothing_is_written_where_there_is_no_energy() -> None:
     write_crystals("bad.cif", [CRUSHED], ["a"])
     assert "none of the 1 crystals has an energy" in call("write-hull", "bad.cif", code=2)
     Path("empty.csv").write_text("cif\n")
-    assert "empty.csv: holds no crystal" in call("write-hull", "empty.csv", code=2)
+    assert "empty.csv: contains no crystal" in call("write-hull", "empty.csv", code=2)
     assert not list(Path().glob("hull*"))
 
 
@@ -120,7 +120,7 @@ def test_what_cannot_be_written_is_said_before_the_work(monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("none.cif",), "FILE none.cif: file: found 'none.cif'; expected a file or folder of crystals"),
+        (("none.cif",), "FILE none.cif: file: found 'none.cif'; expected an existing file or folder of crystals"),
         (("set.cif", "--out", "h.txt"), "--out h.txt: out: found 'h.txt'; expected a name that ends in .csv.gz"),
         (("set.cif", "--set", "energy_model=chgnt"), "did you mean 'chgnet'?"),
         (

@@ -1,4 +1,4 @@
-"""What `score` and `write-hull` share: reading the crystals, and refusing outputs that cannot be written."""
+"""What `score` and `write-hull` share: reading the crystals, and checking that the outputs can be written."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ if TYPE_CHECKING:
 
 
 def check_outputs(outputs: Sequence[Path], file: str, overwrite: bool) -> None:
-    """Refuse outputs before any work is done.
+    """Check the outputs before any work is done.
 
     Args:
         outputs: every file that the command will write.
         file: the crystals that it will read.
-        overwrite: whether files that are there may be replaced.
+        overwrite: whether existing files may be replaced.
 
     Raises:
-        UserError: two outputs are one file, one is the input, or one cannot be written.
+        UserError: two outputs are the same file, one is the input, or one cannot be written.
     """
     if len({output.resolve() for output in outputs}) < len(outputs):
         names = ", ".join(str(output) for output in outputs)
-        raise UserError(f"{names}: one file for two outputs", "give each output a name of its own")
+        raise UserError(f"{names}: two outputs are the same file", "give each output its own name")
     for output in outputs:
         if output.resolve() == Path(file).resolve():
-            raise UserError(f"{output}: holds the crystals that are read; it is left alone", "write to another file")
+            raise UserError(f"{output}: is the input; it is left unchanged", "write to another file")
         check_writable(output, overwrite)
 
 
@@ -37,13 +37,13 @@ def read_rows(file: str) -> list[Row]:
     """All crystals of a file or folder, readable or not.
 
     Raises:
-        UserError: it holds no crystal, or none that can be read.
+        UserError: it contains no crystal, or none that can be read.
     """
     from chemeleon_cli.sources.files import read_crystals
 
     rows = list(read_crystals(file))
     if not rows:
-        raise UserError(f"{file}: holds no crystal", "give CIF, extxyz, CSV, json.gz, POSCAR, a folder or a zip")
+        raise UserError(f"{file}: contains no crystal", "give CIF, extxyz, CSV, json.gz, POSCAR, a folder or a zip")
     if all(row.structure is None for row in rows):
         first = f"{rows[0].id}: {rows[0].reason}"
         raise UserError(f"{file}: none of its {len(rows)} crystals can be read; the first, {first}")

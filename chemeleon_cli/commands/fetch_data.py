@@ -1,4 +1,4 @@
-"""`chemeleon fetch-data`: crystals from anywhere to a data folder that every other command reads."""
+"""`chemeleon fetch-data`: turn crystals from any source into a data folder, which the other commands read."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ if TYPE_CHECKING:
 
 TABLES = tuple(f"{split}.csv.gz" for split in SPLITS)
 LICENCE = "CC BY 4.0"
-"""Of the Materials Project (https://next-gen.materialsproject.org/about/terms)."""
+"""The licence of the Materials Project (https://next-gen.materialsproject.org/about/terms)."""
 MANY_FILES = 100
-"""More files of a folder are not listed one by one in the manifest."""
+"""If a folder has more files than this, the manifest does not list them one by one."""
 
 
 def run(recipe: FetchData, console: Console, api_key: str | None = None, overwrite: bool = False) -> Path:
-    """Read, check, split and write; the folder appears whole or not at all.
+    """Read, check, split and write the crystals; the folder is written completely or not at all.
 
     Args:
-        recipe: what to read and how to split it.
-        console: where the summary goes.
-        api_key: of the Materials Project; from MP_API_KEY or pymatgen's settings where it is not given.
+        recipe: the source and how to split it.
+        console: where the summary is printed.
+        api_key: the key of the Materials Project; None: that in MP_API_KEY or pymatgen's settings.
         overwrite: replace the data folder of this name.
 
     Returns:
         The data folder.
 
     Raises:
-        UserError: nothing usable in the source, or the folder is there already.
+        UserError: the source has no usable crystal, or the folder already exists.
     """
     from chemeleon_cli.sources import data_folder, picture
     from chemeleon_cli.sources.folders import path_of
@@ -57,19 +57,19 @@ def run(recipe: FetchData, console: Console, api_key: str | None = None, overwri
     source = path_of(recipe.source)
     folder = _target(recipe, source, overwrite)
     by = _split_by(recipe, source)
-    say = functools.partial(console.print, highlight=False, markup=False)
+    report = functools.partial(console.print, highlight=False, markup=False)
     table, skipped, unread = _labels(recipe, source)
     download = folder.with_name(f".{folder.name}.download")
     with writable(str(folder)), _beside(folder) as scratch:
         making, waiting = scratch / folder.name, scratch / "waiting.jsonl"
         making.mkdir()
-        items = _items(recipe, source, by, skipped, download, api_key, say)
+        items = _items(recipe, source, by, skipped, download, api_key, report)
         items = table.join(items) if table else items
         items = without_units(items, recipe.units) if recipe.units else items
         gathered = _gather(items, recipe, waiting, making / "rejected.csv", console)
         wanted = _wanted(recipe, gathered)
         labels, left_out = data_folder.choose_labels(gathered, wanted, recipe.units)
-        left_out |= {column: "holds no number" for column in recipe.fields.values() if column not in labels}
+        left_out |= {column: "contains no number" for column in recipe.fields.values() if column not in labels}
         if by == "source":
             splits = [row[3] for row in gathered.rows]
         else:
@@ -92,7 +92,7 @@ def run(recipe: FetchData, console: Console, api_key: str | None = None, overwri
         }
         if recipe.entries:
             elements = sorted(gathered.elements)
-            scale, made = _write_hull(recipe.entries, elements, making, download, api_key, say)
+            scale, made = _write_hull(recipe.entries, elements, making, download, api_key, report)
             manifest["energy_scale"] = scale
             manifest["files"] |= made
         write_lines(making / "manifest.json", [json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"])
@@ -111,7 +111,7 @@ def _is_remote(recipe: FetchData) -> bool:
 
 
 def _wanted(recipe: FetchData, gathered: Gathered) -> dict[str, str]:
-    """Column: name of the label. Of the Materials Project there are no columns but those that were asked for."""
+    """The name of the label of each column; for the Materials Project, of the columns that were asked for."""
     if not _is_remote(recipe):
         return recipe.labels
     numbers = (column for column in gathered.labels if column not in gathered.words)
@@ -120,7 +120,7 @@ def _wanted(recipe: FetchData, gathered: Gathered) -> dict[str, str]:
 
 
 def _labels(recipe: FetchData, path: Path) -> tuple[LabelTable | None, Collection[str], dict[str, str]]:
-    """The table of labels, the files of the source that hold no crystals, and those that are of no use, and why."""
+    """The table of labels, the files of the source without crystals, and the tables that are not used, with reasons."""
     from chemeleon_cli.sources import labels, published
 
     named = recipe.labels_file
@@ -132,7 +132,7 @@ def _labels(recipe: FetchData, path: Path) -> tuple[LabelTable | None, Collectio
 
 
 def _about(table: LabelTable, recipe: FetchData) -> dict[str, Any]:
-    """What the manifest says of the table of labels; the hash of one in the source is among those of its files."""
+    """The entry of the table of labels in the manifest; if it is in the source, its hash is listed with those files."""
     from chemeleon_cli.core.paths import file_sha256
     from chemeleon_cli.sources.folders import path_of
 
@@ -147,16 +147,16 @@ def _items(
     skipped: Collection[str],
     download: Path,
     api_key: str | None,
-    say: Callable[[str], object],
+    report: Callable[[str], object],
 ) -> Iterator[tuple[str, Record]]:
-    """Every crystal of the source with the split it is in there, or ""."""
+    """Every crystal of the source, with its split in the source or ""."""
     from chemeleon_cli.sources import files, materials_project, published
 
     if _is_remote(recipe):
-        found = materials_project.fetch(recipe.query, recipe.fields, download, api_key, say)
+        found = materials_project.fetch(recipe.query, recipe.fields, download, api_key, report)
         return (("", record) for record in found)
     if recipe.source in published.NAMES:
-        return published.read_set(recipe.source, say)
+        return published.read_set(recipe.source, report)
     if by == "source":
         return files.read_splits(path, recipe.id_column, skipped)
     return (("", record) for record in files.read_records(path, recipe.id_column, skipped))
@@ -165,7 +165,7 @@ def _items(
 def _gather(
     items: Iterator[tuple[str, Record]], recipe: FetchData, waiting: Path, rejected: Path, console: Console
 ) -> Gathered:
-    """Examine everything, with progress.
+    """Check every crystal and show the progress.
 
     Raises:
         UserError: no crystal of the source can be used.
@@ -189,7 +189,7 @@ def _gather(
 
 
 def _origin(recipe: FetchData, path: Path, unread: dict[str, str]) -> dict[str, Any]:
-    """Where the crystals are from and what their columns were called there, for the manifest."""
+    """The source of the crystals and the names of their columns there, for the manifest."""
     from chemeleon_cli.sources import folders, published
 
     origin = {
@@ -212,7 +212,7 @@ def _origin(recipe: FetchData, path: Path, unread: dict[str, str]) -> dict[str, 
 
 
 def _hashes(path: Path) -> dict[str, dict[str, Any]]:
-    """sha256 of every file that was read; of many files, that of the lines that `sha256sum` prints of them."""
+    """The sha256 of every file that was read; for many files, the sha256 of the output of `sha256sum` for them."""
     from chemeleon_cli.core.paths import file_sha256
     from chemeleon_cli.sources.folders import sources_of
     from chemeleon_cli.sources.streams import readable
@@ -234,15 +234,15 @@ def _write_hull(
     folder: Path,
     download: Path,
     api_key: str | None,
-    say: Callable[[str], object],
+    report: Callable[[str], object],
 ) -> tuple[str, dict[str, dict[str, Any]]]:
-    """Write the table that energies above the hull are measured by; returns their scale, rows and sha256 by file."""
+    """Write the reference energies of the hull; returns their scale, and the rows and sha256 of each file."""
     from chemeleon_cli.core.paths import file_sha256
     from chemeleon_cli.core.scoring.hull import Hull, manifest_path
     from chemeleon_cli.recipe.data import MATERIALS_PROJECT
     from chemeleon_cli.sources import materials_project
 
-    entries = materials_project.hull_entries(elements, kind, download / "hull", api_key, say)
+    entries = materials_project.hull_entries(elements, kind, download / "hull", api_key, report)
     ids, formulas, energies = zip(*entries, strict=True)
     scale = materials_project.ENERGIES[kind][1]
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
@@ -254,14 +254,14 @@ def _write_hull(
 
 
 def _split_by(recipe: FetchData, path: Path) -> str:
-    """How to split: what is split already stays so unless the recipe says otherwise."""
+    """How to split the crystals: existing splits are kept unless the recipe sets `split.by`."""
     if _is_remote(recipe) and recipe.split.by == "source":
-        raise UserError("split.by: materials-project has no splits of its own", "take `by: formula` or `by: random`")
+        raise UserError("split.by: materials-project has no splits of its own", "use `by: formula` or `by: random`")
     return "source" if "by" not in recipe.split.model_fields_set and _is_split(recipe, path) else recipe.split.by
 
 
 def _is_split(recipe: FetchData, path: Path) -> bool:
-    """Whether the source is a set with splits, or all that is read of it are tables called train, val and test."""
+    """Whether the source is a data set with splits, or consists of tables called train, val and test."""
     from chemeleon_cli.core.paths import split_path
     from chemeleon_cli.sources.folders import is_zip, sources_of
     from chemeleon_cli.sources.published import NAMES
@@ -275,36 +275,36 @@ def _is_split(recipe: FetchData, path: Path) -> bool:
 
 
 def _target(recipe: FetchData, source: Path, overwrite: bool) -> Path:
-    """The folder to make, once it is certain that nothing is lost there."""
+    """The data folder to write, after checking that nothing would be lost there."""
     from chemeleon_cli.core.paths import split_path
     from chemeleon_cli.sources.folders import path_of
 
     stem = re.sub(r"(\.[A-Za-z]+)+$", "", source.resolve().name)
     name = recipe.name or re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-.") or "data"
     if "/" in name or "\\" in name or name.startswith("."):
-        raise UserError(f"name: '{name}' is not the name of a folder", "take one without slashes and dots in front")
+        raise UserError(f"name: '{name}' is not a name for a folder", "use one without slashes that does not start with a dot")
     folder = path_of(path_of(recipe.out) / name)
     if folder.is_symlink():
-        folder = folder.resolve()  # what the link leads to is replaced, the link stays
+        folder = folder.resolve()  # the target of the link is replaced, the link is kept
     if blocked := [str(parent) for parent in folder.parents if parent.exists() and not parent.is_dir()]:
-        raise UserError(f"out: {blocked[0]} is no folder", "name a folder, or one to be made")
+        raise UserError(f"out: {blocked[0]} is not a folder", "give a folder, or a new name")
     labels = path_of(recipe.labels_file) if recipe.labels_file else None
     for what, path in (("source", source), ("labels_file", labels)):
         if path and path.exists() and folder.resolve() in (path.resolve(), *path.resolve().parents):
-            raise UserError(f"{folder}: is where the {what} is", "take another `name` or `out`")
+            raise UserError(f"{folder}: contains the {what}", "use another `name` or `out`")
     if folder.is_dir() and not any(folder.iterdir()):
         return folder
     if folder.exists() and not overwrite:
-        raise UserError(f"{folder}: is there already", "take another `name`, or --overwrite to replace it")
+        raise UserError(f"{folder}: already exists", "use another `name`, or --overwrite to replace it")
     if folder.exists() and not (folder / "manifest.json").is_file() and not split_path(folder, "train"):
-        raise UserError(f"{folder}: is not a data folder; it is left alone", "take another `name`")
+        raise UserError(f"{folder}: is not a data folder; it is left unchanged", "use another `name`")
     return folder
 
 
 @contextlib.contextmanager
 def _beside(folder: Path) -> Iterator[Path]:
-    """A temporary folder next to one that is to be made, by a name that no other process takes or has left behind.
-    Folders that had to be made for it go again if nothing stays in them."""
+    """A temporary folder next to the one that will be written, with a name that no other process uses. Parent folders
+    that were made for it are removed again if they stay empty."""
     made = [parent for parent in folder.parents if not parent.exists()]
     folder.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -312,12 +312,12 @@ def _beside(folder: Path) -> Iterator[Path]:
             yield Path(name)
     finally:
         for parent in made:
-            with contextlib.suppress(OSError):  # something is in it
+            with contextlib.suppress(OSError):  # it is not empty
                 parent.rmdir()
 
 
 def _put_in_place(making: Path, folder: Path, old: Path) -> None:
-    """Rename the finished folder to its name; what was there waits as `old` and goes once the new one stands."""
+    """Rename the finished folder to its final name; a previous one is kept as `old` until that has succeeded."""
     if folder.exists():
         folder.rename(old)
     try:
@@ -335,7 +335,7 @@ def _show(manifest: dict[str, Any], folder: Path, console: Console) -> None:
 
     from chemeleon_cli.sources import data_folder
 
-    say = functools.partial(console.print, highlight=False, markup=False, soft_wrap=True)
+    report = functools.partial(console.print, highlight=False, markup=False, soft_wrap=True)
     counts = manifest["counts"]
     table = Table(title=Text(str(folder)), title_justify="left")
     for name in ("", "crystals", "mean", "std", "min", "max"):
@@ -350,33 +350,33 @@ def _show(manifest: dict[str, Any], folder: Path, console: Console) -> None:
         table.add_row(f"rejected: {code}", f"{count:,}")
     console.print(table)
     by, empty = manifest["split"]["by"], [split for split in SPLITS if not counts[split]]
-    how = "splits are the source's own" if by == "source" else f"split by {by}"
-    say(f"{how}{'; there is no ' if empty else ''}{' and no '.join(empty)}")
+    how = "the splits of the source are kept" if by == "source" else f"split by {by}"
+    report(f"{how}{'; there is no ' if empty else ''}{' and no '.join(empty)}")
     if files := manifest["left_out_files"]:
         kinds = ", ".join(f"{count:,} {suffix}" for suffix, count in files.items())
-        say(f"files of the source that are not read, by suffix: {kinds}")
+        report(f"files of the source that were not read, by suffix: {kinds}")
     for name, why in manifest["unread_tables"].items():
-        say(f"{name}: {why}; not read")
+        report(f"{name}: {why}; not read")
     texts = {c: why for c, why in manifest["left_out_columns"].items() if why.startswith(data_folder.TEXT)}
     if texts:
         shown = ", ".join(f"{column} ({why.removeprefix(data_folder.TEXT)})" for column, why in texts.items())
-        say(f"columns of text are no labels: {shown}")
+        report(f"columns of text cannot be labels: {shown}")
     for column, why in manifest["left_out_columns"].items():
         if column not in texts:
-            say(f"column '{column}' is no label: {why}")
+            report(f"column '{column}' is not a label: {why}")
     for column, why in manifest["not_numbers"].items():
-        say(f"column '{column}': {why}; no label there")
+        report(f"column '{column}': {why}; these have no label")
     for label, known in manifest["labels"].items():
         if data_folder.constant(known):
-            say(f"label '{label}' is {known['mean']:.4g} wherever it is known: there is nothing to learn from it")
+            report(f"label '{label}' is {known['mean']:.4g} for every crystal that has it: nothing to learn")
     if joined := manifest["labels_file"]:
-        say(
+        report(
             f"{joined['name']}: {joined['rows']:,} rows; {joined['crystals_without_row']:,} crystals have none, "
             f"{joined['rows_without_crystal']:,} rows have no crystal"
         )
     if shared := manifest["formulas_in_several_splits"]:
-        say(f"{shared:,} of {manifest['formulas']:,} formulas are in more than one split")
+        report(f"{shared:,} of {manifest['formulas']:,} formulas occur in more than one split")
     if renamed := manifest["renamed_ids"]:
-        say(f"{renamed:,} ids stood for several crystals and got a number")
+        report(f"{renamed:,} ids belonged to several crystals and got a number")
     others = ["manifest.json", "picture.png", *(name for name in manifest["files"] if name not in TABLES)]
-    say(f"{folder}: tables, {', '.join(others)}")
+    report(f"{folder}: tables, {', '.join(others)}")

@@ -1,4 +1,4 @@
-"""`chemeleon import-checkpoint FILE`: a published Chemeleon2 checkpoint to one of ours."""
+"""`chemeleon import-checkpoint FILE`: convert a published Chemeleon2 checkpoint into one of this program."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ if TYPE_CHECKING:
 
 
 def run(file: str, out: str, vae: str | None, overwrite: bool, console: Console) -> Path:
-    """Read a file without executing it and write a checkpoint.
+    """Read a file without executing code from it, and write a checkpoint.
 
     Args:
-        file: the `.ckpt`.
-        out: the checkpoint's folder.
-        vae: a `.ckpt` or a model's name; of a published generator it is known.
+        file: the `.ckpt` file.
+        out: the folder of the new checkpoint.
+        vae: the generator's autoencoder, a `.ckpt` file or the name of a model; that of a published generator is known.
         overwrite: replace the checkpoint of that name.
         console: where the summary goes.
 
@@ -25,7 +25,7 @@ def run(file: str, out: str, vae: str | None, overwrite: bool, console: Console)
         The checkpoint's folder.
 
     Raises:
-        UserError: the file cannot be read or is refused, or there is something at `out` already.
+        UserError: the file cannot be read or is refused, or `out` already exists.
     """
     from chemeleon_cli.core.paths import META
     from chemeleon_cli.sources.checkpoints import find_model
@@ -33,12 +33,12 @@ def run(file: str, out: str, vae: str | None, overwrite: bool, console: Console)
 
     source, folder = Path(file).expanduser(), Path(out).expanduser()
     if not source.is_file():
-        raise UserError(f"{file}: no such file", "published models need no file: --model hub:mp_20_ldm_rl")
+        raise UserError(f"{file}: no such file", "published models need no import: --model hub:mp_20_ldm_rl")
     if folder.exists():
         if not (folder / META).is_file():
-            raise UserError(f"{out}: is there already, and is no checkpoint", "choose another --out")
+            raise UserError(f"{out}: already exists and is not a checkpoint", "choose another --out")
         if not overwrite:
-            raise UserError(f"{out}: is there already", "--overwrite replaces it")
+            raise UserError(f"{out}: already exists", "--overwrite replaces it")
     vae = vae or published_pair(source)
     pair = None
     if vae is not None:
@@ -48,5 +48,5 @@ def run(file: str, out: str, vae: str | None, overwrite: bool, console: Console)
 
     found = convert(source, folder, pair)
     numbers = sum(tensor.numel() for tensor in found.weights.values())
-    console.print(f"{found.kind} of {numbers:,} numbers written to {folder}", highlight=False, soft_wrap=True)
+    console.print(f"{found.kind} with {numbers:,} parameters written to {folder}", highlight=False, soft_wrap=True)
     return folder

@@ -1,4 +1,4 @@
-"""`chemeleon recipes`: the shipped recipes, and what their keys mean."""
+"""`chemeleon recipes`: the shipped recipes and the reference of their keys."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def run(action: str | None, name: str | None, console: Console) -> None:
             for path in shipped():
                 title = path.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
                 console.out(f"{shipped_name(path):<20} {title}", highlight=False)
-            console.out("\nchemeleon recipes show NAME > mine.yaml makes one your own", highlight=False)
+            console.out("\nTo copy a recipe: chemeleon recipes show NAME > mine.yaml", highlight=False)
         case "show", str():
             beside = {path.name: path for path in shipped_folder().glob("*.py")}  # classes of rewards
             path = beside[name] if name in beside else find(name)
@@ -38,6 +38,6 @@ def run(action: str | None, name: str | None, console: Console) -> None:
                 console.out(line, highlight=False)
         case _:
             raise UserError(
-                " ".join(["recipes", *filter(None, (action, name))]) + ": not understood",
+                " ".join(["recipes", *filter(None, (action, name))]) + ": unknown arguments",
                 "chemeleon recipes, chemeleon recipes show NAME, or chemeleon recipes schema COMMAND",
             )

@@ -1,4 +1,4 @@
-"""What every training command does before and after its loop: device and ranks, run folder, records."""
+"""What every training command does before and after its training loop: devices, ranks, run folder and records."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from chemeleon_cli.core.training.ranks import on_first_rank
 from chemeleon_cli.errors import UserError
 
 VALIDATION_LIMIT = 5000
-"""Crystals."""
+"""Largest number of crystals used in a validation."""
 RECORD = "run.json"
-"""The file that makes a folder a run."""
+"""The file that marks a folder as a run."""
 NAMED = 10
-"""Skipped rows that are named for each reason."""
+"""Number of skipped rows that are named for each reason."""
 RANKS_WAIT = datetime.timedelta(days=1)
-"""For the one that scores, which may take an hour for a step where crystals are relaxed."""
+"""How long ranks wait for the one that scores, which may take an hour per step if crystals are relaxed."""
 
 if TYPE_CHECKING:
     import torch
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 
 def launch(recipe: RunRecipe, console: Console) -> Fabric:
-    """Start the ranks; all but the first are silent from here on.
+    """Start the ranks; from here on, only the first one prints.
 
     Raises:
         UserError: there is no such device, or no such logger.
@@ -60,19 +60,19 @@ def launch(recipe: RunRecipe, console: Console) -> Fabric:
 def open_folder(
     recipe: RunRecipe, options: RunOptions, fabric: Fabric, meta: Mapping[str, Any]
 ) -> tuple[Path, Logger | None]:
-    """The run folder with its records, and the logger if the recipe asks for one.
+    """Make the run folder with its records, and the logger if the recipe asks for one.
 
-    Called when all that the run needs is loaded, so that a mistake leaves no folder behind.
+    To be called when everything that the run needs is loaded, so that a mistake leaves no folder behind.
 
     Args:
-        recipe: of the run.
-        options: whether it resumes, or replaces what is there.
-        fabric: launched.
-        meta: of the run's checkpoints, see `describe`.
+        recipe: the recipe of the run.
+        options: whether the run resumes or replaces an existing one.
+        fabric: the launched Fabric.
+        meta: the meta of the run's checkpoints, see `describe`.
 
     Raises:
-        UserError: on every rank, if the folder holds a run already or, to resume, none; or if it holds something that
-            the run is made of.
+        UserError: on every rank, if the folder already contains a run, if it contains none to resume, or if it contains
+            something that the run uses.
     """
     folder = Path(recipe.output) / recipe.name
 
@@ -85,10 +85,10 @@ def open_folder(
 
 
 def check_folder(recipe: RunRecipe, options: RunOptions, fabric: Fabric, meta: Mapping[str, Any]) -> None:
-    """Say what `open_folder` would refuse, and touch nothing: for a run that works a while before it opens its folder.
+    """Raise the errors of `open_folder` without changing anything, for a run that opens its folder only later.
 
     Raises:
-        UserError: as of `open_folder`.
+        UserError: as `open_folder`.
     """
     folder = Path(recipe.output) / recipe.name
 
@@ -100,7 +100,7 @@ def check_folder(recipe: RunRecipe, options: RunOptions, fabric: Fabric, meta: M
 
 
 def find_device(device: str, devices: int = 1) -> torch.device:
-    """The device of this name, the first of several; it imports no more than torch, for commands that train nothing.
+    """The device of this name, the first of several. Imports only torch, for commands that do not train.
 
     Raises:
         UserError: there is no such device.
@@ -109,9 +109,9 @@ def find_device(device: str, devices: int = 1) -> torch.device:
 
     kind, _, index = device.partition(":")
     if index and devices > 1:
-        raise UserError(f"device {device} is one, and devices is {devices}", "name the kind only: --device cuda")
+        raise UserError(f"device {device} is one device, but devices is {devices}", "use --device cuda")
     if kind == "cuda" and not torch.cuda.is_available():
-        raise UserError("device cuda: this machine has no usable GPU", "take --device cpu or auto")
+        raise UserError("device cuda: this machine has no usable GPU", "use --device cpu or auto")
     available = torch.cuda.device_count()
     if kind == "cuda" and max(devices, int(index or 0) + 1) > available:
         raise UserError(f"device {device}, devices {devices}: this machine has {available} GPUs", "ask for fewer")
@@ -121,7 +121,7 @@ def find_device(device: str, devices: int = 1) -> torch.device:
 
 
 def make_fabric(device: str = "auto", devices: int = 1) -> Fabric:
-    """One process per device, launched through torch.distributed where there are several.
+    """A launched Fabric with one process per device; several devices use torch.distributed.
 
     Raises:
         UserError: there is no such device.
@@ -134,7 +134,7 @@ def make_fabric(device: str = "auto", devices: int = 1) -> Fabric:
 
     if found.type == "cpu" and devices > 1:
         torch.set_num_threads(max(1, processors() // devices))
-    # on a GPU it would advise at every start to call a function of torch, which no recipe can
+    # on a GPU, Fabric would advise at every start to call a function of torch, which a user cannot do
     logging.getLogger("lightning_fabric.utilities.rank_zero").setLevel(logging.WARNING)
     fabric = Fabric(
         accelerator=found.type,
@@ -148,13 +148,13 @@ def make_fabric(device: str = "auto", devices: int = 1) -> Fabric:
 def load_data(
     path: str, max_atoms: int | None, console: Console, thirds: Sequence[int] | None = None
 ) -> tuple[Table, Table]:
-    """The train and val tables of a data folder, with what was rejected said aloud.
+    """The train and val tables of a data folder; prints what was rejected.
 
-    Of train, the chosen thirds of its formulas. Of a large val split, a fixed sample: validation is to cost little
-    beside training.
+    Only the chosen `thirds` of the formulas of train are kept. A large val split is reduced to a fixed sample, so that
+    validation is cheap compared with training.
 
     Raises:
-        UserError: one of them is missing or holds nothing.
+        UserError: one of the tables is missing or empty.
     """
     from chemeleon_cli.core.data.dataset import load_split, of_thirds
 
@@ -162,22 +162,22 @@ def load_data(
     for split in ("train", "val"):
         table = load_split(path, split, max_atoms)
         if table is None:
-            raise UserError(f"{path}: no {split}.csv(.gz)", "chemeleon fetch-data makes the splits")
+            raise UserError(f"{path}: no {split}.csv(.gz)", "make the data folder with chemeleon fetch-data")
         tables.append(table)
         console.print(f"{split}: {len(table)} crystals from {table.path}", highlight=False)
-        say_skipped(table.rejected, console)
+        print_skipped(table.rejected, console)
     train, val = tables
     if thirds is not None:
         train = of_thirds(train, thirds)
-        console.print(f"of train, thirds {list(thirds)} of the formulas: {len(train)} crystals", highlight=False)
+        console.print(f"train, thirds {list(thirds)} of the formulas: {len(train)} crystals", highlight=False)
     if len(val) > VALIDATION_LIMIT:
-        console.print(f"validation on {VALIDATION_LIMIT} of these", highlight=False)
+        console.print(f"validation uses {VALIDATION_LIMIT} of them", highlight=False)
         val = at_most(val, VALIDATION_LIMIT)
     return train, val
 
 
-def say_skipped(rejected: Sequence[tuple[str, str]], console: Console) -> None:
-    """Count the rows of a table that are not used, and name them (the first of many) by reason."""
+def print_skipped(rejected: Sequence[tuple[str, str]], console: Console) -> None:
+    """Print how many rows of a table are not used, and by reason the first of them."""
     names = defaultdict(list)
     for name, reason in rejected:
         names[reason].append(name)
@@ -190,7 +190,7 @@ def say_skipped(rejected: Sequence[tuple[str, str]], console: Console) -> None:
 
 
 def at_most(table: Table, count: int) -> Table:
-    """The table, or `count` rows of it drawn with a fixed seed."""
+    """The table, or `count` random rows of a larger one, always the same."""
     import torch
 
     if len(table) <= count:
@@ -199,10 +199,10 @@ def at_most(table: Table, count: int) -> Table:
 
 
 def resume(training: Run, recipe: RunRecipe) -> None:
-    """Go on from where a run stopped, and keep the recipe that it goes on with.
+    """Resume a run from its last checkpoint, and save the recipe that it continues with.
 
     Raises:
-        UserError: as of `Run.resume`; the record of the run is then left as it was.
+        UserError: as `Run.resume`; the record of the run is then unchanged.
     """
     training.resume()
     if training.fabric.is_global_zero:
@@ -219,15 +219,15 @@ def describe(recipe: RunRecipe, data: Mapping[str, Any], parents: list[dict[str,
     }
 
 
-def say(step: int, run: Run, metrics: Mapping[str, float], improved: bool, console: Console) -> None:
-    """One line per validation."""
+def print_validation(step: int, run: Run, metrics: Mapping[str, float], improved: bool, console: Console) -> None:
+    """Print one line with the metrics of a validation."""
     text = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
     mark = " [green]best[/]" if improved else ""
     console.print(f"step {step:>6}  {run.minutes():6.1f} min  {text}{mark}", highlight=False, soft_wrap=True)
 
 
 def finish(folder: Path, results: Mapping[str, Any], console: Console) -> None:
-    """Write the final figures beside the run and say where everything is."""
+    """Write the final results to the run folder, and print where everything is."""
     from chemeleon_cli.core.training.checkpoint import json_text
 
     (folder / "results.json").write_text(json_text(results), encoding="utf-8")
@@ -235,19 +235,23 @@ def finish(folder: Path, results: Mapping[str, Any], console: Console) -> None:
 
 
 def _check(folder: Path, options: RunOptions, meta: Mapping[str, Any]) -> None:
-    """Whether what is in the folder fits what the run is to do there."""
+    """Check that the folder can be used for the run.
+
+    Raises:
+        UserError: it cannot.
+    """
     if options.resume and options.overwrite:
-        raise UserError("--resume goes on with a run and --overwrite replaces it: name one of them")
+        raise UserError("--resume continues a run and --overwrite replaces it: give only one of them")
     if options.resume:
         if not (folder / RECORD).is_file():
             raise UserError(f"{folder}: no run to resume", "leave out --resume to start it")
         return
     if folder.exists() and any(folder.iterdir()):
         if not options.overwrite:
-            hint = "--resume goes on, --overwrite replaces it, --set name=NAME keeps both"
-            raise UserError(f"{folder}: holds a run already", hint)
+            hint = "--resume continues it, --overwrite replaces it, --set name=NAME keeps both"
+            raise UserError(f"{folder}: already contains a run", hint)
         if not (folder / RECORD).is_file():
-            raise UserError(f"{folder}: is not empty and not a run; it is left alone", "take another --set name=NAME")
+            raise UserError(f"{folder}: neither empty nor a run; it is left unchanged", "use another --set name=NAME")
         _check_unused(folder, meta)
 
 
@@ -276,14 +280,14 @@ def _prepare(folder: Path, recipe: RunRecipe, options: RunOptions, device: str, 
 
 
 def _check_unused(folder: Path, meta: Mapping[str, Any]) -> None:
-    """Refuse to replace a folder that holds a model, data or another file that the new run is made of."""
+    """Refuse to replace a folder that contains a model, data or another file that the new run uses."""
     own = {"name", "output", "command"}
-    recipe_says = [value for key, value in meta["recipe"].items() if key not in own]
-    for used in texts_in([recipe_says, meta["parents"], meta["data"].get("path")]):
+    values = [value for key, value in meta["recipe"].items() if key not in own]
+    for used in texts_in([values, meta["parents"], meta["data"].get("path")]):
         path = os.path.expanduser(used)
         if os.path.exists(path) and Path(path).resolve().is_relative_to(folder.resolve()):
-            hint = "take another --set name=NAME"
-            raise UserError(f"{folder}: holds {used}, which this run is made of; it is left alone", hint)
+            hint = "use another --set name=NAME"
+            raise UserError(f"{folder}: contains {used}, which this run uses; it is left unchanged", hint)
 
 
 def _write_recipe(folder: Path, recipe: RunRecipe) -> None:
@@ -305,6 +309,6 @@ def _logger(recipe: RunRecipe, folder: Path) -> Logger | None:
         mode=section.mode,
         dir=folder,
         config=recipe.model_dump(mode="json"),
-        id=re.sub(r"\W", "-", f"{recipe.name}-{started}"),  # a resumed run goes on there, a new one does not
+        id=re.sub(r"\W", "-", f"{recipe.name}-{started}"),  # continued by a resumed run, not by a new one
         resume="allow",
     )

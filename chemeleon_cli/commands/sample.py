@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 
 def run(recipe: Sample, overwrite: bool, console: Console) -> None:
-    """Write crystals to a file, all of them, the impossible too.
+    """Sample crystals and write them to a file, including invalid ones.
 
-    A crystal whose cell cannot exist at all has no place in a file format; it is counted and left out.
+    A crystal whose cell has numbers that are not finite cannot be written in any format; it is counted and left out.
     """
     import torch
 
@@ -32,7 +32,7 @@ def run(recipe: Sample, overwrite: bool, console: Console) -> None:
     from chemeleon_cli.core.training import checkpoint
     from chemeleon_cli.sources.files import write_crystals, writer_for
 
-    writer_for(Path(recipe.out))  # a name that cannot be written is an error before the work
+    writer_for(Path(recipe.out))  # an unknown suffix is an error before the crystals are sampled
     check_writable(Path(recipe.out), overwrite)
     device = runs.find_device(recipe.device)
     loaded, _ = checkpoint.load(find_model(recipe.model, "ldm"), "ldm", device)
@@ -54,11 +54,12 @@ def run(recipe: Sample, overwrite: bool, console: Console) -> None:
             made.update(zip(kept, crystals[real.nonzero().flatten()].to_structures(), strict=True))
     ids = sorted(made)
     if not ids:
-        text = f"none of {len(sizes)} crystals of {recipe.model} has a cell whose numbers are finite"
-        raise UserError(f"{text}; nothing is written", "its training went wrong; take another generator")
+        text = f"none of the {len(sizes)} crystals of {recipe.model} has a cell with finite numbers"
+        raise UserError(f"{text}; nothing is written", "its training went wrong; use another generator")
     if len(ids) < len(sizes):
         lost = len(sizes) - len(ids)
-        console.print(f"[yellow]{lost} have no possible cell and cannot be written[/]; shares by score are of the rest")
+        text = "have no possible cell and are not written"
+        console.print(f"[yellow]{lost} crystals {text}[/]; the shares that score prints are of the others")
     write_crystals(Path(recipe.out), [made[i] for i in ids], [names[i] for i in ids])
     console.print(f"{len(ids)} crystals written to {recipe.out}", highlight=False)
 
@@ -66,12 +67,12 @@ def run(recipe: Sample, overwrite: bool, console: Console) -> None:
 def _like(
     file: str, recipe: Sample, model: Generator, console: Console
 ) -> tuple[list[str], Tensor, list[Request]]:
-    """Names, sizes and conditions of crystals with the compositions of those in a file, in their primitive cells.
+    """Names, sizes and requests for crystals with the compositions of the primitive cells of those in a file.
 
     The k-th crystal for `mp-1` is named `mp-1-k`.
 
     Raises:
-        UserError: the model cannot be asked for one of them, or none is left.
+        UserError: the model cannot be asked for one of the compositions, or no crystal of the file can be used.
     """
     import torch
 
@@ -103,8 +104,8 @@ def _like(
     reasons = {"cannot be read": unfit, f"have sizes that the model was not trained on ({low} to {high} atoms)": beyond}
     lost = [f"{count} crystals of {file} {reason}" for reason, count in reasons.items() if count]
     if not names:
-        found = "; ".join(lost) or f"{file}: holds no crystal"
-        raise UserError(f"{found}; none is left", "`like` takes CIF, extxyz, CSV or json.gz")
+        found = "; ".join(lost) or f"{file}: contains no crystal"
+        raise UserError(f"{found}; none is left", "`like` reads CIF, extxyz, CSV or json.gz")
     for line in lost:
         console.print(f"[yellow]{line} and are left out[/]", highlight=False)
     return names, torch.tensor(sizes), requests

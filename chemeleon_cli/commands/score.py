@@ -1,5 +1,4 @@
-"""`chemeleon score FILE`: a row per crystal and a summary, with the same candidates and rewards as
-`train-rl`."""
+"""`chemeleon score FILE`: a row per crystal and a summary, computed by the same code as the rewards of `train-rl`."""
 
 from __future__ import annotations
 
@@ -36,7 +35,7 @@ def run(recipe: Score, overwrite: bool, console: Console) -> None:
 
     out = Path(recipe.out) if recipe.out else _beside(Path(recipe.file))
     if out.suffix not in (".csv", ".parquet"):
-        raise UserError(f"{out}: the table is a .csv or a .parquet", "name one: --out scores.csv")
+        raise UserError(f"{out}: the table must be a .csv or .parquet file", "for instance --out scores.csv")
     if recipe.relaxed_out:
         writer_for(Path(recipe.relaxed_out))
     outputs = [out, out.with_suffix(".json"), *([Path(recipe.relaxed_out)] if recipe.relaxed_out else [])]
@@ -67,7 +66,7 @@ def run(recipe: Score, overwrite: bool, console: Console) -> None:
 
 
 def _load(recipe: Score, device: str, console: Console) -> ScoringContext:
-    """Models, hull and reference sets: what the reward needs, and what novelty is against."""
+    """Load what scoring needs: the reward's models and hull, and the reference set for novelty."""
     from chemeleon_cli.core.scoring.loading import load_context, load_known, load_training_set
     from chemeleon_cli.core.scoring.needs import Needs
     from chemeleon_cli.core.training import checkpoint
@@ -84,20 +83,21 @@ def _load(recipe: Score, device: str, console: Console) -> ScoringContext:
     context = load_context(recipe.energies(), needs, find_model, vae, training_data, device)
     if recipe.reward is not None:
         recipe.reward.prepare(context)
-        # relaxed for the report; the reward is the one that train-rl gave
+        # crystals may be relaxed for the summary only; rewards are those that train-rl would give
         context = replace(context, reward_relaxed=recipe.reward.relax is not None)
-    wanted = recipe.reference or training_data
+    reference = recipe.reference or training_data
     if recipe.reference in context.known:
         return context
-    if wanted is None or split_path(wanted, "train") is None:
-        console.print(f"novelty is not measured: {f'{wanted} is not there' if wanted else 'no --reference is named'}")
+    if reference is None or split_path(reference, "train") is None:
+        why = f"{reference} does not exist" if reference else "no --reference is given"
+        console.print(f"novelty is not measured: {why}")
         return context
-    known = load_known(wanted) if recipe.reference else load_training_set(wanted)
+    known = load_known(reference) if recipe.reference else load_training_set(reference)
     return replace(context, known={**context.known, recipe.reference: known})
 
 
 def _columns(rows: list[Row], candidates: Candidates, reference: str | None) -> Columns:
-    """What is known of each crystal, by column; None where it is not known."""
+    """The columns of the table, with one value for each crystal; None if it is not known."""
     forms = candidates.canonical
     columns: Columns = {
         "id": [row.id for row in rows],
@@ -122,7 +122,7 @@ def _columns(rows: list[Row], candidates: Candidates, reference: str | None) -> 
 
 
 def _energies(candidates: Candidates) -> Columns:
-    """Energies of crystals as they are, and above the hull where there is one."""
+    """Energies of the crystals as given and, if there is a hull, above it."""
     columns: Columns = {"energy_per_atom": candidates.energy_per_atom.tolist()}
     if candidates.context.hull is not None:
         columns["e_above_hull"] = candidates.e_above_hull.tolist()
@@ -132,7 +132,7 @@ def _energies(candidates: Candidates) -> Columns:
 
 
 def _comparisons(candidates: Candidates, reference: str | None) -> Columns:
-    """Duplicates and, where there is a reference set, what is new against it."""
+    """Duplicates and, if there is a reference set, novelty against it."""
     found = candidates.uniqueness
     in_group = [group >= 0 for group in found.groups]
     columns: Columns = {
@@ -160,13 +160,13 @@ def _where(known: Iterable[bool], values: Iterable[Any]) -> list[Any]:
 
 
 def _beside(path: Path) -> Path:
-    """`generated.cif.gz` -> `generated.scores.csv`; a folder's is beside it."""
+    """The default table: `generated.scores.csv` next to `generated.cif.gz`; that of a folder is next to the folder."""
     path = path.resolve()
     return path.with_name(Path(path.name.removesuffix(".gz")).stem + ".scores.csv")
 
 
 def _write(path: Path, columns: Columns) -> None:
-    """A CSV or Parquet table, whole or not at all; an empty cell is a number or fact that is not known."""
+    """Write a CSV or Parquet table, completely or not at all; the cell of an unknown value is empty."""
     with replacing(path) as temporary:
         if path.suffix == ".parquet":
             import pandas as pd

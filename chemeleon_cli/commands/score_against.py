@@ -1,4 +1,4 @@
-"""What `chemeleon score --against` says: are the known crystals among those that were generated for them?"""
+"""`chemeleon score --against`: the match rate of known crystals among those that were generated for them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from chemeleon_cli.commands.runs import say_skipped
+from chemeleon_cli.commands.runs import print_skipped
 from chemeleon_cli.errors import UserError
 
 if TYPE_CHECKING:
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
 
 
 def figures(against: str, known: Known, rows: list[Row], console: Console) -> dict[str, Any]:
-    """Match rate and RMSE of known crystals."""
+    """Print and return the match rate and RMSE of known crystals."""
     from chemeleon_cli.core.scoring.csp import MATCHING, pair, predict
 
     ids, references = known
-    candidates, told_by = pair([row.id for row in rows], [row.structure for row in rows], ids, references)
+    candidates, paired_by = pair([row.id for row in rows], [row.structure for row in rows], ids, references)
     found = predict(candidates, references)
     paired = sum(found.candidates)
-    # paired by formula, those of other formulas are not among the candidates
-    right = found.right_formulas if told_by == "id" else None
+    # if paired by formula, crystals of other formulas are not among the candidates
+    right = found.right_formulas if paired_by == "id" else None
     console.print(
         f"against {against}: {found.match_rate:.1%} of {len(references)} crystals found, RMSE {found.rmse:.4f}; "
-        f"{paired} candidates (told by {told_by})" + ("" if right is None else f", {right:.1%} with the right formula"),
+        f"{paired} candidates (by {paired_by})" + ("" if right is None else f", {right:.1%} with the right formula"),
         highlight=False,
     )
     if found.timed_out:
@@ -43,7 +43,7 @@ def figures(against: str, known: Known, rows: list[Row], console: Console) -> di
         "match_rate": found.match_rate,
         "rmse": found.rmse,
         "candidates": paired,
-        "told_by": told_by,
+        "paired_by": paired_by,
         "right_formulas": right,
         "timed_out": found.timed_out,
         "matcher": MATCHING.model_dump(),
@@ -51,11 +51,11 @@ def figures(against: str, known: Known, rows: list[Row], console: Console) -> di
 
 
 def known(against: str, console: Console) -> Known:
-    """Ids and crystals of a file, or of a data folder's test split (val where it has none); those that cannot be read
-    are named and left out.
+    """Ids and crystals of a file, or of a data folder's test split (or val, if it has no test split). Those that cannot
+    be read are printed and left out.
 
     Raises:
-        UserError: there are none.
+        UserError: no crystal can be read.
     """
     from chemeleon_cli.core.data.dataset import load_split
     from chemeleon_cli.sources.files import read_crystals
@@ -63,8 +63,8 @@ def known(against: str, console: Console) -> Known:
     if Path(against).is_dir():
         table = load_split(against, "test") or load_split(against, "val")
         if table is None:
-            raise UserError(f"{against}: no test and no val split", "name a file of crystals or a data folder")
-        _say(against, table.rejected, console)
+            raise UserError(f"{against}: no test and no val split", "give a file of crystals or a data folder")
+        _print_skipped(against, table.rejected, console)
         return table.ids, table.structures()
     kept, rejected = [], []
     for row in read_crystals(against):
@@ -72,13 +72,13 @@ def known(against: str, console: Console) -> Known:
             rejected.append((row.id, str(row.reason)))
         else:
             kept.append((row.id, row.structure))
-    _say(against, rejected, console)
+    _print_skipped(against, rejected, console)
     if not kept:
-        raise UserError(f"{against}: holds no crystal", "name a file of crystals or a data folder")
+        raise UserError(f"{against}: contains no crystal", "give a file of crystals or a data folder")
     return [name for name, _ in kept], [structure for _, structure in kept]
 
 
-def _say(against: str, rejected: Sequence[tuple[str, str]], console: Console) -> None:
+def _print_skipped(against: str, rejected: Sequence[tuple[str, str]], console: Console) -> None:
     if rejected:
         console.print(f"{against}:", highlight=False)
-    say_skipped(rejected, console)
+    print_skipped(rejected, console)

@@ -1,4 +1,4 @@
-"""What `chemeleon score` says of a whole file, as plain values: the summary that is written and printed."""
+"""The summary of `chemeleon score` for a whole file, as plain values; it is both written and printed."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 
 PACKAGES = ("torch", "pymatgen", "smact", "spglib", "scipy", "chgnet", "mace-torch", "chemeleon-cli")
 MEASURED_STEPS = 5
-"""Steps of one relaxation that tell how long all will take."""
+"""Number of relaxation steps from which the time of all relaxations is estimated."""
 
 
 def announce(candidates: Candidates, console: Console) -> None:
-    """Say how long relaxing will take, from a few steps of a crystal of median size."""
+    """Print how long relaxing will take, estimated from a few steps with a crystal of median size."""
     context, forms = candidates.context, sorted((s for s in candidates.canonical if s is not None), key=len)
     assert context.energy_model is not None and context.relax is not None, "checked with the recipe"
     if not forms:
@@ -46,16 +46,15 @@ def announce(candidates: Candidates, console: Console) -> None:
     workers = min(processors(), len(forms)) if context.device == "cpu" else 1
     minutes = len(forms) * context.relax.steps * rate / workers / 60
     console.print(
-        f"relaxing {len(forms)} crystals by {context.energy_model.name}: about {max(minutes, 0.1):.1f} min "
-        "if none converges early "
-        f"({rate:.2g} s a step for {len(median)} atoms, {context.relax.steps} steps, {workers} at a time)",
+        f"relaxing {len(forms)} crystals with {context.energy_model.name}: at most about {max(minutes, 0.1):.1f} min "
+        f"({rate:.2g} s per step for {len(median)} atoms, {context.relax.steps} steps, {workers} at a time)",
         highlight=False,
         soft_wrap=True,
     )
 
 
 def figures(recipe: Score, rows: list[Row], candidates: Candidates, scores: Scores | None) -> dict[str, Any]:
-    """Everything that is printed and what it depends on, as plain values."""
+    """The summary, with everything that its numbers depend on, as plain values."""
     context, uniqueness, n = candidates.context, candidates.uniqueness, len(candidates)
     reference = context.known.get(recipe.reference)
     novelty = candidates.novelty(recipe.reference) if reference else None
@@ -94,7 +93,7 @@ def figures(recipe: Score, rows: list[Row], candidates: Candidates, scores: Scor
 
 
 def _quantities(candidates: Candidates) -> dict[str, Tensor]:
-    """(B,) of each quantity whose mean is printed, by the name of its column in the table."""
+    """Each quantity whose mean is printed, of shape (B,), by the name of its column in the table."""
     found: dict[str, Tensor] = {}
     if candidates.context.energy_model and candidates.context.hull:
         found["e_above_hull"] = candidates.e_above_hull
@@ -108,7 +107,8 @@ def _converged(candidates: Candidates) -> int:
 
 
 def _protocols(candidates: Candidates, reference: str | None) -> dict[str, Any]:
-    """Each published definition's figures; null where it wants relaxed crystals and they are not."""
+    """Stability, uniqueness and novelty by each published definition; None if it needs relaxed crystals that are
+    missing."""
     found: dict[str, Any] = {}
     for protocol in PROTOCOLS:
         if protocol.relaxed and candidates.context.relax is None:
@@ -146,7 +146,7 @@ def _figures(rate: Rate, guards: Mapping[str, Sequence[bool]]) -> dict[str, Any]
 
 
 def _reasons(candidates: Candidates) -> dict[str, dict[str, int]]:
-    """Why crystals have no number, by fact or component; what a component only passes on is said once."""
+    """Why crystals have no value, by quantity or reward component; a reason that both would give is listed once."""
     notes = dict(candidates.notes)
     if notes.get("e_above_hull") and notes.get("energy") == notes["e_above_hull"]:
         del notes["energy"]
@@ -154,12 +154,13 @@ def _reasons(candidates: Candidates) -> dict[str, dict[str, int]]:
 
 
 def _counts(texts: Iterable[str]) -> dict[str, int]:
-    """How often each is there, the most frequent first."""
+    """How often each text occurs, the most frequent first."""
     return dict(Counter(texts).most_common())
 
 
 def _rewards(reward: ReinforceReward, candidates: Candidates, scores: Scores) -> dict[str, dict[str, Any]]:
-    """Each component's mean in its own unit and how many it has no number for; of a predicted target, how close."""
+    """Each component's mean in its own unit and the number of unscored crystals; for a predicted target also how close
+    the crystals are to it."""
     means, found = scores.raw_means(), {}
     for name, component in zip(reward.names(), reward.components, strict=True):
         missing = int((scores.raw[name].isnan() & ~scores.impossible).sum())
@@ -180,7 +181,7 @@ def _rewards(reward: ReinforceReward, candidates: Candidates, scores: Scores) ->
 
 
 def _mean_and_median(values: Tensor) -> dict[str, float]:
-    """Of the numbers that are known, and how many these are; NaN where none is."""
+    """Mean and median of the known numbers, and their count; NaN if there are none."""
     known = [value for value in values.tolist() if not math.isnan(value)]
     mean, median = (statistics.fmean(known), statistics.median(known)) if known else (math.nan, math.nan)
     return {"mean": mean, "median": median, "count": len(known)}

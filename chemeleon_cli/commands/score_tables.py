@@ -1,4 +1,4 @@
-"""The tables that `chemeleon score` prints, of the summary that it writes."""
+"""The tables that `chemeleon score` prints, made from the summary that it writes."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from chemeleon_cli.core.scoring.context import ScoringContext
 
 MOST_REASONS = 3
-"""How many of the reasons for which crystals have no number are printed, of each fact."""
+"""Number of reasons for missing values that are printed for each quantity."""
 
 
 def show(summary: Mapping[str, Any], context: ScoringContext, console: Console) -> None:
-    """Print the summary, and what crystals were scored with."""
+    """Print the summary, and the models that the crystals were scored with."""
     n, counts = summary["n"], summary["counts"]
     everything, valid = f"all {n}", f"{counts['valid']} valid"
     table = Table(title=f"{summary['file']}: {n} crystals", title_justify="left")
@@ -76,8 +76,8 @@ def _show_protocols(summary: Mapping[str, Any], context: ScoringContext, console
     console.print(table)
     if any(found and found["measured"] < summary["counts"]["valid"] for found in summary["protocols"].values()):
         text = "valid crystals whose energy above the hull, duplicates or novelty are unknown count as not stable"
-        console.print(f"[yellow]not all were measured[/]: {text}, so the shares are lower bounds", highlight=False)
-    guards = Table(title="Guards: share of all, and of what is counted above", title_justify="left")
+        console.print(f"[yellow]not all are measured[/]: {text}, so the shares are lower bounds", highlight=False)
+    guards = Table(title="Guards: share of all crystals, and of those counted above", title_justify="left")
     guards.add_column("")
     guards.add_column("all", justify="right")
     relaxed = next((f["guards"] for f in summary["protocols"].values() if f and f["crystals"] == "relaxed"), None)
@@ -112,7 +112,7 @@ def _reward_rows(add: Any, name: str, found: Mapping[str, Any], counts: Mapping[
 
 
 def _cells(figure: Mapping[str, Any]) -> tuple[str, str]:
-    """The limits of the energy, and the share with its interval."""
+    """The range of the energy above the hull, and the share with its interval, as text."""
     low, high = (100 * end for end in figure["interval_95"])
     limit = f"{figure['e_above_hull_at_most']:g}"
     where = f"0 to {limit}" if figure.get("without_stable") else f"at most {limit}"
@@ -120,7 +120,7 @@ def _cells(figure: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _known_of(known: int, counts: Mapping[str, int]) -> str:
-    """How many valid crystals a figure is of: those for which it is known."""
+    """The number of valid crystals that a value is computed from, as text: those for which it is known."""
     valid = counts["valid"]
     return f"{valid} valid" if known == valid else f"{known} of {valid} valid"
 

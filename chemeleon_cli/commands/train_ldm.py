@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 FINAL_SAMPLES = 1000
 REPORT_SAMPLES = 5000
 ELEMENT_SAMPLES, ELEMENTS_KEPT = 1000, 0.95
-"""How many crystals are looked at before training, and the share of atoms that have to keep their element."""
+"""Number of crystals checked before training, and the fraction of atoms whose element must be reconstructed."""
 
 
 def run(recipe: TrainLdm, options: RunOptions, console: Console) -> None:
-    """Train a denoiser on a frozen VAE; ends with a report on samples."""
+    """Train a denoiser on a frozen VAE, and end with a report on sampled crystals."""
     import torch
 
     from chemeleon_cli.core.conditions.base import drop_conditions
@@ -60,7 +60,7 @@ def run(recipe: TrainLdm, options: RunOptions, console: Console) -> None:
     latents = encode(model.vae, train, recipe.training.batch_size, model.conditions)
     val_latents = encode(model.vae, val, recipe.training.batch_size, model.conditions)
     look_at_elements(model, latents, source, console)
-    if recipe.start is None:  # weights that are there were learned with their own
+    if recipe.start is None:  # trained weights keep the statistics that they were trained with
         model.set_latent_statistics(latents.means)
     settings = Settings(**recipe.training.model_dump(exclude={"batch_size"}))
     meta = runs.describe(recipe, summary, [checkpoint.parent(source, parent)])
@@ -77,22 +77,22 @@ def run(recipe: TrainLdm, options: RunOptions, console: Console) -> None:
             x, num_atoms = latents.batch(order[micro_batch])
             given = drop_conditions(latents.conditions_of(order[micro_batch]), rates, generator).to(fabric.device)
             loss = model.loss(x.to(fabric.device), num_atoms.to(fabric.device), generator, given)
-            # a batch holds crystals of like size: weighted so, every atom of the set counts the same
+            # a batch holds crystals of similar size; with this weight, every atom of the set counts the same
             training.backward(loss * num_atoms.float().mean().item() / mean_size)
             training.note({"loss": loss})
         training.log({"gradient_norm": training.optimise()})
         if training.validation_is_due():
             with training.ema_weights():
                 metrics = {"val/loss": validate(model, val_latents, rates, recipe.training.batch_size)}
-            runs.say(training.step + 1, training, metrics, training.validated(metrics), console)
+            runs.print_validation(training.step + 1, training, metrics, training.validated(metrics), console)
 
     if fabric.is_global_zero:
         best, _ = checkpoint.load(find_model(str(folder), "ldm"), "ldm", fabric.device)
-        runs.finish(folder, judge(cast(LatentDiffusion, best), recipe, train, val, console), console)
+        runs.finish(folder, evaluate(cast(LatentDiffusion, best), recipe, train, val, console), console)
 
 
 def look_at_elements(model: LatentDiffusion, latents: Latents, source: Path, console: Console) -> None:
-    """Warn of an autoencoder that does not know the crystals: what it makes of them cannot be decoded."""
+    """Warn if the autoencoder does not know the elements of the crystals and so cannot reconstruct them."""
     import torch
 
     from chemeleon_cli.core.models.latents import elements_kept
@@ -101,12 +101,12 @@ def look_at_elements(model: LatentDiffusion, latents: Latents, source: Path, con
     rows = torch.randperm(len(latents.table), generator=generator)[:ELEMENT_SAMPLES]
     kept = elements_kept(model.vae, latents, rows)
     if kept < ELEMENTS_KEPT:
-        text = f"the autoencoder of {source} gives only {kept:.0%} of these atoms their element back"
+        text = f"the autoencoder of {source} reconstructs the element of only {kept:.0%} of these atoms"
         console.print(f"[yellow]warning[/]: {text}; train one on these crystals (train-vae)", highlight=False)
 
 
 def validate(model: LatentDiffusion, latents: Latents, rates: Mapping[str, float], batch_size: int) -> float:
-    """Mean loss over the atoms of a table, with the same noise, steps and dropped conditions at every validation."""
+    """Mean loss per atom of a table, with the same noise, steps and dropped conditions in every validation."""
     import torch
 
     from chemeleon_cli.core.conditions.base import drop_conditions
@@ -121,8 +121,8 @@ def validate(model: LatentDiffusion, latents: Latents, rates: Mapping[str, float
     return total / int(latents.table.num_atoms.sum())
 
 
-def judge(model: LatentDiffusion, recipe: TrainLdm, train: Table, val: Table, console: Console) -> dict[str, float]:
-    """Sample crystals without conditions, and compare them with those that the model was trained on."""
+def evaluate(model: LatentDiffusion, recipe: TrainLdm, train: Table, val: Table, console: Console) -> dict[str, float]:
+    """Sample crystals without requests, and compare them with those that the model was trained on."""
     import torch
 
     from chemeleon_cli.core.models.generator import Sampling, sample_many

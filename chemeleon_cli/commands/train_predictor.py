@@ -1,4 +1,4 @@
-"""`chemeleon train-predictor`: properties of a crystal from the VAE's encoder."""
+"""`chemeleon train-predictor`: train a property predictor on the encoder of a VAE."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def run(recipe: TrainPredictor, options: RunOptions, console: Console) -> None:
     test = load_split(recipe.data.path, "test", recipe.data.max_atoms)
     if test is not None:
         console.print(f"test: {len(test)} crystals from {test.path}", highlight=False)
-        runs.say_skipped(test.rejected, console)
+        runs.print_skipped(test.rejected, console)
     train, val = (with_labels(table, list(recipe.targets)) for table in (train, val))
     vae_folder = find_model(recipe.vae, "vae")
     vae, vae_meta = checkpoint.load(vae_folder, "vae")
@@ -73,7 +73,7 @@ def run(recipe: TrainPredictor, options: RunOptions, console: Console) -> None:
         if training.validation_is_due():
             with training.ema_weights():
                 metrics = validate(model, val, weights)
-            runs.say(training.step + 1, training, metrics, training.validated(metrics), console)
+            runs.print_validation(training.step + 1, training, metrics, training.validated(metrics), console)
 
     if fabric.is_global_zero:
         best, _ = checkpoint.load(find_model(str(folder), "predictor"), "predictor", fabric.device)

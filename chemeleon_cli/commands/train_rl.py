@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     from chemeleon_cli.recipe.models import TrainRl
 
 REASONS = 5
-"""How many reasons are named where no crystal has a score."""
+"""Number of reasons that are named when no crystal has a score."""
 
 
 def run(recipe: TrainRl, options: RunOptions, console: Console) -> None:
-    """Fine-tune a generator; the result is a checkpoint like any other generator's."""
+    """Steer a generator; the result is a checkpoint like that of any other generator."""
     from chemeleon_cli.core.models.generator import Generator, Sampling
     from chemeleon_cli.core.models.layers import set_precision
     from chemeleon_cli.core.rl import step
@@ -59,9 +59,9 @@ def run(recipe: TrainRl, options: RunOptions, console: Console) -> None:
     if recipe.sampling.sampler == "ddpm" and model.learns_variance:
         raise UserError(
             f"sampling.sampler: found ddpm; {recipe.model} learns the std of its steps, which an update would change",
-            "take sampler: ddim, whose std is fixed",
+            "use sampler: ddim, whose std is fixed",
         )
-    model.chain(sampling)  # more steps than the model has: an error before there is a run folder
+    model.chain(sampling)  # too many steps are an error before there is a run folder
     for request in recipe.conditions:
         model.check_request(request or {})
     settings = step.Settings(
@@ -74,7 +74,7 @@ def run(recipe: TrainRl, options: RunOptions, console: Console) -> None:
     precision = set_precision(model, recipe.training.precision)
     set_precision(base, precision)
     began, before = time.monotonic(), None
-    if not options.resume:  # judged before there is a run folder: a reward that scores nothing replaces no older run
+    if not options.resume:  # before there is a run folder: a reward that scores nothing must not replace a run
         runs.check_folder(recipe, options, fabric, meta)
         try:
             before = on_first_rank(fabric, lambda: validate(model, recipe, context, sampling, must_score=True))
@@ -99,12 +99,12 @@ def run(recipe: TrainRl, options: RunOptions, console: Console) -> None:
         logger=logger,
         memory=memory,
     )
-    training.started = began  # max_minutes counts the first validation
+    training.started = began  # max_minutes includes the first validation
     if before is None:
         runs.resume(training, recipe)
     else:
-        runs.say(0, training, before, training.validated(before, before_training=True), console)
-    # a validation draws the same crystals each time, so it may not hold what earlier ones drew against them
+        runs.print_validation(0, training, before, training.validated(before, before_training=True), console)
+    # every validation samples the same crystals, so it must not compare them with those of earlier validations
     remembering = dataclasses.replace(context, memory=memory)
     unscored: Counter[str] = Counter()
 
@@ -129,13 +129,13 @@ def run(recipe: TrainRl, options: RunOptions, console: Console) -> None:
             best = checkpoint.read_meta(find_model(str(folder), "ldm"))["step"]
             raise UserError(
                 f"{text}; {training.standing()}",
-                f"the best generator, of step {best}, is kept: {folder}; a lower training.learning_rate or a larger "
-                "rl.kl_weight keeps a generator closer to what it began as",
+                f"the best generator, of step {best}, is kept in {folder}; a lower training.learning_rate or a larger "
+                "rl.kl_weight keeps the generator closer to the one that it started from",
             )
         if training.validation_is_due():
             with saving(training, number + 1), training.ema_weights():
                 metrics = on_first_rank(fabric, lambda: validate(model, recipe, context, sampling))
-            runs.say(number + 1, training, metrics, training.validated(metrics), console)
+            runs.print_validation(number + 1, training, metrics, training.validated(metrics), console)
 
     if fabric.is_global_zero:
         best = checkpoint.read_meta(find_model(str(folder), "ldm"))
@@ -144,12 +144,11 @@ def run(recipe: TrainRl, options: RunOptions, console: Console) -> None:
 
 @contextlib.contextmanager
 def saving(training: Run, steps: int) -> Iterator[None]:
-    """Save what is learned where a reward fails, and say in its error which step that was and what there is to go on
-    from.
+    """If a reward fails, save the run, and name in the error the step and the checkpoint to resume from.
 
     Args:
         training: the run.
-        steps: that it has done when the reward is asked.
+        steps: the number of steps that are done when the reward is computed.
     """
     try:
         yield
@@ -158,12 +157,12 @@ def saving(training: Run, steps: int) -> Iterator[None]:
         training.save("last")
         hint = f"{error.hint}; " if error.hint else ""
         raise UserError(
-            f"step {steps}: {error.message}; {training.standing()}", f"{hint}--resume goes on from there"
+            f"step {steps}: {error.message}; {training.standing()}", f"{hint}--resume continues from there"
         ) from error
 
 
 def score_crystals(crystals: Crystals, reward: ReinforceReward, context: ScoringContext) -> tuple[Candidates, Scores]:
-    """Generated crystals, and what a reward says of them."""
+    """Generated crystals as candidates, and their rewards."""
     from chemeleon_cli.core.scoring.candidates import Candidates
 
     candidates = Candidates(crystals.to("cpu").to_structures(), context)
@@ -173,10 +172,10 @@ def score_crystals(crystals: Crystals, reward: ReinforceReward, context: Scoring
 def validate(
     model: Generator, recipe: TrainRl, context: ScoringContext, sampling: Sampling, must_score: bool = False
 ) -> dict[str, float]:
-    """The raw reward of crystals sampled from the same noise every time, and how good they are otherwise.
+    """The raw reward and other metrics of crystals, which are sampled from the same noise in every validation.
 
     Raises:
-        UserError: no crystal has a score although one must.
+        UserError: no crystal has a score, and `must_score` is true.
     """
     from chemeleon_cli.core.rl import step
 
@@ -186,8 +185,8 @@ def validate(
         why = _reasons(recipe.reward.why_unscored(candidates, scores))
         raise UserError(
             f"none of {len(candidates)} crystals of {recipe.model} has a score{why}",
-            "a reward steers by comparing scores: change its guards, the hull or the component that is named, or draw "
-            "more than these (training.val_samples)",
+            "the reward needs scores to compare: change its guards, its hull or the component that is named, or sample "
+            "more crystals (training.val_samples)",
         )
     metrics = {
         "val/reward": step.raw_reward(scores, [c.weight for c in recipe.reward.components]),
@@ -203,7 +202,7 @@ def validate(
 
 
 def _reasons(unscored: Mapping[str, int]) -> str:
-    """The most frequent reasons, with how often each was one; "" without any."""
+    """The most frequent reasons with their counts, as text; "" if there are none."""
     ordered = sorted(unscored.items(), key=lambda item: -item[1])
     named = [f"{count} {reason}" for reason, count in ordered[:REASONS]]
     more = sum(count for _, count in ordered[REASONS:])
@@ -211,7 +210,7 @@ def _reasons(unscored: Mapping[str, int]) -> str:
 
 
 def stability(candidates: Candidates) -> dict[str, float]:
-    """Where novelty is known: the share of crystals that are metastable, unique and novel as Chemeleon2 counts them."""
+    """The share of crystals that are metastable, unique and novel by Chemeleon2's definition, if novelty is known."""
     from chemeleon_cli.core.scoring.protocols import PROTOCOLS, rates
 
     known = candidates.context.known
@@ -225,7 +224,7 @@ def stability(candidates: Candidates) -> dict[str, float]:
 
 
 def draw(model: Generator, recipe: TrainRl, sampling: Sampling) -> Crystals:
-    """The crystals of a validation, from the recipe's seed: an equal share for each of its condition sets."""
+    """The crystals of a validation, sampled with the recipe's seed: an equal share for each of its requests."""
     import torch
 
     from chemeleon_cli.core.data.crystals import Crystals

@@ -1,4 +1,4 @@
-"""`chemeleon train-vae`: crystals to one small vector per atom, and back."""
+"""`chemeleon train-vae`: train the autoencoder, which turns crystals into a few numbers per atom and back."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def run(recipe: TrainVae, options: RunOptions, console: Console) -> None:
         if training.validation_is_due():
             with training.ema_weights():
                 metrics = validate(vae, val, weights, latent_noise, recipe.training.batch_size)
-            runs.say(training.step + 1, training, metrics, training.validated(metrics), console)
+            runs.print_validation(training.step + 1, training, metrics, training.validated(metrics), console)
 
     if fabric.is_global_zero:
         best, _ = checkpoint.load(find_model(str(folder), "vae"), "vae", fabric.device)

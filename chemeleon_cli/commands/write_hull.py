@@ -1,4 +1,4 @@
-"""`chemeleon write-hull SET`: the energies of a set of crystals, as a hull that others are measured by."""
+"""`chemeleon write-hull FILE`: write the energies of a set of crystals as the reference of a convex hull."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from chemeleon_cli.recipe.models import WriteHull
 
 MOST_REASONS = 5
-"""How many of the reasons for which crystals have no energy are printed."""
+"""Number of reasons for missing energies that are printed."""
 
 
 def run(recipe: WriteHull, overwrite: bool, console: Console) -> None:
-    """Compute the energies, write the table and its manifest, and say what is missing from it.
+    """Compute the energies, write the table and its manifest, and print what is missing.
 
     Raises:
-        UserError: an output cannot be written, or no crystal has an energy; nothing is written then.
+        UserError: an output cannot be written, or no crystal has an energy; then nothing is written.
     """
     from chemeleon_cli.core.potentials.loading import load_potential
     from chemeleon_cli.core.scoring.candidates import Candidates
@@ -39,7 +39,7 @@ def run(recipe: WriteHull, overwrite: bool, console: Console) -> None:
     context = ScoringContext(device=device, energy_model=potential, relax=recipe.relax)
     candidates = Candidates([row.structure for row in rows], context)
     source = f"{Path(recipe.file).name} by {potential.name}"
-    console.print(f"energies of {len(rows)} crystals by {potential.name}", highlight=False)
+    console.print(f"energies of {len(rows)} crystals with {potential.name}", highlight=False)
     unconverged = 0
     if recipe.relax is not None:
         announce(candidates, console)
@@ -57,7 +57,8 @@ def run(recipe: WriteHull, overwrite: bool, console: Console) -> None:
         _warn(f"the energies of {unconverged} crystals that did not converge are too high, and so is the hull", console)
     if hull.elements_without_reference:
         elements = ", ".join(hull.elements_without_reference)
-        _warn(f"no crystal of {elements} alone: what contains them cannot be measured by this hull", console)
+        text = f"no crystal of pure {elements}: this hull gives no energies for compounds that contain them"
+        _warn(text, console)
 
 
 def _warn(text: str, console: Console) -> None:

@@ -1,7 +1,7 @@
-"""What all recipes share: sections, field types that look for files, and the settings of every run.
+"""What all recipes share: sections, field types that check that files exist, and the settings of every run.
 
-Each field type that names a file is checked only where `load` was given a way to find checkpoints (the pydantic
-context), so a recipe can also be built and read where its files are not.
+A field that names a file is checked only if `load` was given a way to find checkpoints (the pydantic context), so a
+recipe can also be built and read on a machine that does not have its files.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ NotNegative = Annotated[float, Field(ge=0)]
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How this one call goes about a run; never part of a recipe.
+    """Options of one call of a training command; never part of a recipe.
 
     Attributes:
-        resume: go on from the last checkpoint of the run folder.
+        resume: continue from the last checkpoint of the run folder.
         overwrite: replace a finished or broken run of the same name.
     """
 
@@ -42,18 +42,22 @@ class RunOptions:
 
 
 def mistake(text: str) -> PydanticCustomError:
-    """An error of one field whose text is shown as it is, after `file:line: key:`."""
+    """An error of one field; its text is shown unchanged after `file:line: key:`."""
     return PydanticCustomError("mistake", "{text}", {"text": text})
 
 
 def several(section: str, mistakes: Iterable[tuple[str, str]]) -> ValidationError:
-    """One error of the (field, text) of every mistake in a section."""
+    """One error that contains every mistake of a section, each given as (field, text)."""
     lines: Any = [{"type": mistake(text), "loc": (field,), "input": None} for field, text in mistakes]
     return ValidationError.from_exception_data(section, lines)
 
 
 def find_data(path: str, splits: Sequence[str]) -> Path:
-    """The train table of a data folder that has these splits, or the mistake of the field that names it."""
+    """The train table of a data folder.
+
+    Raises:
+        PydanticCustomError: there is no such folder, or it lacks one of the `splits`.
+    """
     folder = Path(path).expanduser()
     if folder.is_dir():
         for split in splits:
@@ -70,10 +74,10 @@ def find_data(path: str, splits: Sequence[str]) -> Path:
 
 
 def find_columns(path: str, names: Iterable[str]) -> None:
-    """Look for columns in the train table of a data folder.
+    """Check that the train table of a data folder has these columns.
 
     Raises:
-        PydanticCustomError: there is no such column.
+        PydanticCustomError: a column is not there.
     """
     table = find_data(path, ("train",))
     with (gzip.open if table.suffix == ".gz" else open)(table, "rt", encoding="utf-8") as lines:
@@ -133,7 +137,7 @@ class Recipe(Section):
     command: ClassVar[str]
 
     def warnings(self) -> list[str]:
-        """What is allowed but probably not meant, a line each."""
+        """Warnings about settings that are allowed but probably a mistake, a line each."""
         return []
 
 
@@ -141,27 +145,27 @@ class DeviceRecipe(Recipe):
     """The settings of a command that runs a model."""
 
     device: Annotated[str, AfterValidator(_is_device)] = "auto"
-    """`auto` (a GPU where there is one), `cpu`, `cuda` or `cuda:1`."""
+    """`auto` (a GPU if there is one), `cpu`, `cuda` or `cuda:1`."""
 
 
 class ComputeRecipe(DeviceRecipe):
     """The settings of a command that runs a model with random numbers."""
 
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
-    """Where all random numbers start; the same seed on the same machine gives the same result."""
+    """The seed of all random numbers; the same seed on the same machine gives the same result."""
 
 
 class WandbSection(Section):
-    """Where Weights & Biases keeps the curves of a run (`pip install chemeleon-cli[wandb]`)."""
+    """Logging of the metrics to Weights & Biases (`pip install chemeleon-cli[wandb]`)."""
 
     type: Literal["wandb"]
     """The logger."""
     project: str = "chemeleon"
-    """The project there."""
+    """The project at Weights & Biases."""
     name: str | None = None
-    """The name of the run there; null takes the recipe's `name`."""
+    """The name of the run at Weights & Biases; null: the recipe's `name`."""
     mode: Literal["online", "offline"] = "online"
-    """`offline` keeps the curves on disk until `wandb sync`."""
+    """`offline` keeps the metrics on disk until you upload them with `wandb sync`."""
 
 
 def _shorthand(value: Any) -> Any:
@@ -174,62 +178,64 @@ class RunRecipe(ComputeRecipe):
     name: RunName = "run"
     """The name of the run and of its folder."""
     output: UserPath = "runs"
-    """The folder of runs: this one is written to `<output>/<name>`."""
+    """The folder that holds the runs; this one is written to `<output>/<name>`."""
     devices: Count = 1
-    """How many processes share the work: GPUs, or groups of cores on a CPU."""
+    """Number of processes that share the work, each on its own GPU or, on a CPU, on its share of the cores."""
     logger: Annotated[WandbSection | None, BeforeValidator(_shorthand)] = None
-    """Beside `metrics.csv`: null for nothing, or `wandb` (or a section: type, project, name, mode)."""
+    """A logger in addition to `metrics.csv`: `wandb`, or a section with its settings; null: none."""
 
 
 class DataSection(Section):
     """The crystals to learn from."""
 
     path: DataFolder
-    """A folder with `train.csv(.gz)` and, beside it, `val` and `test`, as `chemeleon fetch-data` writes it."""
+    """A data folder as written by `chemeleon fetch-data`: tables `train`, `val` and `test`, as .csv or .csv.gz."""
     max_atoms: Count | None = 20
-    """Crystals whose primitive cell has more atoms are left out; null keeps all."""
+    """Leave out crystals with more atoms in the primitive cell; null: keep all crystals."""
     thirds: Annotated[list[Literal[0, 1, 2]], Field(min_length=1)] | None = None
-    """Learn from some thirds of the train split's formulas only, chosen by a hash of the formula: what learns from
-    `[0]` can judge what learns from `[1, 2]`. Null: all of them."""
+    """Train on some thirds of the train split only, such as `[1, 2]`. A hash assigns each formula to a third, so a
+    model trained on `[0]` can test one trained on `[1, 2]`. Null: train on all of them."""
 
 
 class TrainingSection(Section):
-    """How long and how fast a model learns (AdamW, linear warm-up, then a cosine)."""
+    """The length of the training and the settings of the optimiser (AdamW, linear warm-up, then cosine decay)."""
 
     batch_size: Count = 256
-    """Crystals in each micro-batch of each device."""
+    """Number of crystals in each micro-batch of each device."""
     accumulate: Count = 1
-    """Micro-batches that are added up before a step of the optimiser."""
+    """Number of micro-batches whose gradients are accumulated for one step of the optimiser."""
     max_steps: Count = 10_000
-    """Steps of the optimiser; the learning rate falls to its floor at the last of them."""
+    """Number of steps of the optimiser; the learning rate reaches its minimum at the last step."""
     max_minutes: Positive | None = None
-    """End after this many minutes, if that comes before `max_steps`; the cosine ends with it. Null: no limit."""
+    """Stop after this many minutes if `max_steps` are not reached before; the learning rate then reaches its minimum at
+    that time. Null: no limit."""
     learning_rate: Positive = 1e-3
     """The highest learning rate, reached after the warm-up."""
     warmup_steps: Annotated[int, Field(ge=0)] = 200
-    """Steps in which the learning rate rises from zero."""
+    """Number of steps in which the learning rate rises linearly from zero."""
     min_learning_rate_ratio: Share = 0.01
-    """Where the cosine ends, as a share of `learning_rate`."""
+    """The minimum of the learning rate, at the end of its cosine decay, as a fraction of `learning_rate`."""
     weight_decay: NotNegative = 0.01
-    """AdamW's pull of the weights towards zero, per step and unit of learning rate."""
+    """Weight decay of AdamW, per step and unit of learning rate."""
     gradient_clip: Positive = 1.0
-    """The largest norm of a gradient; longer ones are shortened to it."""
+    """Gradients with a larger norm are scaled down to this norm."""
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = 0.999
-    """Decay per step of the moving average of the weights that is kept as the model; null for none."""
+    """Decay per step of the exponential moving average (EMA) of the weights, which is saved as the model; null: no
+    average."""
     val_every: Count = 500
-    """Steps between two validations, each of which may become the `best` checkpoint."""
+    """Number of steps between two validations. The best one so far is saved as the checkpoint `best`."""
     patience: Count | None = None
-    """Stop after this many validations without improvement; null never stops early."""
+    """Stop after this many validations without improvement; null: never stop early."""
     precision: Literal["auto", "float32", "bf16"] = "auto"
-    """Arithmetic of the transformer blocks; `auto` takes bf16 where the machine is fast at it."""
+    """Arithmetic of the transformer blocks; `auto` uses bf16 on hardware that is fast at it."""
 
 
 class SamplerSection(Section):
-    """How noise becomes a crystal."""
+    """How crystals are sampled from noise."""
 
     sampler: Literal["ddim", "ddpm"] = "ddim"
-    """`ddim` skips steps and takes `eta`; `ddpm` adds the full noise of its steps."""
+    """`ddim` adds as much noise as `eta` sets; `ddpm` always adds the full noise of each step."""
     sampling_steps: Annotated[int, Field(ge=1, le=1000)] = 50
-    """Denoising steps, spread evenly over those of training."""
+    """Number of denoising steps, spread evenly over the diffusion steps of training."""
     eta: Share = 1.0
-    """Noise that ddim adds at each step: 0 is deterministic, 1 as much as ddpm."""
+    """Noise that `ddim` adds at each step: with 0 it is deterministic, with 1 it adds as much as `ddpm`."""

@@ -1,4 +1,4 @@
-"""Conditions in recipes: those that a generator is trained with, and those that are requested of it."""
+"""Conditions in recipes: those that a generator is trained with, and requests for crystals that have them."""
 
 from __future__ import annotations
 
@@ -10,30 +10,29 @@ from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 from chemeleon_cli.recipe.base import Count, NotNegative, Section, UserPath, mistake
 
 OF_CRYSTALS = ("composition", "chemical_system", "space_group", "oxidation_states")
-"""Kinds that follow from the crystal itself, without a column of the data. The condition has the name of its kind."""
+"""Kinds that follow from the crystal itself, without a column of the data. Such a condition is named as its kind."""
 
 
 class ConditionSection(Section):
     """One condition that a generator is trained with."""
 
     kind: Literal["value", "composition", "chemical_system", "space_group", "category", "oxidation_states"]
-    """`value`, a column of numbers; `category`, a column of classes (texts or whole numbers); or what follows from the
-    crystal itself and has the name of its kind: `composition`, `chemical_system`, `space_group` or `oxidation_states`.
-    Where nothing is asked for, a model with `oxidation_states` takes those of a random training crystal, and with them
-    the number of atoms. Charges then balance more often, and sizes and charges are distributed as in the training set
-    until `train-rl` changes that."""
+    """`value` is a column of numbers, `category` a column of classes (texts or whole numbers). The other kinds follow
+    from the crystal itself, and the condition has the name of its kind. Without a request, a model with
+    `oxidation_states` takes those of a random training crystal, and its number of atoms. Charges then balance more
+    often, and sizes and charges are distributed as in the training set until `train-rl` changes that."""
     dropout: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    """How often the condition is dropped in training, independently of the others. So the model also learns to generate
-    without it, which guidance needs."""
+    """Probability of dropping the condition in training, independently of the others. The model thereby also learns to
+    generate without it, which guidance needs."""
 
     @property
     def is_column(self) -> bool:
-        """Whether its name is that of a column."""
+        """Whether the condition is a column of the data."""
         return self.kind not in OF_CRYSTALS
 
 
 def fill_in_kinds(conditions: Any) -> Any:
-    """Read `composition:` as `composition: {kind: composition}` and `gap:` as a value; refuse names of other kinds."""
+    """Read `composition:` as `composition: {kind: composition}` and `gap:` as a value; refuse kinds of other names."""
     if not isinstance(conditions, dict):
         return conditions
     filled = {}
@@ -50,12 +49,12 @@ def fill_in_kinds(conditions: Any) -> Any:
 
 def _is_plain(value: Any) -> Any:
     if value is not None and (isinstance(value, bool) or not isinstance(value, int | float | str)):
-        raise mistake("found something else than a number or a text; expected a value such as 3.0, SrTiO3 or Li-Fe-P-O")
+        raise mistake("found neither a number nor a text; expected a value such as 3.0, SrTiO3 or Li-Fe-P-O")
     return value
 
 
 RequestedValue = Annotated[Any, AfterValidator(_is_plain)]
-"""A value of one condition; null: it is not given."""
+"""The requested value of one condition; null: the condition is left open."""
 
 
 def _is_crystals(file: str | None, info: ValidationInfo) -> str | None:
@@ -65,18 +64,20 @@ def _is_crystals(file: str | None, info: ValidationInfo) -> str | None:
 
 
 class RequestSection(Section):
-    """What the crystals are asked to be."""
+    """What is asked of the crystals."""
 
     conditions: dict[str, RequestedValue] = {}
-    """Values of the conditions that the model was trained with, by name: `band_gap: 3.0`, `composition: SrTiO3`,
-    `chemical_system: Li-Fe-P-O`, `space_group: 225`. Crystals have exactly the composition that is asked for; any other
-    condition only makes what is asked for more likely."""
+    """The values that are asked for, by the names of the conditions that the model was trained with: `band_gap: 3.0`,
+    `composition: SrTiO3`, `chemical_system: Li-Fe-P-O`, `space_group: 225`. A composition is always met exactly; any
+    other condition only makes the requested value more likely."""
     like: Annotated[UserPath | None, AfterValidator(_is_crystals)] = None
-    """A file of crystals: ask for the composition and the number of atoms of each, one after the other; null: none."""
+    """A file of crystals: for each of them, ask for its composition and its number of atoms. Null: none."""
     z: Count | None = None
-    """Formula units of the composition in a cell; null: random, among the sizes of the training set that fit."""
+    """Number of formula units of the composition in the cell; null: random, among the cell sizes of the training set
+    that fit."""
     guidance: NotNegative = 1.0
-    """Scale of classifier-free guidance: 1 takes the conditions as they were learned, 2 or 3 exaggerate them."""
+    """Scale of classifier-free guidance: 1 uses the conditions as they were learned; with 2 or 3, crystals follow them
+    more closely but are less varied."""
 
     @field_validator("like")
     @classmethod
@@ -97,5 +98,5 @@ class RequestSection(Section):
     def _leads_somewhere(cls, guidance: float, info: ValidationInfo) -> float:
         asked = any(value is not None for value in info.data.get("conditions", {}).values())
         if guidance != 1 and not asked and info.data.get("like") is None:
-            raise mistake(f"found {guidance:g}; expected 1 where nothing is asked for: guidance is towards a condition")
+            raise mistake(f"found {guidance:g}; expected 1 where nothing is asked for: guidance needs a condition")
         return guidance

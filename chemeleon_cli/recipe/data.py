@@ -1,4 +1,4 @@
-"""The recipe of `fetch-data`: which crystals, under what names, and how they are split."""
+"""The recipe of `fetch-data`: the source of the crystals, their labels and how they are split."""
 
 from __future__ import annotations
 
@@ -14,58 +14,62 @@ from chemeleon_cli.recipe.errors import API_KEY, names_a_key
 
 MATERIALS_PROJECT = "materials-project"
 PUBLISHED = ("starter", "mp-20", "perov-5", "carbon-24", "alex-mp-20")
-"""Sets that `source` can name: those that `sources.published` knows."""
+"""The data sets that `source` can name; `sources.published` downloads them."""
 
 
 class SplitSection(Section):
-    """Which crystals are kept away from training."""
+    """How the crystals are divided into train, val and test."""
 
     by: Literal["formula", "random", "source"] = "formula"
-    """`formula` keeps crystals of one reduced formula together; `source` takes the splits of the source."""
+    """`formula` puts all crystals with the same reduced formula into the same split, `random` splits them at random,
+    and `source` keeps the splits of the source."""
     fractions: Annotated[tuple[Share, Share, Share], Strict(False)] = (0.8, 0.1, 0.1)
-    """Shares of train, val and test; they add up to 1."""
+    """Fractions of train, val and test; they must add up to 1."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
-    """Where the random choice starts."""
+    """The seed of the random split."""
 
     @field_validator("fractions")
     @classmethod
     def _are_all(cls, value: tuple[float, float, float]) -> tuple[float, float, float]:
         if abs(sum(value) - 1) > 1e-6 or value[0] == 0:
-            raise mistake(f"found {list(value)}; expected three shares that add up to 1, the first above 0")
+            raise mistake(f"found {list(value)}; expected three fractions that add up to 1, the first above 0")
         return value
 
 
 class FetchData(Recipe):
-    """Make a data folder: train, val and test tables from a source."""
+    """Make a data folder, with the tables train, val and test, from a source of crystals."""
 
     command: ClassVar[str] = "fetch-data"
     source: str
-    """Your own table, folder or zip of crystals; or `materials-project`; or a set by its name: `mp-20`, `perov-5`,
-    `carbon-24`, `alex-mp-20`, `starter`."""
+    """Your own table, folder or zip of crystals, `materials-project`, or the name of a published data set.
+    The published data sets are `mp-20`, `perov-5`, `carbon-24`, `alex-mp-20` and `starter`."""
     name: str | None = None
-    """The name of the folder that is made; null: after the source."""
+    """The name of the data folder; null: the name of the source."""
     out: str = "data"
-    """The folder of data folders: this one is written to `<out>/<name>`."""
+    """The folder that holds the data folders; this one is written to `<out>/<name>`."""
     max_atoms: Count | None = 20
-    """Crystals whose primitive cell has more atoms are left out; null keeps all."""
+    """Leave out crystals with more atoms in the primitive cell; null: keep all crystals."""
     labels: dict[str, str] = {}
-    """Column of the source: name of the label; empty takes every column of numbers under its own name."""
+    """The columns of the source to keep as labels, each with the name of its label, such as `{Eg: band_gap}`; empty:
+    every column of numbers, under its own name."""
     units: dict[str, str] = {}
-    """Column of the source: the unit that is written behind its numbers and is taken off them, such as `{gap: eV}`."""
+    """Columns of the source whose numbers are followed by a unit, each with this unit, such as `{gap: eV}`; the unit is
+    removed."""
     labels_file: str | None = None
-    """A second table (CSV, Parquet or JSON) with more columns for the same crystals, a row for each, joined by id;
-    null: the one that is in the folder or zip of the crystals, if there is one."""
+    """A second table (CSV, Parquet or JSON) with more columns for the same crystals, one row for each, joined by their
+    ids; null: the table in the folder or zip of the crystals, if there is one."""
     id_column: str | None = None
-    """The column of the source (and of `labels_file`) that names a crystal; null: found by its usual names."""
+    """The column of the source (and of `labels_file`) that holds the ids of the crystals; null: a column with one of
+    the usual names, if there is one."""
     split: SplitSection = SplitSection()
-    """Which crystals are kept away from training."""
+    """How the crystals are divided into train, val and test."""
     query: dict[str, Any] = {}
-    """Materials Project only: what to ask for, as its API names it, such as `num_sites: [1, 20]`."""
+    """Materials Project only: the search criteria, with the names of its API, such as `num_sites: [1, 20]`."""
     fields: dict[str, str] = {}
-    """Materials Project only: its field: name of the label."""
+    """Materials Project only: the fields of its API to keep as labels, each with the name of its label."""
     entries: Literal["uncorrected", "mp2020"] | None = None
-    """Materials Project only: also bring the energies of all that is made of these elements, for energies above the
-    hull: `uncorrected` to go with MACE, `mp2020` (with the corrections of that name) to go with CHGNet."""
+    """Materials Project only: also download the energies of all materials made of the same elements, to compute
+    energies above the hull: `uncorrected` for MACE, `mp2020` (with the MP2020 corrections) for CHGNet."""
 
     @field_validator("source")
     @classmethod
@@ -89,7 +93,7 @@ class FetchData(Recipe):
         source = info.data.get("source", "")
         of_files = info.field_name in ("labels", "units")
         if value and source == MATERIALS_PROJECT and of_files:
-            chosen = f"labels of {MATERIALS_PROJECT} are chosen by `fields` and have no units written behind them"
+            chosen = f"the labels of {MATERIALS_PROJECT} are chosen with `fields` and are numbers without units"
             raise mistake(f"found {', '.join(value)}; {chosen}")
         if value and source not in ("", MATERIALS_PROJECT) and not of_files:
             raise mistake(f"is for {MATERIALS_PROJECT} only; found '{source}' as `source`")
@@ -106,6 +110,6 @@ class FetchData(Recipe):
     @classmethod
     def _says_which_energies(cls, value: Any) -> Any:
         if isinstance(value, bool):
-            scales = "`uncorrected` to go with MACE, `mp2020` to go with CHGNet (the two do not mix)"
+            scales = "`uncorrected` for MACE or `mp2020` for CHGNet (the two must not be mixed)"
             raise mistake(f"found {shown(value)}; expected {scales}, or null for none")
         return value

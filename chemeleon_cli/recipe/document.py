@@ -1,4 +1,4 @@
-"""A recipe file as plain data that remembers where each value was written.
+"""A recipe file as plain data, with the line of each value.
 
 YAML is read with the scalars of YAML 1.2: `1e-4` is a number, `no` and `2024-01-01` are strings.
 """
@@ -28,7 +28,7 @@ _SCALARS = {
     ),
 }
 LONGEST = 80
-"""Characters of a value that a message shows."""
+"""The number of characters of a value that a message shows."""
 _TAG = "tag:yaml.org,2002:"
 
 
@@ -50,7 +50,7 @@ for _name, (_pattern, _first) in _SCALARS.items():
 
 
 class Mark(NamedTuple):
-    """Where a value was written: a file and its line, or (line 0) an option of the command line."""
+    """The place of a value: a file and its line, or an option of the command line (line 0)."""
 
     name: str
     line: int = 0
@@ -60,7 +60,7 @@ class Mark(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """One thing that is wrong with a recipe."""
+    """One mistake in a recipe."""
 
     mark: Mark
     loc: Loc
@@ -73,12 +73,12 @@ class Problem(NamedTuple):
 
 @dataclass
 class Document:
-    """The values of a recipe and the place each came from.
+    """The values of a recipe and the places they come from.
 
     Attributes:
         data: the plain values: dicts with string keys, lists, and scalars.
-        marks: where each value was written, by its path of keys.
-        problems: what is already known to be wrong.
+        marks: the place of each value, by its path of keys.
+        problems: mistakes that were found while reading.
     """
 
     data: dict[str, Any] = field(default_factory=dict)
@@ -86,22 +86,22 @@ class Document:
     problems: list[Problem] = field(default_factory=list)
 
     def mark(self, loc: Loc) -> Mark:
-        """Where the value at `loc` was written; for one that was not, where its section was."""
+        """The place of the value at `loc`, or of its section if the value is not in the recipe."""
         for end in range(len(loc), -1, -1):
             if loc[:end] in self.marks:
                 return self.marks[loc[:end]]
         return Mark("command line")
 
     def set(self, key: str | tuple[str, ...], value: Any, mark: Mark) -> None:
-        """Put a value at a dotted key such as `reward.components.0.weight`; a new list item goes at the end.
+        """Set the value of a dotted key such as `reward.components.0.weight`; a list can grow by one item.
 
         Args:
-            key: its parts, where one of them may have a dot in it.
-            value: what to put there.
-            mark: where that was written.
+            key: the dotted key, or its parts if one of them may contain a dot.
+            value: the new value.
+            mark: the place that the value comes from.
 
         Raises:
-            UserError: the key leads through something that has no keys, or past the end of a list.
+            UserError: a part of the key is not in a section or list, or is past the end of a list.
         """
         *parents, last = key.split(".") if isinstance(key, str) else key
         node: Any = self.data
@@ -122,7 +122,7 @@ class Document:
         self._remark((*path, step), mark)
 
     def graft(self, key: str, other: Document) -> None:
-        """Put the top-level section `key` of another document in the place of this one's."""
+        """Replace the top-level section `key` by that of another document."""
         self.data[key] = other.data[key]
         self._remark((key,), other.mark((key,)))
         self.marks.update({loc: mark for loc, mark in other.marks.items() if loc[:1] == (key,)})
@@ -135,7 +135,7 @@ class Document:
 
 
 def _step(node: Any, part: str, path: list[str | int], mark: Mark) -> Any:
-    """The key or index that `part` of a dotted key stands for in `node`."""
+    """The key or index in `node` that `part` of a dotted key names."""
     where = ".".join(map(str, path)) or "recipe"
     if isinstance(node, list):
         if not part.isdecimal() or int(part) > len(node):
@@ -149,7 +149,7 @@ def _step(node: Any, part: str, path: list[str | int], mark: Mark) -> Any:
 
 
 def shown(value: Any) -> str:
-    """A value as an error message shows it: strings in quotes, containers by their kind."""
+    """A value as an error message shows it: strings in quotes, containers as "a section" or "a list"."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -207,19 +207,19 @@ def parse_value(text: str, mark: Mark) -> Any:
 
 
 def write(data: dict[str, Any]) -> str:
-    """YAML text that `read` turns into the same data."""
+    """The data as YAML text, which `read` turns into the same data."""
     return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
 
 
 def _build(node: yaml.Node, loc: Loc, name: str, document: Document, above: tuple[yaml.Node, ...] = ()) -> Any:
-    """The plain value of a YAML node; notes the line of everything below it, and its problems.
+    """The plain value of a YAML node; records the line of every value inside it, and all problems.
 
     Args:
-        node: to read.
+        node: the node to read.
         loc: its path of keys.
-        name: of the file.
-        document: that takes the notes.
-        above: the nodes that this one is part of, which an alias can lead back to.
+        name: the name of the file.
+        document: where lines and problems are recorded.
+        above: the nodes that contain this one, to detect an alias of one of them.
     """
 
     def child(key: str | int, start: yaml.Node, value: yaml.Node) -> Any:
@@ -227,7 +227,7 @@ def _build(node: yaml.Node, loc: Loc, name: str, document: Document, above: tupl
         return _build(value, (*loc, key), name, document, (*above, node))
 
     if node in above:
-        text = "found an alias of what it is a part of; expected a plain value"
+        text = "found an alias of a section that contains it; expected a plain value"
         document.problems.append(Problem(document.mark(loc), loc, text))
         return None
     if isinstance(node, yaml.SequenceNode):
@@ -238,7 +238,7 @@ def _build(node: yaml.Node, loc: Loc, name: str, document: Document, above: tupl
             key = str(key_node.value)
             if key in data:
                 first = document.marks[(*loc, key)].line
-                text = f"found a second time; expected once (the first is in line {first})"
+                text = f"found a second time; expected once (it is first in line {first})"
                 document.problems.append(Problem(Mark(name, key_node.start_mark.line + 1), (*loc, key), text))
             else:
                 data[key] = child(key, key_node, value_node)

@@ -1,6 +1,6 @@
-"""What pydantic finds wrong with a recipe, in the words of the person who wrote it.
+"""Turns pydantic's errors into messages that use the keys and lines of the recipe.
 
-Every line reads `file:line: dotted.key: found ...; expected ...; did you mean 'x'?`.
+Every message has the form `file:line: dotted.key: found ...; expected ...; did you mean 'x'?`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _EXPECTED = {
     "too_short": "at least {min_length} of them",
     "tuple_type": "a list",
 }
-"""pydantic's error types: what was expected instead. Types that are not here keep pydantic's own words."""
+"""What was expected, by pydantic's error type. Types that are not listed keep pydantic's own message."""
 
 API_KEY = (
     "found a key for an API; expected none, as recipes are kept and shared; "
@@ -44,15 +44,16 @@ API_KEY = (
 
 
 def problems(error: ValidationError, document: Document, model: type[BaseModel]) -> list[Problem]:
-    """Everything pydantic found, each with the place where it was written."""
+    """All problems that pydantic found, each with the place in the file."""
     return [_problem(details, document, model) for details in error.errors(include_url=False)]
 
 
 def renamed(error: ValidationError, document: Document, model: type[BaseModel]) -> Document | None:
-    """A recipe in which misspelt keys have the names that were probably meant, and other unknown keys are not there.
+    """A copy of the document with the probable names for misspelt keys, and without other unknown keys.
 
-    Sections are checked as a whole (what needs what, whether files are there) only where all their keys can be: with
-    this document, such mistakes are found beside misspelt keys. None where more than keys is wrong.
+    pydantic checks a section as a whole (which settings need each other, whether files exist) only if all of its keys
+    are valid. With this copy, such mistakes are reported together with the misspelt keys. None if the document has
+    errors other than unknown keys.
     """
     data, marks = copy.deepcopy(document.data), dict(document.marks)
     for details in error.errors(include_url=False, include_context=False, include_input=False):
@@ -68,17 +69,17 @@ def renamed(error: ValidationError, document: Document, model: type[BaseModel]) 
 
 
 def names_a_key(text: str) -> bool:
-    """Whether a text speaks of a key for an API: api_key, MP_API_KEY, PMG_MAPI_KEY."""
+    """Whether a text names a key for an API: api_key, MP_API_KEY, PMG_MAPI_KEY."""
     return re.search("api[-_]?key", text, re.IGNORECASE) is not None
 
 
 def fields_of(model: type[BaseModel]) -> dict[str, Any]:
-    """The keys of a section as they are written, and their types."""
+    """The keys of a section as written in a recipe, with their types."""
     return {field.alias or name: field.annotation for name, field in model.model_fields.items()}
 
 
 def sections_in(annotation: Any) -> list[type[BaseModel]]:
-    """The sections that a value of this type can be: none for a scalar, several for a union."""
+    """The sections among the possible types of a value: none for a scalar, several for a union."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     if get_origin(annotation) in (Union, UnionType, Annotated):
@@ -109,8 +110,8 @@ def _resolve(loc: Loc, model: type[BaseModel]) -> tuple[Loc, list[type[BaseModel
     """Follow pydantic's path through the types.
 
     Returns:
-        The path as it is written in the file, without the tags that pydantic adds for members of a union; the
-        sections that hold its last key; and the sections that the value there can be.
+        The path as written in the file, without the tags that pydantic adds for members of a union; the section
+        classes that can hold its last key; and the section classes that its value can have.
     """
     written: list[str | int] = []
     annotation: Any = model
@@ -130,7 +131,7 @@ def _resolve(loc: Loc, model: type[BaseModel]) -> tuple[Loc, list[type[BaseModel
 
 
 def item_of(annotation: Any) -> Any:
-    """The type of the values in a list or dict (or in an optional one)."""
+    """The type of the values of a list or dict, also of an optional one."""
     if get_origin(annotation) in (Union, UnionType, Annotated):
         return next((item for part in get_args(annotation) if (item := item_of(part)) is not None), None)
     arguments = [argument for argument in get_args(annotation) if argument is not Ellipsis]
@@ -158,7 +159,7 @@ def _unknown(key: str, holders: list[type[BaseModel]], model: type[BaseModel]) -
         return API_KEY
     meant = _meant(key, holders, model)
     if meant == key:  # unknown only here
-        return "found an unknown key; there is one of this name at the top of the recipe, none here"
+        return "found an unknown key; this key belongs at the top level of the recipe"
     if meant is not None:
         return f"found an unknown key; did you mean '{meant}'?"
     known = [name for holder in holders for name in fields_of(holder)]
@@ -168,7 +169,7 @@ def _unknown(key: str, holders: list[type[BaseModel]], model: type[BaseModel]) -
 
 
 def _meant(key: str, holders: list[type[BaseModel]], model: type[BaseModel]) -> str | None:
-    """What an unknown key was probably to be: the dotted path of one elsewhere that is called so, or one like it."""
+    """The key that was probably meant: the dotted path of the same key elsewhere in the recipe, or a similar key."""
     if names_a_key(key):
         return None
     elsewhere = (path for path in _paths(model) if path.rpartition(".")[2] == key)

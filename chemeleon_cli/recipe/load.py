@@ -20,26 +20,27 @@ R = TypeVar("R", bound=Recipe)
 
 
 def shipped_folder() -> Path:
-    """The recipes that come with the program: inside an installed package, beside the package in a checkout."""
+    """The folder of the shipped recipes: inside an installed package, next to the package in a checkout."""
     package = Path(chemeleon_cli.__file__).parent
     return package / "recipes" if (package / "recipes").is_dir() else package.parent / "recipes"
 
 
 def shipped() -> list[Path]:
-    """The shipped recipe files, by name."""
+    """The shipped recipe files, sorted by name."""
     return sorted(shipped_folder().rglob("*.yaml"))
 
 
 def shipped_name(path: Path) -> str:
-    """What a shipped recipe is called: `vae`, or `starter/dng` for one in a folder."""
+    """The name of a shipped recipe: `vae`, or `starter/dng` for one in a folder."""
     return path.relative_to(shipped_folder()).with_suffix("").as_posix()
 
 
 def find(name: str | Path) -> Path:
-    """The file of a recipe: a path, or the name of one in ./recipes or, failing that, of a shipped one.
+    """The file of a recipe, given by its path or by its name, which is looked up in ./recipes and then among the
+    shipped recipes.
 
-    `vae`, `vae.yaml` and `recipes/vae.yaml` all find the shipped `vae.yaml` where the working folder has none, and
-    `starter/dng` the one in a folder.
+    `vae`, `vae.yaml` and `recipes/vae.yaml` all find the shipped `vae.yaml` unless the working folder has its own;
+    `starter/dng` finds a shipped recipe in a folder.
 
     Raises:
         UserError: there is no such recipe.
@@ -60,7 +61,7 @@ def find(name: str | Path) -> Path:
 
 
 def read(name: str | Path) -> Document:
-    """Find and read a recipe file; the paths of its custom rewards become independent of the working folder.
+    """Find and read a recipe file. Paths of custom rewards become absolute, as they are relative to the file.
 
     Raises:
         UserError: there is no such file, or it is not YAML.
@@ -90,12 +91,12 @@ def load(
 
     Args:
         name: a path or the name of a recipe; None starts from an empty one.
-        model: what kind of recipe it has to be.
+        model: the class of the recipe.
         settings: `a.b=c` of each `--set`, applied in order after the file.
-        conditions: `name=value` of each `--condition`, applied next; a name may have dots in it, as columns may.
+        conditions: `name=value` of each `--condition`, applied next; a name may contain dots, as column names may.
         options: values of options by their dotted key, applied last; None is an option that was not given.
-        reward: the recipe whose `reward:` section replaces this one's; its `model` is taken where this has none.
-        find_model: how to find checkpoints without a connection; None: no data folder and no checkpoint is looked for.
+        reward: the recipe whose `reward:` section replaces this one's; its `model` is used if this recipe has none.
+        find_model: how to find checkpoints without a connection; without it, no checkpoint or data folder is checked.
 
     Raises:
         UserError: with every error of the recipe, a line each.
@@ -109,10 +110,10 @@ def load(
         key, value, mark = _assignment("--set", setting, "key=value, such as training.max_steps=100")
         document.set(key, value, mark)
     for condition in conditions:
-        asked, value, mark = _assignment("--condition", condition, "NAME=VALUE, such as band_gap=3.0")
+        requested, value, mark = _assignment("--condition", condition, "NAME=VALUE, such as band_gap=3.0")
         if not condition.partition("=")[2].strip():
-            raise UserError(f"{mark}: found nothing after '='; expected a value, or null to leave it unsaid")
-        document.set(("conditions", asked), value, mark)
+            raise UserError(f"{mark}: found nothing after '='; expected a value, or null to leave it open")
+        document.set(("conditions", requested), value, mark)
     for key, value in (options or {}).items():
         if value is not None:
             option = "FILE" if key == "file" else f"--{key.rpartition('.')[2].replace('_', '-')}"
@@ -121,7 +122,7 @@ def load(
 
 
 def check(document: Document, model: type[R], find_model: FindModel | None = None) -> R:
-    """The recipe of a document.
+    """Check a document and turn it into a recipe.
 
     Raises:
         UserError: with every error of the recipe, a line each, in the order of the file.
@@ -134,8 +135,8 @@ def check(document: Document, model: type[R], find_model: FindModel | None = Non
         if (meant := renamed(error, document, model)) is not None:
             try:
                 model.model_validate(meant.data, context=find_model)
-            except ValidationError as besides:
-                found += problems(besides, meant, model)
+            except ValidationError as further:
+                found += problems(further, meant, model)
     else:
         if not found:
             return recipe
@@ -144,7 +145,7 @@ def check(document: Document, model: type[R], find_model: FindModel | None = Non
 
 
 def dump(recipe: Recipe) -> str:
-    """The whole recipe as YAML, defaults included; `load` turns it into the same recipe."""
+    """The whole recipe as YAML, including defaults; `load` reads it back as the same recipe."""
     data = recipe.model_dump(mode="json", by_alias=True, serialize_as_any=True)
     return f"# chemeleon {recipe.command}, every setting\n{documents.write(data)}"
 
@@ -170,7 +171,7 @@ def _take_reward(document: Document, name: str) -> None:
 
 
 def _other_command(document: Document, model: type[Recipe]) -> str:
-    """A hint where the keys are those of another command's recipe."""
+    """A hint if the keys are those of another command's recipe, otherwise nothing."""
     keys = set(document.data)
     if keys <= set(model.model_fields):
         return ""

@@ -1,4 +1,4 @@
-"""The recipe of every command. The docstring below a field is its documentation (`chemeleon recipes schema`)."""
+"""The recipe of every command. `chemeleon recipes schema` shows the docstring below a field as its documentation."""
 
 from __future__ import annotations
 
@@ -58,47 +58,48 @@ class VaeModel(Section):
     hidden_dim: Count = 256
     """Width of the transformers."""
     num_heads: Heads = 8
-    """Attention heads; they divide `hidden_dim`."""
+    """Attention heads; `hidden_dim` must be a multiple of their number."""
     encoder_layers: Count = 4
-    """Transformer layers from crystal to latents."""
+    """Transformer layers of the encoder, which turns crystals into latents."""
     decoder_layers: Count = 4
-    """Transformer layers from latents to crystal."""
+    """Transformer layers of the decoder, which turns latents into crystals."""
     latent_dim: Count = 16
-    """Numbers that stand for one atom."""
+    """Latent numbers per atom."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of activations set to zero in training."""
+    """Fraction of activations that are set to zero in training."""
 
 
 class VaeLoss(Section):
     """The weight of each term of the autoencoder's loss."""
 
     types: NotNegative = 1.0
-    """Cross-entropy of the elements."""
+    """Weight of the cross-entropy of the elements."""
     lengths: NotNegative = 1.0
-    """Squared error of the cell's lengths, per cube root of the number of atoms, in Å^2."""
+    """Weight of the squared error of the cell lengths, each divided by the cube root of the number of atoms, in Å^2."""
     angles: NotNegative = 30.0
-    """Squared error of the cell's angles, in square radians."""
+    """Weight of the squared error of the cell angles, in rad^2."""
     coords: NotNegative = 10.0
-    """Squared error of sine and cosine of the fractional coordinates, so that 0 and 1 are one place."""
+    """Weight of the squared error of the sine and cosine of the fractional coordinates, for which 0 and 1 are equal."""
     kl: NotNegative = 1e-5
-    """Divergence of an atom's latents from a standard normal, in nats; small, or crystals do not come back."""
+    """Weight of the KL divergence of an atom's latents from a standard normal, in nats. Keep it small: with a large
+    weight, the decoder no longer reconstructs the crystals."""
 
 
 class VaeAugment(Section):
-    """Random changes to the crystals that the autoencoder learns from."""
+    """Random changes to the training crystals (data augmentation)."""
 
     strain: NotNegative = 0.06
-    """Standard deviation of the strain of the cell, at the most; 0 for none."""
+    """Largest standard deviation of the random strain of the cell; 0: no strain."""
     displacement: NotNegative = 0.1
-    """Standard deviation of the displacement of atoms in each direction, Å, at the most; 0 for none."""
+    """Largest standard deviation of the random displacement of the atoms in each direction, in Å; 0: none."""
     latent_noise: NotNegative = 0.1
-    """Standard deviation of noise on the latents that are decoded, as a share of each one's spread over the batch: what
-    the decoder has to bear from a generator; 0 for none. More of it needs more `model.latent_dim`: through noise, the
-    same number of latents says less of a crystal."""
+    """Standard deviation of the noise added to the latents before they are decoded, relative to the standard deviation
+    of each latent over the batch; 0: none. It prepares the decoder for the inexact latents of a generator. More noise
+    needs a larger `model.latent_dim`, because noisy latents carry less information about a crystal."""
 
 
 class TrainVae(RunRecipe):
-    """Train the autoencoder: a crystal to a few numbers per atom, its latents, and back."""
+    """Train the autoencoder, which turns a crystal into a few numbers per atom (its latents) and back."""
 
     command: ClassVar[str] = "train-vae"
     name: RunName = "vae"
@@ -108,11 +109,11 @@ class TrainVae(RunRecipe):
     model: VaeModel = VaeModel()
     """The size of the model."""
     loss: VaeLoss = VaeLoss()
-    """What counts how much."""
+    """The weights of the terms of the loss."""
     augment: VaeAugment = VaeAugment()
-    """What is done to the crystals."""
+    """Random changes to the training crystals."""
     training: TrainingSection = TrainingSection()
-    """How long and how fast."""
+    """The length of the training and the settings of the optimiser."""
 
 
 class LdmModel(Section):
@@ -125,22 +126,22 @@ class LdmModel(Section):
     num_blocks: Count = 6
     """Transformer blocks."""
     num_heads: Heads = 8
-    """Attention heads; they divide `hidden_dim`."""
+    """Attention heads; `hidden_dim` must be a multiple of their number."""
 
 
 class DiffusionSection(Section):
-    """The noise that is learned to be taken away."""
+    """The noise that the denoiser learns to remove."""
 
     timesteps: Annotated[int, Field(ge=2)] = 1000
-    """Steps from crystal to noise."""
+    """Diffusion steps from the latents of a crystal to pure noise."""
     beta_start: Annotated[float, Field(gt=0, lt=1)] = 1e-4
-    """Variance of the first step's noise; the steps between lie on a line."""
+    """Variance of the noise of the first step; it grows linearly to that of the last."""
     beta_end: Annotated[float, Field(gt=0, lt=1)] = 0.02
-    """Variance of the last step's noise."""
+    """Variance of the noise of the last step."""
 
 
 class TrainLdm(RunRecipe):
-    """Train the generator: diffusion in the latents of a trained autoencoder."""
+    """Train the generator, a diffusion model in the latents of a trained autoencoder."""
 
     command: ClassVar[str] = "train-ldm"
     name: RunName = "ldm"
@@ -148,19 +149,19 @@ class TrainLdm(RunRecipe):
     data: DataSection
     """The crystals to learn from."""
     vae: VaeName | None = None
-    """The autoencoder: a run folder, a checkpoint folder or a name; null where `start` is given, which holds one."""
+    """The autoencoder: a run folder, a checkpoint folder or a name. Null if `start` is given, which contains one."""
     start: LdmName | None = None
-    """A generator to go on from instead of from nothing, say `starter` for crystals of your own: its autoencoder,
-    `model` and `diffusion` are kept, and what it learned of `conditions` that are not columns. Null: none."""
+    """A trained generator to fine-tune on crystals of your own, such as `starter`. Its autoencoder, `model` and
+    `diffusion` are kept, and so are the weights of its `conditions` that are not columns. Null: train from scratch."""
     model: LdmModel = LdmModel()
     """The size of the model."""
     diffusion: DiffusionSection = DiffusionSection()
     """The noise schedule."""
     conditions: Annotated[dict[str, ConditionSection], BeforeValidator(fill_in_kinds)] = {}
-    """What crystals can be asked for: `composition`, `chemical_system`, `space_group`, `oxidation_states`, or columns
-    of the data."""
+    """What the generator can be asked for: `composition`, `chemical_system`, `space_group`, `oxidation_states`, or
+    columns of the data."""
     sampling: SamplerSection = SamplerSection()
-    """How the crystals of the final report are drawn."""
+    """How the crystals of the final report are sampled."""
 
     @field_validator("conditions")
     @classmethod
@@ -180,16 +181,16 @@ class TrainLdm(RunRecipe):
         return sampling
 
     training: TrainingSection = TrainingSection()
-    """How long and how fast."""
+    """The length of the training and the settings of the optimiser."""
 
     @model_validator(mode="after")
     def _begins_once(self) -> TrainLdm:
         own = {"vae": None, "model": LdmModel(), "diffusion": DiffusionSection()}
         if self.start is None:
-            text = "found null; expected an autoencoder, or null beside a generator to `start` from"
+            text = "found null; expected an autoencoder, unless `start` names a generator"
             mistakes = [("vae", text)] if self.vae is None else []
         else:
-            text = f"expected none beside start: {self.start}, which brings its own"
+            text = f"expected none together with start: {self.start}, whose own is kept"
             mistakes = [(name, text) for name, default in own.items() if getattr(self, name) != default]
         if mistakes:
             raise several("train-ldm", mistakes)
@@ -200,15 +201,16 @@ class TargetSection(Section):
     """One property to predict."""
 
     mean: float | None = None
-    """Subtracted before learning, in the label's unit; null: the mean of the train split."""
+    """Subtracted from the label before training, in the label's unit; null: the mean of the train split."""
     std: Positive | None = None
-    """Divided by before learning, in the label's unit; null: the standard deviation of the train split."""
+    """The label is divided by this before training, in the label's unit; null: the standard deviation of the train
+    split."""
     loss_weight: NotNegative = 1.0
-    """How much this target counts beside the others."""
+    """The weight of this target in the loss."""
     window: Annotated[tuple[float, float], Strict(False)] | None = None
-    """`[low, high]` in the label's unit: the final table gives precision and recall for values inside."""
+    """`[low, high]` in the label's unit: the final table gives precision and recall for values in this range."""
     zero_is: Literal["metal"] | None = None
-    """`metal` for band gaps: the final table tells how well zero is told from non-zero."""
+    """`metal` for band gaps: the final table shows how well the predictor distinguishes zero from non-zero."""
 
     @field_validator("window")
     @classmethod
@@ -230,11 +232,11 @@ class PredictorModel(Section):
     """The predictor's head."""
 
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """Share of activations set to zero in training."""
+    """Fraction of activations that are set to zero in training."""
 
 
 class TrainPredictor(RunRecipe):
-    """Train a predictor of properties on the encoder of a trained autoencoder."""
+    """Train a property predictor on the encoder of a trained autoencoder."""
 
     command: ClassVar[str] = "train-predictor"
     name: RunName = "predictor"
@@ -244,22 +246,23 @@ class TrainPredictor(RunRecipe):
     vae: VaeName
     """The autoencoder whose encoder is used: a run folder, a checkpoint folder or a name."""
     encoder: Literal["frozen", "finetune"] = "frozen"
-    """`frozen` learns the head only; `finetune` the encoder too."""
+    """`frozen` trains the head only; `finetune` trains the encoder too."""
     targets: Annotated[dict[str, TargetSection], BeforeValidator(_targets_of_names), Field(min_length=1)]
     """Columns of the data to predict: a list of names, or names with their settings."""
     reduce: Literal["mean", "sum"] = "mean"
-    """How atoms become a crystal: `mean` for quantities per atom, `sum` for those that grow with the cell."""
+    """How the atoms' features are pooled: `mean` for intensive properties, `sum` for those that grow with the cell."""
     use_encoder_features: bool = True
-    """Use the encoder's last hidden layer beside the latents."""
+    """Use the encoder's last hidden layer in addition to the latents."""
     use_composition_features: bool = True
-    """Use statistics of known properties of the elements (electronegativity, radius, ...) too: with few labels, the
-    periodic table need not be learned from them."""
+    """Also use statistics of tabulated properties of the elements (electronegativity, radius, ...). They help where
+    labels are few, because the predictor then need not learn the periodic table from them."""
     model: PredictorModel = PredictorModel()
     """The head."""
     origins: Count = 4
-    """How many of a crystal's origins (atoms of its rarest element) a prediction is averaged over, at most."""
+    """Largest number of origins that a prediction is averaged over. An origin is an atom of the crystal's rarest
+    element, to which the cell is shifted."""
     training: TrainingSection = TrainingSection()
-    """How long and how fast."""
+    """The length of the training and the settings of the optimiser."""
 
     @field_validator("targets")
     @classmethod
@@ -271,62 +274,64 @@ class TrainPredictor(RunRecipe):
 
 def _look_for_crystals(file: str, info: ValidationInfo) -> str:
     if info.context and not Path(file).exists():
-        raise mistake(f"found '{file}'; expected a file or folder of crystals")
+        raise mistake(f"found '{file}'; expected an existing file or folder of crystals")
     return file
 
 
 class Sample(ComputeRecipe, SamplerSection, RequestSection):
-    """Draw crystals from a generator."""
+    """Sample crystals from a generator."""
 
     command: ClassVar[str] = "sample"
     model: LdmName
     """The generator: a run folder, a checkpoint folder or a name."""
     num_samples: Count = 100
-    """Crystals to draw; with `like`, for each of its crystals."""
+    """Number of crystals to sample; with `like`, the number for each of its crystals."""
     out: UserPath = "generated.cif"
-    """The file to write; its suffix says how: .cif (a data block per crystal), .extxyz, .csv or .json.gz."""
+    """The file to write, in the format of its suffix: .cif (a data block per crystal), .extxyz, .csv or .json.gz."""
     batch_size: Count = 256
-    """Crystals drawn at a time."""
+    """Number of crystals sampled at a time."""
     precision: Literal["auto", "float32", "bf16"] = "auto"
-    """Arithmetic of the transformer blocks; `auto` takes bf16 where the machine is fast at it."""
+    """Arithmetic of the transformer blocks; `auto` uses bf16 on hardware that is fast at it."""
 
 
 class Score(DeviceRecipe):
-    """Score crystals: a row for each and a summary."""
+    """Score crystals: write a table with a row for each, and a summary."""
 
     command: ClassVar[str] = "score"
     file: Annotated[UserPath, AfterValidator(_look_for_crystals)]
     """The crystals: CIF, extxyz, CSV, json.gz or POSCAR, a folder or a zip of them."""
     reward: Reward | None = None
-    """Rewards to compute for each crystal; null for none. `--reward NAME` takes the section of another recipe."""
+    """Rewards to compute for each crystal; null: none. `--reward NAME` takes this section from another recipe."""
     model: LdmName | None = None
-    """The generator that diversity and novelty are about: its autoencoder and its training set. A run folder, a
-    checkpoint folder or a name; null: the `model` of the recipe that `--reward` names, if any."""
+    """The generator whose autoencoder and training set are used for diversity and novelty: a run folder, a checkpoint
+    folder or a name. Null: the `model` of the recipe that `--reward` names, if any."""
     reference: ReferenceFolder | None = None
-    """The data folder, all of its splits, that novelty is measured against; null: the train split that `model` has
-    learned from."""
+    """The data folder that novelty is measured against, with all of its splits; null: the train split that `model` was
+    trained on."""
     against: Annotated[UserPath, AfterValidator(_look_for_crystals)] | None = None
-    """Known crystals to be found among these (a file, or a data folder's test split): match rate and RMSE."""
+    """Known crystals to look for among the scored ones, for the match rate and the RMSE: a file, or a data folder, of
+    which the test split is used. Null: none."""
     energy_model: str | None = None
-    """The potential: `chgnet`, a MACE foundation model such as `medium-mpa-0`, or a MACE model file. Null: the
-    reward's, if any."""
+    """The potential: `chgnet`, a MACE foundation model such as `medium-mpa-0`, or a MACE model file. Null: that of the
+    reward, if any."""
     energy_scale: str | None = None
-    """Which energies a potential from a file was fitted to, as the hull's manifest has it; null for named ones."""
+    """The scale of the energies that a potential from a file was fitted to, written as in the hull's manifest; null for
+    potentials that are given by name."""
     hull: str | None = None
-    """The reference energies: a `hull.csv.gz`, a data folder that holds one, or `starter`. Null: the reward's, if
-    any."""
+    """The reference energies of the convex hull: a `hull.csv.gz`, a data folder that contains one, or `starter`. Null:
+    those of the reward, if any."""
     relax: Relaxation | None = None
-    """Relax the crystals too (steps, fmax), which takes long; null: as the reward does."""
+    """Also relax the crystals (`steps`, and `fmax` in eV/Å), which takes long; null: as in the reward."""
     matching: Matching | None = None
-    """When two crystals are the same (ltol, stol, angle_tol), for unique and novel; null: as the reward does."""
+    """Tolerances of the structure matcher (`ltol`, `stol`, `angle_tol`) that decides whether two crystals are the same,
+    for uniqueness and novelty; null: as in the reward."""
     out: UserPath | None = None
-    """The table to write, .csv or .parquet, with the summary as .json beside it; null: a CSV beside the file that is
-    scored."""
+    """The table to write, .csv or .parquet; the summary is written next to it as .json. Null: a CSV next to `file`."""
     relaxed_out: UserPath | None = None
-    """A file for the relaxed crystals, in the format of its suffix: .cif, .extxyz, .csv or .json.gz; null for none."""
+    """A file for the relaxed crystals, in the format of its suffix: .cif, .extxyz, .csv or .json.gz; null: none."""
 
     def energies(self) -> EnergySettings:
-        """Potential, hull, relaxation and matcher: those that are named here or, where they are not, in the reward."""
+        """Potential, hull, relaxation and matcher: those that are set here, and otherwise those of the reward."""
         other = self.reward or EnergySettings()
         return EnergySettings(
             energy_model=self.energy_model or other.energy_model,
@@ -356,7 +361,7 @@ def _is_table(path: str) -> str:
 
 
 class WriteHull(DeviceRecipe):
-    """Compute the energies of a set of crystals and write them as a hull."""
+    """Compute the energies of a set of crystals and write them as the reference of a convex hull."""
 
     command: ClassVar[str] = "write-hull"
     file: Annotated[UserPath, AfterValidator(_look_for_crystals)]
@@ -364,12 +369,13 @@ class WriteHull(DeviceRecipe):
     energy_model: str = "chgnet"
     """The potential: `chgnet`, a MACE foundation model such as `medium-mpa-0`, or a MACE model file."""
     energy_scale: str | None = None
-    """Which energies a potential from a file was fitted to, such as `PBE/MP-uncorrected`; null for named ones. The
-    hull is of this scale, and only energies of the same scale may be measured by it."""
+    """The scale of the energies that a potential from a file was fitted to, such as `PBE/MP-uncorrected`; null for
+    potentials that are given by name. The hull has this scale, and only energies of the same scale can be compared
+    with it."""
     relax: Relaxation | None = None
-    """Relax the crystals first (steps, fmax), which takes long; null: energies of the crystals as they are."""
+    """Relax the crystals first (`steps`, and `fmax` in eV/Å), which takes long; null: do not relax them."""
     out: Annotated[UserPath, AfterValidator(_is_table)] = "hull.csv.gz"
-    """The table to write, .csv.gz or .csv, with its manifest as .json beside it."""
+    """The table to write, .csv.gz or .csv; its manifest is written next to it as .json."""
 
     @model_validator(mode="after")
     def _look_for_potential(self, info: ValidationInfo) -> WriteHull:
@@ -382,4 +388,4 @@ class WriteHull(DeviceRecipe):
 RECIPES: dict[str, type[Recipe]] = {
     model.command: model for model in (FetchData, TrainVae, TrainLdm, TrainPredictor, TrainRl, Sample, Score, WriteHull)
 }
-"""Every command that takes a recipe, and its model."""
+"""The recipe class of every command that takes a recipe, by the name of the command."""

@@ -1,4 +1,4 @@
-"""What every key of a recipe means: the field docstrings, as a page to read."""
+"""The reference of the keys of a recipe, made from the docstrings of its fields."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def schema(model: type[BaseModel], indent: str = "") -> Iterator[str]:
 
     Args:
         model: the recipe, or a section of one.
-        indent: what stands before each line.
+        indent: the indentation of each line.
     """
     for name, field in model.model_fields.items():
         sections = sections_in(field.annotation)

@@ -22,7 +22,7 @@ from chemeleon_cli.recipe.conditions import RequestedValue
 
 
 def _look_for_files(reward: ReinforceReward, info: ValidationInfo) -> ReinforceReward:
-    """Let every component look for what it names, and report all that is wrong in its place."""
+    """Let every component check the files that it names, and report each mistake at its own field."""
     mistakes = reward.check(info.context) if info.context else []
     if mistakes:
         tags = {component: tag for tag, component in BUILT_IN.items()}
@@ -39,91 +39,96 @@ Reward = Annotated[ReinforceReward, AfterValidator(_look_for_files)]
 
 
 class RlSection(Section):
-    """What one step of reinforcement learning does."""
+    """The settings of one step of reinforcement learning."""
 
     groups_per_step: Count = 5
-    """Groups of crystals generated in one step; the crystals of a group have one number of atoms."""
+    """Groups of crystals generated in one step. All crystals of a group have the same number of atoms."""
     num_group_samples: Count = 64
-    """Crystals in a group."""
+    """Number of crystals in a group."""
     group_reward_norm: Annotated[bool, Field(validate_default=True)] = True
-    """Compare a crystal with its own group (GRPO); false: with all crystals of the step (REINFORCE)."""
+    """Compare a crystal's reward with those of its own group (GRPO); false: with those of all crystals of the step
+    (REINFORCE)."""
     num_inner_batch: Annotated[Count, Field(validate_default=True)] = 2
-    """Updates on the crystals of one step, each on its share of the groups."""
+    """Number of updates in one step; the groups of the step are divided among them."""
     trajectory_steps: Count | None = 10
-    """Random denoising steps of each crystal that are learned from; null: all."""
+    """Number of denoising steps of each crystal, chosen at random, that the model learns from; null: all of them."""
     log_prob: Literal["sum", "mean"] = "sum"
-    """Log-probability of a step as the sum over a crystal's latents, or their mean."""
+    """The log-probability of a denoising step: the `sum` over all latents of a crystal, or their `mean`."""
     clip_ratio: Positive = 0.2
-    """How far one update may move the probability of a step: about 0.2 with `sum`, 1e-3 with `mean`."""
+    """The clip range of PPO: how far the ratio of the new to the old probability of a denoising step may move from 1.
+    Use about 0.2 with `log_prob: sum` and 1e-3 with `mean`."""
     kl_weight: NotNegative = 0.01
-    """Pull towards the generator it started from."""
+    """Weight of the KL divergence from the generator that the run started from. A larger weight keeps it closer."""
     entropy_weight: NotNegative = 0.0
-    """Reward for spread; without effect, as the spread of a step is fixed."""
+    """Weight of an entropy bonus. It has no effect, because the noise of a denoising step has a fixed variance."""
     learn_prior: bool = True
-    """For a generator with `oxidation_states`: also learn how often to propose which, from the mean rewards of the
-    groups of a step. False: as often as in the training set."""
+    """For a generator with `oxidation_states`: also learn how often to propose which oxidation states, from the mean
+    rewards of the groups of a step. False: propose them as often as they occur in the training set."""
 
     @field_validator("num_inner_batch")
     @classmethod
     def _whole_groups(cls, value: int, info: ValidationInfo) -> int:
         groups = info.data.get("groups_per_step", value)
         if value > groups:
-            raise mistake(f"found {value}; expected at most groups_per_step, {groups}: a batch holds whole groups")
+            raise mistake(f"found {value}; expected at most groups_per_step, {groups}: an update takes whole groups")
         return value
 
     @field_validator("group_reward_norm")
     @classmethod
     def _can_compare(cls, value: bool, info: ValidationInfo) -> bool:
         if value and info.data.get("num_group_samples") == 1:
-            raise mistake("found true; expected false where num_group_samples is 1: a group of one has no rank")
+            raise mistake("found true; expected false where num_group_samples is 1: a group of one compares nothing")
         return value
 
 
 class RlSamplerSection(SamplerSection):
-    """How noise becomes a crystal, with noise at each step that can be reinforced."""
+    """How crystals are sampled in reinforcement learning, which needs random denoising steps."""
 
     @field_validator("sampling_steps")
     @classmethod
     def _has_decisions(cls, value: int) -> int:
         if value < 2:
-            raise mistake("found 1; expected at least 2: the last step has no noise, so nothing of it can be learned")
+            raise mistake("found 1; expected at least 2: the last step adds no noise, so it teaches nothing")
         return value
 
     @field_validator("eta")
     @classmethod
     def _has_noise(cls, value: float, info: ValidationInfo) -> float:
         if value == 0 and info.data.get("sampler") != "ddpm":
-            raise mistake("found 0; expected more than 0: without noise a step has no probability to reinforce")
+            raise mistake("found 0; expected more than 0: without noise, a step has no probability to reinforce")
         return value
 
 
 class RlTrainingSection(Section):
-    """How long and how fast a generator is steered (AdamW, linear warm-up, then a constant learning rate)."""
+    """The length of the training and the settings of the optimiser (AdamW, linear warm-up, then a constant learning
+    rate)."""
 
     max_steps: Count = 200
-    """Steps; in each, crystals are generated, scored and learned from."""
+    """Number of steps. In each, crystals are generated and scored, and the model learns from them."""
     max_minutes: Positive | None = None
-    """End after this many minutes, if that comes before `max_steps`; null: no limit."""
+    """Stop after this many minutes if `max_steps` are not reached before; null: no limit."""
     learning_rate: Positive = 1e-4
-    """The learning rate after the warm-up; it stays there."""
+    """The constant learning rate after the warm-up."""
     warmup_steps: Annotated[int, Field(ge=0)] = 5
-    """Steps in which the learning rate rises from zero."""
+    """Number of steps in which the learning rate rises linearly from zero."""
     weight_decay: NotNegative = 0.0
-    """AdamW's pull of the weights towards zero."""
+    """Weight decay of AdamW."""
     gradient_clip: Positive = 1.0
-    """The largest norm of a gradient; longer ones are shortened to it."""
+    """Gradients with a larger norm are scaled down to this norm."""
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Decay per update of the moving average of the weights that is kept as the model; null for none."""
+    """Decay per update of the exponential moving average (EMA) of the weights, which is saved as the model; null: no
+    average."""
     precision: Literal["auto", "float32", "bf16"] = "auto"
-    """Arithmetic of the transformer blocks; `auto` takes bf16 where the machine is fast at it."""
+    """Arithmetic of the transformer blocks; `auto` uses bf16 on hardware that is fast at it."""
     val_every: Count = 10
-    """Steps between two validations: crystals from one fixed seed, rewarded without normalisation."""
+    """Number of steps between two validations. Each samples crystals from the same seed and scores them without
+    normalising the rewards."""
     val_samples: Count = 256
-    """Crystals of a validation."""
+    """Number of crystals sampled in a validation."""
     patience: Count | None = None
-    """Stop after this many validations without improvement; null never stops early."""
+    """Stop after this many validations without improvement; null: never stop early."""
     unscored_patience: Count = 10
-    """Stop with an error after this many steps in a row in which no crystal has a score, so nothing is learned."""
+    """Stop with an error after this many steps in a row in which no crystal could be scored, so nothing is learned."""
 
 
 class TrainRl(RunRecipe):
@@ -135,27 +140,27 @@ class TrainRl(RunRecipe):
     model: LdmName
     """The generator to start from: a run folder, a checkpoint folder or a name."""
     reward: Reward
-    """What a crystal is worth."""
+    """The reward of a crystal: a weighted sum of components."""
     conditions: list[dict[str, RequestedValue] | None] = []
-    """Requests such as `{band_gap: 3.0}`, as in `sample`; each group takes one of them at random, and null asks for
-    nothing. Empty: nothing is asked for. If nothing is asked for, a generator with `oxidation_states` takes those of a
-    random training crystal; `{oxidation_states: null}` leaves them open."""
+    """A list of requests such as `{band_gap: 3.0}`, as in `sample`. Each group gets one of them at random; null is a
+    group without a request. Empty: no group has a request. Without a request, a generator with `oxidation_states`
+    takes those of a random training crystal; `{oxidation_states: null}` leaves them open."""
     rl: RlSection = RlSection()
-    """What one step does."""
+    """The settings of one step of reinforcement learning."""
     sampling: RlSamplerSection = RlSamplerSection()
-    """How crystals are drawn."""
+    """How crystals are sampled."""
     training: RlTrainingSection = RlTrainingSection()
-    """How long and how fast."""
+    """The length of the training and the settings of the optimiser."""
 
     def warnings(self) -> list[str]:
-        """What is allowed but probably not meant, a line each."""
+        """Warnings about settings that are allowed but probably a mistake, a line each."""
         rl, lines = self.rl, []
         if rl.log_prob == "sum" and rl.clip_ratio <= 0.01:
-            lines.append(f"rl.clip_ratio {rl.clip_ratio:g} stops almost every update with log_prob sum; about 0.2 fits")
+            lines.append(f"rl.clip_ratio {rl.clip_ratio:g} clips almost every update with log_prob sum; use about 0.2")
         if rl.log_prob == "mean" and rl.clip_ratio > 0.01:
-            lines.append(f"rl.clip_ratio {rl.clip_ratio:g} never clips with log_prob mean; about 1e-3 fits")
+            lines.append(f"rl.clip_ratio {rl.clip_ratio:g} never clips with log_prob mean; use about 1e-3")
         if rl.entropy_weight:
-            lines.append("rl.entropy_weight has no effect: the noise of a step is fixed, and its entropy with it")
+            lines.append("rl.entropy_weight has no effect: the noise of a step, and so its entropy, is fixed")
         if self.reward.relax is not None:
             count = rl.groups_per_step * rl.num_group_samples
             lines.append(f"reward.relax: {count} crystals are relaxed in every step; on a CPU that can take an hour")

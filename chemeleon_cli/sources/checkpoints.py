@@ -1,4 +1,4 @@
-"""Where a model's name leads: a checkpoint's or run's folder, the starter models of the package, published models."""
+"""Finds the checkpoint of a model by its name: a checkpoint or run folder, a starter model or a published model."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from chemeleon_cli.errors import UserError
 from chemeleon_cli.sources.hub import PREFIX, PUBLISHED, hub_model, kind_by_name
 
 STARTER_FOLDERS = {"vae": "ldm", "ldm": "ldm", "predictor": "predictor"}
-"""Folder of the starter that serves each kind: an LDM holds its VAE."""
+"""The starter's folder for each kind; an LDM contains its VAE."""
 HOLDS = {"vae": ("vae", "ldm"), "ldm": ("ldm",), "predictor": ("predictor",)}
-"""Kinds of checkpoint that serve where a kind is asked for."""
+"""The kinds of checkpoint that can be used for each kind."""
 MAKERS = {"vae": "train-vae", "ldm": "train-ldm", "predictor": "train-predictor"}
 
 
@@ -69,7 +69,7 @@ def _check_kind(name: str, found: str | None, kind: str) -> None:
     """Refuse a checkpoint whose kind is known and does not serve where `kind` is needed."""
     if found is not None and found not in HOLDS[kind]:
         raise UserError(
-            f"{name} is a checkpoint of kind {found}; a {kind} is needed",
+            f"{name} is a checkpoint of kind {found}; expected kind {kind}",
             _others(Path(name), kind) or f"make one with chemeleon {MAKERS[kind]}",
         )
 
@@ -80,10 +80,10 @@ def _on_disk(name: str, kind: str) -> Path:
         if (folder / META).is_file():
             return folder
     if path.is_file():
-        raise UserError(f"{path} is a file; a model is the folder it is in", f"name {path.parent}")
+        raise UserError(f"{path} is a file; expected the folder that contains it", f"use {path.parent}")
     if path.is_dir():
         inside = ", ".join(sorted(p.name for p in path.iterdir())[:6]) or "nothing"
-        what = f"{path} is neither a checkpoint (no {META}) nor a run with one; it holds {inside}"
+        what = f"{path} is neither a checkpoint (no {META}) nor a run with one; it contains {inside}"
     else:
         what = f"no model '{name}': no such folder"
     if name in PUBLISHED:
@@ -92,7 +92,7 @@ def _on_disk(name: str, kind: str) -> Path:
 
 
 def _kind_of(folder: Path) -> str:
-    hint = "is the checkpoint whole? copy it again"
+    hint = "is the checkpoint complete? copy it again"
     try:
         meta = json.loads((folder / META).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -103,7 +103,7 @@ def _kind_of(folder: Path) -> str:
 
 
 def _others(path: Path, kind: str) -> str:
-    """A hint naming checkpoints of the right kind beside `path` and in ./runs, the likeliest first."""
+    """A hint with checkpoints of the right kind next to `path` and in ./runs, the most similar names first."""
     places = {p: None for parent in (path.parent, Path("runs")) for p in _models_in(parent, kind)}
     if not places:
         return ""
@@ -124,7 +124,7 @@ def _models_in(parent: Path, kind: str) -> list[Path]:
         try:
             if metas and _kind_of(metas[0].parent) in HOLDS[kind]:
                 found.append(path)
-        except UserError:  # a broken neighbour is no reason to hide the others
+        except UserError:  # a broken checkpoint must not hide the others
             continue
     return found
 

@@ -1,10 +1,10 @@
-"""Data folders: crystals from any source, checked one by one, to train, val and test tables and a manifest.
+"""Writes data folders: train, val and test tables and a manifest, from crystals that are checked one by one.
 
-    train.csv.gz val.csv.gz test.csv.gz   material_id, pretty_formula, labels, cif; an empty cell is no label
-    rejected.csv                          id, reason, detail of every crystal that is not in a table
-    manifest.json                         where it is from, counts, statistics, hashes
+    train.csv.gz val.csv.gz test.csv.gz   material_id, pretty_formula, labels, cif; an empty cell is a missing label
+    rejected.csv                          id, reason and detail of every crystal that is not in a table
+    manifest.json                         source, counts, statistics, hashes
 
-Rows wait in a file between the two passes (examine; split and write), so a long source needs little memory.
+Between the two passes (check; split and write), rows are kept in a file, so a long source needs little memory.
 """
 
 from __future__ import annotations
@@ -32,22 +32,22 @@ from chemeleon_cli.sources.streams import write_lines
 
 RESERVED = ("material_id", "pretty_formula", "cif")
 TEXT = "text, such as "
-"""How the reason starts why a column without any number is no label."""
+"""The start of the reason why a column without any number cannot be a label."""
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 _WITH_COMMA = re.compile(r"[-+]?\d+(,\d+)+(\.\d*)?([eE][-+]?\d+)?")
 _WITH_UNIT = re.compile(rf"(?>{_NUMBER.pattern})\s*([^\d\s.,;:+-][^;:]*)")
 _PLAIN_YAML = re.compile(r"[^\W\d][\w .()/^*-]*")
-"""Text that YAML takes as it is."""
+"""Text that YAML reads as a string without quotes."""
 
 
 @dataclass
 class Words:
-    """Cells of a column that are no numbers.
+    """The cells of a column that are not numbers.
 
     Attributes:
-        count: how many.
-        first: the id of the first crystal with one.
-        example: its text there.
+        count: their number.
+        first: the id of the first crystal with such a cell.
+        example: the text of this cell.
     """
 
     count: int
@@ -57,17 +57,17 @@ class Words:
 
 @dataclass
 class Gathered:
-    """What the first pass learns; the crystals themselves, and those that were rejected, wait in files.
+    """The results of the first pass; accepted and rejected crystals themselves are kept in files.
 
     Attributes:
-        read: crystals in the source.
+        read: number of crystals in the source.
         rows: (id, reduced formula, size, split) of every accepted crystal.
-        rejected: how many, by code.
-        first_rejected: `id: code: detail`.
-        labels: every column with numbers: one per accepted crystal, None where empty.
-        words: of every column in which something else than numbers stands.
-        elements: crystals that hold each element.
-        renamed: ids that had to be made unique.
+        rejected: number of rejected crystals by code.
+        first_rejected: `id: code: detail` of the first one.
+        labels: the values of every column with numbers, one per accepted crystal, None for an empty cell.
+        words: the cells that are not numbers, of every column that has some.
+        elements: number of crystals that contain each element.
+        renamed: number of ids that had to be made unique.
     """
 
     read: int = 0
@@ -80,11 +80,11 @@ class Gathered:
     renamed: int = 0
 
     def has_number(self, column: str) -> bool:
-        """Whether any crystal has a number there."""
+        """Whether any crystal has a number in this column."""
         return any(value is not None for value in self.labels.get(column, ()))
 
     def not_numbers(self, column: str) -> str:
-        """What a column holds that is no number, how often, and what would make it one; "" where it never does."""
+        """The first cell of a column that is not a number, how many there are, and a hint; "" if there is none."""
         words = self.words.get(column)
         if words is None:
             return ""
@@ -94,21 +94,21 @@ class Gathered:
 
 
 class _Names:
-    """Ids that are taken, and the crystals that are there already."""
+    """The ids that are in use, and the crystals that have been read."""
 
     def __init__(self) -> None:
         self.crystals: set[bytes] = set()
         self.counts: dict[str, int] = {}
 
     def is_copy(self, crystal: Examined) -> bool:
-        """Whether this crystal was there before under this id."""
+        """Whether the same crystal with the same id was read before."""
         digest = hashlib.sha256(f"{crystal.id}\0{crystal.cif}".encode()).digest()[:16]
         known = digest in self.crystals
         self.crystals.add(digest)
         return known
 
     def unique(self, name: str) -> str:
-        """The name, or `name-2` and so on where it is taken."""
+        """The name, or `name-2` and so on if it is in use."""
         result = name
         while result in self.counts:  # the source may have a `name-2` of its own
             self.counts[name] += 1
@@ -120,15 +120,14 @@ class _Names:
 def gather(
     items: Iterable[tuple[str, Record]], max_atoms: int | None, waiting: Path, rejected: Path
 ) -> Iterator[Gathered]:
-    """Examine everything; CIFs of accepted crystals go into one file, in order, the rest into another.
+    """Check every crystal. The CIFs of accepted crystals are written to one file, in order, the others to another.
 
-    Two rows with one id are one crystal if their crystals are the same (the second is rejected), else
-    the second becomes `id-2`.
+    If two rows have the same id, the second is rejected if its crystal is the same, and otherwise renamed to `id-2`.
 
     Args:
         items: (split, record) of every crystal.
-        max_atoms: of a primitive cell.
-        waiting: the file of accepted crystals, a JSON string a line.
+        max_atoms: largest number of atoms in the primitive cell.
+        waiting: the file for accepted crystals, a JSON string per line.
         rejected: the table of the others.
 
     Yields:
@@ -156,9 +155,9 @@ def gather(
 
 
 def _take(crystal: Examined, result: Gathered, name: str) -> None:
-    """Add an accepted crystal to what is known."""
+    """Add an accepted crystal to the result."""
     result.renamed += name != crystal.id
-    for column in crystal.labels:  # in the order of the source; a set would have another in every process
+    for column in crystal.labels:  # in the order of the source; that of a set would differ between processes
         result.labels.setdefault(column, [None] * len(result.rows))
     for column, values in result.labels.items():
         values.append(crystal.labels.get(column))
@@ -170,11 +169,11 @@ def _take(crystal: Examined, result: Gathered, name: str) -> None:
 
 
 def what_makes_numbers(column: str, text: str) -> str:
-    """What makes a label of a text that a person reads as a number; "" for other texts."""
+    """How to turn a text that looks like a number into a label; "" for other texts."""
     if _NUMBER.fullmatch(text):
-        return f"numbers beyond {LARGEST:g} are no labels"
+        return f"numbers beyond {LARGEST:g} cannot be labels"
     if _WITH_COMMA.fullmatch(text):
-        return "write numbers with a point and without other signs: 1.5, not 1,5; 1000, not 1,000"
+        return "write numbers with a decimal point and without separators: 1.5, not 1,5; 1000, not 1,000"
     with_unit = _WITH_UNIT.fullmatch(text)
     if with_unit is None:
         return ""
@@ -185,15 +184,15 @@ def what_makes_numbers(column: str, text: str) -> str:
 def choose_labels(
     gathered: Gathered, wanted: Mapping[str, str], units: Iterable[str] = ()
 ) -> tuple[dict[str, list[float | None]], dict[str, str]]:
-    """The labels by name, and why every other column is none.
+    """The labels by name, and for every other column the reason why it is not a label.
 
     Args:
-        gathered: complete.
-        wanted: column: name; empty takes every column that holds numbers and nothing else.
-        units: columns that have to be there besides.
+        gathered: the complete results of the first pass.
+        wanted: the name of the label of each column; empty: every column that contains only numbers.
+        units: further columns that must exist.
 
     Raises:
-        UserError: a column that was named is not there or holds no number, or two would have one name.
+        UserError: a named column does not exist or contains no number, or two labels would have the same name.
     """
     columns = sorted({*gathered.labels, *gathered.words})
     for setting, names in (("labels", wanted), ("units", units)):
@@ -203,17 +202,18 @@ def choose_labels(
                 raise UserError(f"{setting}: the source has no column '{column}'", hint)
     for column in wanted:
         if not gathered.has_number(column):
-            raise UserError(f"labels: column '{column}' holds no number", gathered.not_numbers(column) or "it is empty")
+            hint = gathered.not_numbers(column) or "it is empty"
+            raise UserError(f"labels: column '{column}' contains no number", hint)
     twice = [n for n, count in Counter(wanted.values()).items() if count > 1 or n in RESERVED or not n.strip()]
     if twice:
-        raise UserError(f"labels: '{twice[0]}' is given twice or is a column of every table", "take another name")
+        raise UserError(f"labels: '{twice[0]}' is given twice or is a column of every table", "use another name")
     if wanted:
         return {name: gathered.labels[column] for column, name in wanted.items()}, {}
     labels, left_out = {}, {}
     for column in (*gathered.labels, *(column for column in gathered.words if column not in gathered.labels)):
         if column in RESERVED or column in ID_COLUMNS or is_row_count(column):
             if gathered.has_number(column):
-                left_out[column] = "names or counts rows"
+                left_out[column] = "contains ids or row numbers"
         elif column in gathered.words:
             why, example = gathered.not_numbers(column), gathered.words[column].example
             is_text = not gathered.has_number(column) and not what_makes_numbers(column, example)
@@ -229,15 +229,15 @@ def constant(known: Mapping[str, Any]) -> bool:
 
 
 def assign(groups: Sequence[str], fractions: Sequence[float], seed: int) -> list[str]:
-    """A split for every row such that rows of one group stay together.
+    """A split for every row; rows of the same group are in the same split.
 
-    Groups are drawn at random for val and test until these have their share, the rest is train. Depends on
-    the names of the groups and the seed, not on the order of rows.
+    Groups are assigned at random to val and test until these are full; the rest is train. The result depends on the
+    names of the groups and on the seed, not on the order of the rows.
 
     Args:
         groups: the group of each row (its reduced formula, or its own id).
-        fractions: of train, val and test. One above 0 gets at least one group where there are three.
-        seed: of the draw.
+        fractions: of train, val and test. A fraction above 0 gets at least one group if there are three groups.
+        seed: the seed of the random order.
     """
     counts = Counter(groups)
     order = sorted(counts)
@@ -250,7 +250,7 @@ def assign(groups: Sequence[str], fractions: Sequence[float], seed: int) -> list
         if split != "train":
             room[split] -= counts[group]
         chosen[group] = split
-    for split in ("train", *room):  # with few groups one may have got none: the others give, the largest first
+    for split in ("train", *room):  # with few groups, a split can be empty: it gets one from the largest other split
         have = Counter(chosen.values())
         if not have[split] and (giver := max(SPLITS[::-1], key=lambda s: have[s])) and have[giver] > (split != "train"):
             chosen[min((g for g in order if chosen[g] == giver), key=lambda g: counts[g])] = split
@@ -264,7 +264,7 @@ def write_tables(
     splits: Sequence[str],
     waiting: Path,
 ) -> dict[str, dict[str, Any]]:
-    """The tables beside rejected.csv; returns rows and sha256 of all by file name."""
+    """Write the tables next to rejected.csv; returns the rows and the sha256 of each file by its name."""
     files: dict[str, dict[str, Any]] = {}
 
     def rows(split: str) -> Iterator[list[Any]]:
@@ -289,7 +289,7 @@ def facts(
     labels: Mapping[str, Sequence[float | None]],
     splits: Sequence[str],
 ) -> dict[str, Any]:
-    """Counts, label statistics and histograms, as the manifest has them."""
+    """The counts, label statistics and histograms of the manifest."""
     sizes = Counter(row[2] for row in gathered.rows)
     homes: dict[str, set[str]] = {}
     for row, split in zip(gathered.rows, splits, strict=True):
@@ -322,7 +322,7 @@ def facts(
 
 
 def describe(values: Sequence[float | None]) -> dict[str, float | int | None]:
-    """Statistics of a label over crystals, those without it left out; `std` is of the population."""
+    """Statistics of a label over the crystals that have it; `std` is the population standard deviation."""
     known = [v for v in values if v is not None]
     mean = statistics.fmean(known) if known else None
     return {

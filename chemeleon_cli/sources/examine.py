@@ -1,4 +1,4 @@
-"""One crystal of a source after its checks: what a data folder keeps of it, or why it is rejected."""
+"""Checks one crystal of a source: returns what a data folder keeps of it, or why it is rejected."""
 
 from __future__ import annotations
 
@@ -17,19 +17,20 @@ if TYPE_CHECKING:
     from pymatgen.core import Structure
 
 SPARSEST = 1_000.0
-"""Å^3 per atom. Far above the models' MAX_VOLUME, as what is rare is not wrong: caesium has 116."""
+"""Largest volume in Å^3 per atom. It is far above the models' MAX_VOLUME, as large volumes can be real: Cs has 116."""
 LARGEST_BOX = 1e7
-"""Å^3 of the upright box around a cell, a cube of 215 Å. The search for neighbours takes 30 bytes for each."""
+"""Largest volume in Å^3 of the rectangular box around a cell, a cube of 215 Å. The search for neighbours takes 30 bytes
+per Å^3."""
 SHOWN = 40
-"""Characters of a cell that are shown in messages."""
+"""Number of characters of a cell that messages show."""
 REASONS = {
-    "duplicate": "its id and its crystal were there before",
+    "duplicate": "a crystal with the same id and structure was read before",
     "too_many_atoms": "its primitive cell has more than max_atoms atoms",
     "cell": f"an angle outside {MIN_ANGLE:g} to {MAX_ANGLE:g} degrees, or a box of more than {LARGEST_BOX:g} Å^3",
     "volume": f"less than {MIN_VOLUME:g} or more than {SPARSEST:g} Å^3 per atom",
     "distance": f"two atoms closer than {MIN_DISTANCE:g} Å",
 }
-"""Reasons to reject a crystal that was read, besides those of `files.REASONS`."""
+"""Further reasons to reject a crystal, in addition to those of `files.REASONS`."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Examined:
         size: atoms in its cell.
         cif: its text, without an id; "" of a rejected one.
         labels: the row's numbers by column, None where the cell is empty.
-        words: what stands in columns in which the row has something else than a number, by column, in one line.
+        words: the cells of the row that are not numbers, by column, each in one line.
     """
 
     id: str
@@ -60,7 +61,7 @@ class Examined:
 
 
 def examine(item: tuple[str, Record], max_atoms: int | None) -> Examined:
-    """Parse and check one (split, record); whatever is wrong becomes its reason."""
+    """Parse and check one (split, record); any error becomes the reason of its rejection."""
     split, record = item
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of noble gases (no electronegativity to sort a formula by), of huge numbers
@@ -71,7 +72,7 @@ def examine(item: tuple[str, Record], max_atoms: int | None) -> Examined:
             if structure is None:
                 return Examined(record.id, split, reason)
             formula, cif = structure.composition.reduced_formula, cif_text(structure, "")
-        except Exception as error:  # one row of a hundred thousand must not cost the others
+        except Exception as error:  # one bad row must not stop the reading of all others
             text = f"unreadable: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
             return Examined(record.id, split, text)
     cells = {k.strip(): v for k, v in record.fields.items()}
@@ -91,7 +92,7 @@ def examine(item: tuple[str, Record], max_atoms: int | None) -> Examined:
 
 
 def _checked(structure: Structure, max_atoms: int | None) -> tuple[Structure | None, str | None]:
-    """The structure, as a primitive cell where it is larger than `max_atoms`, or the reason to reject it."""
+    """The structure, reduced to a primitive cell if it has more than `max_atoms`, or the reason to reject it."""
     angles = structure.lattice.angles
     if not (min(angles) >= MIN_ANGLE and max(angles) <= MAX_ANGLE):
         return None, f"cell: angles {', '.join(f'{a:.1f}' for a in angles)}"
@@ -109,7 +110,7 @@ def _checked(structure: Structure, max_atoms: int | None) -> tuple[Structure | N
     box = math.prod(abs(structure.lattice.matrix).sum(0).tolist())
     if not box <= LARGEST_BOX:
         return None, f"cell: spans {box:.3g} Å^3"
-    # within 2 Å although 0.5 matter: the search divides the box into cubes of this size
+    # within 2 Å although only 0.5 Å matter: the search divides the box into cubes of this size
     distances = structure.get_neighbor_list(2.0, exclude_self=True)[3]
     if len(distances) and min(distances) < MIN_DISTANCE:
         return None, f"distance: {min(distances):.3f} Å"
@@ -117,7 +118,7 @@ def _checked(structure: Structure, max_atoms: int | None) -> tuple[Structure | N
 
 
 def _fewest_atoms(structure: Structure) -> int:
-    """No primitive cell can have fewer: cells hold whole atoms of every element. Symmetry takes minutes to find."""
+    """A lower limit of the size of a primitive cell, from the composition. Finding the symmetry can take minutes."""
     return len(structure) // math.gcd(*Counter(structure.atomic_numbers).values())
 
 

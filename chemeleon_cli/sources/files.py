@@ -1,6 +1,6 @@
-"""Crystals in files of every format: read row by row, written whole or not at all.
+"""Reads crystals from files of every format row by row, and writes files completely or not at all.
 
-A row that does not parse is a row without a structure and with a reason, never a crash. A reason is
+A row that cannot be parsed has a reason instead of a structure; it never stops the program. A reason is
 `code: detail`; the codes are in REASONS.
 """
 
@@ -28,19 +28,19 @@ if TYPE_CHECKING:
     from pymatgen.core import Structure
 
 FARTHEST = 10_000.0
-"""Cells from the origin. Beyond, a coordinate has lost its digits or is no coordinate."""
+"""Largest distance of an atom from the origin, in cells. A larger coordinate has lost its digits or is an error."""
 REASONS = {
     "no_structure": "an empty cell, or no atoms",
     "unreadable": "the text does not parse",
     "no_cell": "not periodic in three directions, or a cell that is not finite",
-    "disorder": "a site that is shared or partly empty",
-    "element": f"a symbol that is no element, an isotope, or an element heavier than Z = {MAX_Z}",
-    "incomplete": "atoms without a position: hydrogen that is only mentioned, coordinates left open",
+    "disorder": "a site with several species or partial occupancy",
+    "element": f"a symbol that is not an element, an isotope, or an element heavier than Z = {MAX_Z}",
+    "incomplete": "atoms without a position: hydrogen given only in the formula, missing coordinates",
     "symmetry": "a space group that is unknown, ambiguous, or contradicts the operations or the cell",
     "formula": "the atoms of the cell are not those of the formula that the file gives",
     "coordinates": f"an atom more than {FARTHEST:,.0f} cells away from the origin",
 }
-"""What the part of a reason before its colon means."""
+"""The meaning of the code of each reason."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,9 @@ class Row:
 
     Attributes:
         id: its name.
-        structure: None where there is none to have.
-        reason: why there is none, as `code: detail`; None where there is one.
-        labels: the numbers beside it.
+        structure: None if it cannot be read.
+        reason: why it cannot be read, as `code: detail`; None if there is a structure.
+        labels: the numbers in the other columns.
     """
 
     id: str
@@ -66,11 +66,11 @@ def read_crystals(path: str | Path, id_column: str | None = None) -> Iterator[Ro
     Streams; a long table is parsed by worker processes.
 
     Args:
-        path: a file of one of `formats.FORMATS`, maybe compressed; a folder or a zip of these.
-        id_column: the column with the ids; found by its usual names where it is not given.
+        path: a file of one of `formats.FORMATS`, possibly compressed; or a folder or zip of such files.
+        id_column: the column with the ids; None: one of the usual names.
 
     Raises:
-        UserError: there is nothing to read, or a file is broken as a whole (cut short, of another format).
+        UserError: there is nothing to read, or a file cannot be read at all (incomplete, of another format).
     """
     skipped = look_beside(Path(path), search=False).skipped
     return ordered_map(parse, read_records(path, id_column, skipped))
@@ -79,7 +79,7 @@ def read_crystals(path: str | Path, id_column: str | None = None) -> Iterator[Ro
 def read_records(
     path: str | Path, id_column: str | None = None, skipped: Collection[str] = ()
 ) -> Iterator[Record]:
-    """Every crystal in a file, folder or zip, in order, a piece at a time, before anything is parsed.
+    """Every crystal in a file, folder or zip, in order, read in pieces and not yet parsed.
 
     Args:
         path: as for `read_crystals`.
@@ -87,7 +87,7 @@ def read_records(
         skipped: names of files that are not read.
 
     Raises:
-        UserError: as of `read_crystals`.
+        UserError: as `read_crystals`.
     """
     for source in sources_of(Path(path)):
         if source.name not in skipped:
@@ -97,7 +97,7 @@ def read_records(
 def read_splits(
     path: str | Path, id_column: str | None = None, skipped: Collection[str] = ()
 ) -> Iterator[tuple[str, Record]]:
-    """Every crystal with the split it is in: the name of its table (train, val, test), else its column `split`.
+    """Every crystal with its split: the name of its table (train, val, test), or else its column `split`.
 
     Args:
         path: as for `read_crystals`.
@@ -105,7 +105,7 @@ def read_splits(
         skipped: names of files that are not read.
 
     Raises:
-        UserError: as of `read_crystals`, or a crystal that is in no split.
+        UserError: as `read_crystals`, or a crystal is in no split.
     """
     for source in sources_of(Path(path)):
         if source.name in skipped:
@@ -116,8 +116,8 @@ def read_splits(
             if split not in SPLITS:
                 raise UserError(
                     f"{source.name}: has no splits of its own: {record.id} is in none",
-                    "name tables train.csv, val.csv, test.csv, or add a column `split` with these words; "
-                    "or take `split.by: formula`",
+                    "call the tables train.csv, val.csv and test.csv, add a column `split` with train, val or test, "
+                    "or use `split.by: formula`",
                 )
             yield split, record
 
@@ -128,14 +128,14 @@ def _records_of(source: Source, id_column: str | None) -> Iterator[Record]:
 
 
 def parse(record: Record) -> Row:
-    """One record to a row; whatever goes wrong becomes its reason."""
+    """Parse one record; any error becomes the reason of the row."""
     labels = {k: v for k, cell in record.fields.items() if (v := number(cell)) is not None}
     structure, reason = structure_of(record)
     return Row(record.id, structure, reason, labels)
 
 
 def structure_of(record: Record) -> tuple[Structure | None, str | None]:
-    """The ordered structure of a record, cell, elements and coordinates only, or the reason why not."""
+    """The ordered structure of a record (cell, elements and coordinates only), or the reason why there is none."""
     if record.format == "broken":
         return None, f"unreadable: {record.content}"
     if not record.content or (isinstance(record.content, str) and not record.content.strip()):
@@ -148,7 +148,7 @@ def structure_of(record: Record) -> tuple[Structure | None, str | None]:
             structure = parser(record.content)
         except cif.Unfit as error:
             return None, str(error)
-        except Exception as error:  # parsers raise whatever they stumble over; the row gets the blame
+        except Exception as error:  # parsers raise many kinds of errors; each is the reason of its row
             return None, f"unreadable: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
     farthest = abs(structure.frac_coords).max()
     if farthest > FARTHEST:
@@ -168,10 +168,10 @@ def write_crystals(
         path: .cif (a data block per crystal), .extxyz, .csv, .json; .gz after any of them.
         structures: ordered structures; CIF and CSV keep lengths and angles (1e-8), not the orientation.
         ids: a name for each.
-        columns: values beside them; text stays out of CIF and extxyz, what is not finite out of all.
+        columns: further values; CIF and extxyz leave out text, and all formats leave out what is not finite.
 
     Raises:
-        UserError: another suffix, or the folder cannot be written to.
+        UserError: the suffix is unknown, or the folder cannot be written to.
     """
     path = Path(path)
     writer = writer_for(path)
@@ -182,20 +182,20 @@ def write_crystals(
 
 
 def writer_for(path: Path) -> Callable[..., Iterable[str]]:
-    """What writes a file of this name.
+    """The function that writes a file of this name.
 
     Raises:
-        UserError: nothing does.
+        UserError: its format cannot be written.
     """
     name = path.name.lower()
     known = FORMATS.get(format_of(name) or "")
     if known is None or known.write is None or not name.removesuffix(".gz").endswith(known.suffixes[0]):
-        raise UserError(f"{path}: cannot write this format", "name it .cif, .extxyz, .csv(.gz) or .json(.gz)")
+        raise UserError(f"{path}: cannot write this format", "use the suffix .cif, .extxyz, .csv(.gz) or .json(.gz)")
     return known.write
 
 
 def _cell(value: Any) -> Any:
-    """A value as text files hold it: float, text, or None."""
+    """A value as it is written to text files: float, text, or None."""
     if value is None or isinstance(value, str):
         return value
     value = float(value)

@@ -1,4 +1,4 @@
-"""The files that a path stands for: the one it names, or those in the folder or zip archive of that name."""
+"""Finds the files to read at a path: the file itself, or those in a folder or zip archive."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile
 
 
 def path_of(text: str | Path) -> Path:
-    """A path as a person types it, `~` and all.
+    """A path as the user types it, which may contain `~`.
 
     Raises:
-        UserError: no disk has such a path: a home of nobody, or a name that is too long.
+        UserError: the path is impossible: the home of an unknown user, or a name that is too long.
     """
     try:
         path = Path(text).expanduser()
@@ -38,12 +38,12 @@ def is_zip(path: str | Path) -> bool:
 
 
 def sources_of(path: Path) -> Iterator[Source]:
-    """Every file to read in what the person named.
+    """Every file to read at a path.
 
-    Of a folder that holds a data set (train.csv and so on), these tables and nothing else.
+    From a folder that contains a data set (train.csv and so on), only these tables are read.
 
     Raises:
-        UserError: there is no such path, nothing readable in it, or an archive is broken or a bomb.
+        UserError: there is no such path, it contains nothing readable, or an archive is broken or a zip bomb.
     """
     if path.is_dir():
         yield from _in_folder(path)
@@ -54,11 +54,11 @@ def sources_of(path: Path) -> Iterator[Source]:
     elif kind := format_of(path.name):
         yield _file(path, path.name, kind)
     else:
-        raise UserError(f"{path}: no known format by its name", f"known are {KNOWN}")
+        raise UserError(f"{path}: unknown format", f"known are {KNOWN}")
 
 
 def is_collection(path: Path) -> bool:
-    """Whether a path is a folder or archive of any files, not one file and not a data set with its tables."""
+    """Whether a path is a folder or archive of files, and neither a single file nor a data set with its tables."""
     return is_zip(path) if path.is_file() else path.is_dir() and not _tables_in(path)
 
 
@@ -82,10 +82,9 @@ def _names_in(folder: Path) -> list[str]:
 
 
 def _members(archive: zipfile.ZipFile) -> list[tuple[str, zipfile.ZipInfo]]:
-    """The files of an archive by the names that they would have in the folder that was packed, in the order there.
+    """The files of an archive with the names that they had in the packed folder, in the order of this folder.
 
-    Some programs of Windows write backslashes between folders. Where everything is in one folder, the archive stands
-    for this folder.
+    Some Windows programs write backslashes between folders. If everything is in one folder, names are relative to it.
     """
     members = [(member.filename.replace("\\", "/"), member) for member in archive.infolist()]
     members = [(name, member) for name, member in members if not name.endswith("/") and not _hidden(name)]
@@ -96,7 +95,7 @@ def _members(archive: zipfile.ZipFile) -> list[tuple[str, zipfile.ZipInfo]]:
 
 
 def _tables_in(folder: Path) -> list[str]:
-    """The tables of a folder that is a data set."""
+    """The tables of a folder if it is a data set, otherwise nothing."""
     splits = SPLITS if split_path(folder, "train") else ()
     return list(dict.fromkeys(path.name for split in splits if (path := split_path(folder, split))))
 
@@ -119,10 +118,10 @@ def _in_zip(path: Path) -> Iterator[Source]:
         for inside, member, kind in known:
             name = f"{path}: {member.filename}"
             if member.flag_bits & 1:
-                raise UserError(f"{name} is encrypted", "unpack it and name the folder")
+                raise UserError(f"{name} is encrypted", "unpack it and give the folder")
             if member.compress_type not in _METHODS:
-                method = f"{name} is packed by a method that is not known here ({member.compress_type})"
-                raise UserError(method, "unpack it and name the folder")
+                method = f"{name} is compressed by an unsupported method ({member.compress_type})"
+                raise UserError(method, "unpack it and give the folder")
             refuse_bomb(name, member.file_size, member.compress_size)
 
             def opened(member: zipfile.ZipInfo = member, name: str = name) -> BinaryIO:
@@ -133,7 +132,7 @@ def _in_zip(path: Path) -> Iterator[Source]:
 
 def _nothing(path: Path, names: list[str]) -> UserError:
     found = ", ".join(names[:5]) or "nothing"
-    return UserError(f"{path}: no file of a known format in it; found {found}", f"known are {KNOWN}")
+    return UserError(f"{path}: contains no file of a known format; found {found}", f"known are {KNOWN}")
 
 
 def _file(path: Path, name: str, kind: str) -> Source:
@@ -146,11 +145,11 @@ def _hidden(name: str) -> bool:
 
 
 def near(path: Path) -> str:
-    """A hint about what stands where something was looked for."""
+    """A hint with similar names next to a path that does not exist."""
     if not path.parent.is_dir():
         return f"{path.parent} does not exist either"
     names = sorted(p.name for p in path.parent.iterdir() if not p.name.startswith("."))
     close = difflib.get_close_matches(path.name, names, n=3)
     if close:
         return f"did you mean {' or '.join(str(path.parent / c) for c in close)}?"
-    return f"{path.parent} holds {', '.join(names[:6]) or 'nothing'}"
+    return f"{path.parent} contains {', '.join(names[:6]) or 'nothing'}"

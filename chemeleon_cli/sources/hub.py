@@ -1,7 +1,7 @@
 """Published models: `hub:NAME`, or `hub:owner/repository/path` for any file of the Hugging Face Hub.
 
 A file is downloaded once, by `huggingface_hub` into its own cache (HF_HOME, HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE
-mean what they mean there), and converted once into a checkpoint of ours, which is kept by the sha256 of the file.
+have their usual meaning), and converted once into a checkpoint of this program, which is cached by the file's sha256.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from chemeleon_cli.errors import UserError, did_you_mean
 PREFIX = "hub:"
 REPOSITORY = "hspark1212/chemeleon2-checkpoints"
 CONVERSION = "1"
-"""Goes up when the same file would be converted to another checkpoint."""
+"""To be increased when the same file would be converted into a different checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class Published:
     """A published file.
 
     Attributes:
-        path: in the repository.
-        vae: name of the autoencoder that a generator was trained with; None for others.
+        path: its path in the repository.
+        vae: the name of the autoencoder that a generator was trained with; None for other models.
     """
 
     path: str
@@ -51,13 +51,13 @@ PUBLISHED = {
 
 
 def hub_model(name: str) -> Path:
-    """The checkpoint of a published model, downloaded and converted where that has not been done yet.
+    """The checkpoint of a published model, downloaded and converted if that has not been done yet.
 
     Args:
         name: `hub:` and one of PUBLISHED, or `hub:owner/repository/path`.
 
     Raises:
-        UserError: there is no such model, it cannot be had, or it is refused.
+        UserError: there is no such model, it cannot be downloaded, or it is refused.
     """
     repository, path = _address(name)
     published = _published(repository, path)
@@ -91,7 +91,7 @@ def download(repository: str, path: str) -> Path:
         path: in the repository.
 
     Raises:
-        UserError: there is no such file, it cannot be reached, or what arrived is not what the Hub announced.
+        UserError: there is no such file, it cannot be reached, or the download is not what the Hub announced.
     """
     import httpx2
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
@@ -112,7 +112,7 @@ def download(repository: str, path: str) -> Path:
     except RemoteEntryNotFoundError as error:
         raise UserError(f"{where}: the repository has no such file", "copy its path from the Hub's page") from error
     except RepositoryNotFoundError as error:
-        raise UserError(f"{where}: there is no such repository, or it is private", "HF_TOKEN opens yours") from error
+        raise UserError(f"{where}: there is no such repository, or it is private", "set HF_TOKEN for yours") from error
     except HFValidationError as error:
         raise UserError(f"{where}: {_line(error)}", "expected hub:owner/repository/path") from error
     except (OSError, httpx2.HTTPError) as error:
@@ -121,7 +121,7 @@ def download(repository: str, path: str) -> Path:
     if re.fullmatch("[0-9a-f]{64}", blob.name) and _sha256(blob) != blob.name:
         blob.unlink()
         file.unlink(missing_ok=True)
-        raise UserError(f"{where}: what arrived has another sha256 than the Hub announced", "try again")
+        raise UserError(f"{where}: the sha256 of the download is not what the Hub announced", "try again")
     return file
 
 
@@ -143,7 +143,7 @@ def _published(repository: str, path: str) -> Published | None:
 
 
 def _by_hand(repository: str, path: str) -> str:
-    """How to do without the Hub: what to fetch elsewhere, and how to name it then."""
+    """A hint how to use a model without the Hub: which files to download elsewhere, and how to import them."""
     from huggingface_hub import hf_hub_url
 
     name, pair = next(
@@ -153,11 +153,11 @@ def _by_hand(repository: str, path: str) -> str:
     needed = [path] if pair is None else [path, PUBLISHED[pair].path]
     addresses = " and ".join(hf_hub_url(repository, each) for each in needed)
     files = " --vae ".join(PurePosixPath(each).name for each in needed)
-    return f"fetch {addresses} elsewhere; then chemeleon import-checkpoint {files} --out {name}, and name {name}"
+    return f"download {addresses} elsewhere; then chemeleon import-checkpoint {files} --out {name}, and use {name}"
 
 
 def _converted(file: Path, vae: Path | None) -> Path:
-    """The checkpoint made of a file; `vae` is one of ours."""
+    """The checkpoint converted from a file; `vae` is the folder of an already converted autoencoder."""
     key = _sha256(file.resolve())[:32]
     folder = cache_folder() / "chemeleon2" / f"{key if vae is None else f'{key}-{vae.name[:16]}'}-v{CONVERSION}"
     if not folder.is_dir():

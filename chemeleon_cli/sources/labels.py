@@ -1,4 +1,4 @@
-"""Labels in a table beside the crystals: found in their folder or named, and joined to them by id."""
+"""Labels in a separate table, which is in the folder of the crystals or given by name, and is joined to them by id."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ from chemeleon_cli.sources.records import LABEL_ID_COLUMNS, Record, is_empty, is
 from chemeleon_cli.sources.streams import Source, readable
 
 _NEITHER = ("atom_init.json",)
-"""Files of a CGCNN data set that hold neither crystals nor labels."""
+"""Files of a CGCNN data set that contain neither crystals nor labels."""
 
 
 class LabelTable:
-    """The rows of a table by id, and which of them found a crystal.
+    """The rows of a table by id, and which of them belong to a crystal.
 
     Attributes:
-        name: of its file.
-        rows: columns by id.
-        found: ids of rows that belong to a crystal.
-        without: crystals that have no row.
+        name: the name of its file.
+        rows: the columns of each row, by id.
+        found: the ids of rows that belong to a crystal.
+        without: the number of crystals without a row.
     """
 
     def __init__(self, source: Source, id_column: str | None = None, is_id: IsId | None = None) -> None:
         """Read a table.
 
         Args:
-            source: a file of a format that holds labels; a row per crystal.
-            id_column: the column with the ids; found by its usual names, or as the one in which there are ids, where
-                it is not given or not there.
-            is_id: whether a cell is the id of a crystal, where that is known before the crystals are read.
+            source: a file of a format that can contain labels, with one row per crystal.
+            id_column: the column with the ids; if it is None or missing, a column with ids of crystals or with one of
+                the usual names.
+            is_id: whether a cell is the id of a crystal, if that is known before the crystals are read.
 
         Raises:
-            NoLabels: no column with ids.
-            UserError: a row that does not fit the header, an id with two different rows, or several columns with ids.
+            NoLabels: there is no column with ids.
+            UserError: a row does not fit the header, two different rows have the same id, or several columns have ids.
         """
         self.name = source.name
         self.rows: dict[str, dict[str, Any]] = {}
@@ -52,7 +52,7 @@ class LabelTable:
         self._taken: dict[str, tuple[str, int]] = {}
         labels = FORMATS[source.format].labels
         if labels is None:
-            raise UserError(f"{source.name}: is no table", "expected CSV, Parquet or JSON, a row for each crystal")
+            raise UserError(f"{source.name}: is not a table", "expected CSV, Parquet or JSON, a row for each crystal")
         with readable(source.name), source.open() as file:
             rows = list(labels(source, file, is_id))
         identity = _identity(source, rows, id_column, is_id) if rows else ""
@@ -60,7 +60,7 @@ class LabelTable:
             name = name_of(row.get(identity), f"{source.stem}-{n}")
             kept = {k: v for k, v in row.items() if k != identity and not is_row_count(k)}
             if self.rows.setdefault(name, kept) != kept:
-                raise UserError(f"{self.name}: id '{name}' has two rows that differ", "keep one of them")
+                raise UserError(f"{self.name}: id '{name}' has two different rows", "keep one of them")
         for name in self.rows:
             for form, names in zip(_forms(name), self._by_form, strict=True):
                 names.setdefault(form, []).append(name)
@@ -68,12 +68,11 @@ class LabelTable:
     def join(self, items: Iterable[tuple[str, Record]]) -> Iterator[tuple[str, Record]]:
         """Every (split, record) with the columns of its row added.
 
-        An id and the name of a crystal's file are the same if they are so without suffix (`a.cif`), then without
-        folders (`set/a`), then as whole numbers (`004`, `4.0`).
+        An id matches the name of a crystal's file if they are equal as written, without suffix (`a.cif`), without
+        folders (`set/a`), or as whole numbers (`004`, `4.0`); the first match in this order counts.
 
         Raises:
-            UserError: a column is in both tables, an id could be that of several crystals or the other way round, or
-                no crystal at all has a row.
+            UserError: a column is in both tables, the match of ids and crystals is ambiguous, or no crystal has a row.
         """
         first = ""
         for split, record in items:
@@ -87,13 +86,13 @@ class LabelTable:
             row = self.rows[name]
             for column in row:
                 if not is_empty(record.fields.get(column)):
-                    raise UserError(f"{self.name}: column '{column}' is in the source too", "rename one of them")
+                    raise UserError(f"{self.name}: column '{column}' is also in the source", "rename one of them")
             yield split, dataclasses.replace(record, fields={**record.fields, **row})
         if first and not self.found:
             there = next(iter(self.rows), "nothing")
             raise UserError(
-                f"{self.name}: none of its {len(self.rows):,} ids is one of the {self.without:,} crystals",
-                f"ids there are like '{there}', those of the crystals like '{first}'; is it the right id_column?",
+                f"{self.name}: none of its {len(self.rows):,} ids is that of one of the {self.without:,} crystals",
+                f"its ids look like '{there}', those of the crystals like '{first}'; is it the right id_column?",
             )
 
     def _row_of(self, crystal: str) -> str | None:
@@ -102,19 +101,19 @@ class LabelTable:
             found = names.get(form, []) if form else []
             if any(self.rows[name] != self.rows[found[0]] for name in found[1:]):
                 rows = " and ".join(f"'{name}'" for name in found[:2])
-                raise UserError(f"{self.name}: rows {rows} could both be of crystal '{crystal}'", "keep one of them")
+                raise UserError(f"{self.name}: rows {rows} could both belong to '{crystal}'", "keep one of them")
             if found:
                 other, before = self._taken.setdefault(found[0], (crystal, step))
                 if other != crystal and (before or step):
                     raise UserError(
-                        f"{self.name}: row '{found[0]}' could be of crystal '{other}' and of '{crystal}'",
-                        "write the ids as they are in the names of the files, with folders and zeros",
+                        f"{self.name}: row '{found[0]}' could belong to '{other}' or '{crystal}'",
+                        "write the ids exactly as the names of the files, with folders and zeros",
                     )
                 return found[0]
         return None
 
     def summary(self) -> dict[str, Any]:
-        """What the manifest says: name, rows, crystals without one, rows without a crystal."""
+        """The entry in the manifest: name, rows, crystals without a row, rows without a crystal."""
         return {
             "name": PurePosixPath(self.name.replace("\\", "/")).name,
             "rows": len(self.rows),
@@ -124,8 +123,8 @@ class LabelTable:
 
 
 def _forms(name: str) -> tuple[str, str, str, str]:
-    """An id as it may be written elsewhere, ever less exactly: as it is, without suffix, without folders, and as a
-    whole number ("" where it is none)."""
+    """The forms in which an id can be written elsewhere, the most exact first: unchanged, without suffix, without
+    folders, and as a whole number ("" if it is not one)."""
     exact = unicodedata.normalize("NFC", name).strip()
     bare = stem_of(exact.replace("\\", "/"))
     base = bare.rpartition("/")[2]
@@ -134,34 +133,34 @@ def _forms(name: str) -> tuple[str, str, str, str]:
 
 
 def _identity(source: Source, rows: list[dict[str, Any]], id_column: str | None, is_id: IsId | None) -> str:
-    """The column of a table that names the crystals."""
+    """The column of a table with the ids of the crystals."""
     columns = list(dict.fromkeys(column for row in rows for column in row))
     if id_column in columns:
         return str(id_column)
     usual = [c for name in LABEL_ID_COLUMNS for c in columns if c.lower() == name]
     with_ids = [c for c in usual if is_id and any(is_id(row.get(c)) for row in rows)]
-    # of another column, numbers prove nothing: a gap of 1 is no crystal in 1.cif
+    # in columns with other names, numbers do not count as ids: a gap of 1 is not the crystal in 1.cif
     texts = [c for c in columns if is_id and any(is_id(row.get(c)) and number(row[c]) is None for row in rows)]
     if not with_ids and len(texts) > 1:
         raise UserError(
-            f"{source.name}: columns {shown(texts)} all name crystals",
-            f"say which one: --set id_column='{texts[0]}'",
+            f"{source.name}: columns {shown(texts)} all contain ids of crystals",
+            f"choose one: --set id_column='{texts[0]}'",
         )
     found = [*with_ids, *texts, *usual]
     if not found:
         what = f"{source.name}: no column with ids; found {shown(columns)}"
-        raise NoLabels(what, f"call it {LABEL_ID_COLUMNS[0]}, or name it as id_column")
+        raise NoLabels(what, f"call it {LABEL_ID_COLUMNS[0]}, or set id_column to its name")
     return found[0]
 
 
 @dataclass(frozen=True)
 class Beside:
-    """What a folder or archive holds beside crystals.
+    """What a folder or archive contains in addition to crystals.
 
     Attributes:
         table: the labels of its crystals.
-        skipped: names of the files without crystals.
-        unread: of these, the files that are neither crystals nor labels, and why.
+        skipped: the names of files without crystals.
+        unread: those of them that are not labels either, each with the reason.
     """
 
     table: LabelTable | None = None
@@ -170,11 +169,11 @@ class Beside:
 
 
 def without_units(items: Iterable[tuple[str, Record]], units: Mapping[str, str]) -> Iterator[tuple[str, Record]]:
-    """Every (split, record), the unit of a column taken off the numbers that it is written behind.
+    """Every (split, record) with the units removed that are written after numbers.
 
     Args:
-        items: of every crystal.
-        units: column: its unit.
+        items: the (split, record) of every crystal.
+        units: the unit of each column.
     """
     for split, record in items:
         fields = dict(record.fields)
@@ -186,28 +185,28 @@ def without_units(items: Iterable[tuple[str, Record]], units: Mapping[str, str])
 
 
 def labels_in(file: str, source: Path, id_column: str | None) -> LabelTable:
-    """The table of labels that a person named.
+    """The table of labels in a file that the user named.
 
     Args:
-        file: of the table.
-        source: of the crystals.
+        file: the path of the table.
+        source: the path of the crystals.
         id_column: as for `LabelTable`.
 
     Raises:
-        UserError: as of `LabelTable`, or it is a folder.
+        UserError: as `LabelTable`, or it is a folder.
     """
     path = path_of(file)
     if path.is_dir() or is_zip(path):
-        raise UserError(f"{path}: is no table", "expected CSV, Parquet or JSON, a row for each crystal")
+        raise UserError(f"{path}: is not a table", "expected CSV, Parquet or JSON, a row for each crystal")
     (table,) = sources_of(path)
     return LabelTable(table, id_column, _ids_in(source))
 
 
 def look_beside(path: Path, id_column: str | None = None, search: bool = True) -> Beside:
-    """What is in a folder or archive that holds no crystals, and which of it are the labels of the crystals.
+    """The files in a folder or archive without crystals, and the labels among them.
 
     Args:
-        path: of the crystals; in a file, and in a folder with train.csv and so on, there is nothing beside them.
+        path: the path of the crystals; a file, or a folder with train.csv and so on, contains nothing else.
         id_column: as for `LabelTable`.
         search: whether to look for labels.
 
@@ -230,18 +229,18 @@ def look_beside(path: Path, id_column: str | None = None, search: bool = True) -
         except NoLabels as error:
             unread[source.name] = error.message.removeprefix(f"{source.name}: ")
     if not crystals:
-        return Beside()  # reading them says what is missing
+        return Beside()  # the error comes when the crystals are read
     if len(tables) > 1:
         names = " and ".join(table.summary()["name"] for table in tables[:2])
         raise UserError(
             f"{path}: {names} could both be the labels of its crystals",
-            "name one of them, or one made of both: --set labels_file=FILE",
+            "choose one of them, or merge them into one: --set labels_file=FILE",
         )
     return Beside(tables[0] if tables else None, frozenset(skipped), unread)
 
 
 def _ids_in(path: Path) -> IsId | None:
-    """Whether a cell is the name of a crystal's file in a folder or archive; None where crystals are in tables."""
+    """Tests whether a cell is the name of a crystal's file in a folder or archive; None if crystals are in tables."""
     if not is_collection(path):
         return None
     stems = [source.stem for source in sources_of(path) if FORMATS[source.format].labels is None]
@@ -250,7 +249,7 @@ def _ids_in(path: Path) -> IsId | None:
 
 
 def _holds_crystals(source: Source, is_id: IsId | None) -> bool:
-    """Whether a file has crystals in it; a table whose column `cif` has the names of files has none."""
+    """Whether a file contains crystals; a table whose column `cif` contains names of files does not."""
     known = FORMATS[source.format]
     if known.labels is None:
         return True

@@ -1,10 +1,10 @@
-"""Crystals from the Materials Project through its own client, in steps that can be taken up again.
+"""Crystals from the Materials Project through its own client, in steps that can be resumed.
 
-First the ids of all that fits the query, then documents in batches of 1,000, each kept on disk as it comes. A
-download that was cut off goes on with the batch it was at.
+First the ids of all materials that match the query are downloaded, then documents in batches of 1,000, each of which
+is saved at once. An interrupted download continues with the batch where it stopped.
 
-For a convex hull, energies come too: of everything that is made of the elements of the crystals, not only of what
-fits the query, as the hull is made by the phases that compete.
+For a convex hull, energies are downloaded too: of all materials made of the same elements, not only of those that match
+the query, because the hull depends on all competing phases.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ ENERGIES = {
     "uncorrected": ("uncorrected_energy_per_atom", "PBE/MP-uncorrected"),
     "mp2020": ("energy_per_atom", "PBE/MP2020"),
 }
-"""Kind of energy: its field of a thermo document (GGA and GGA+U calculations), and the name of its scale."""
+"""For each kind of energy, its field of a thermo document (GGA and GGA+U calculations) and the name of its scale."""
 FEW = 8
-"""Up to so many elements, their chemical systems (2^n - 1 of them) are asked for by name."""
+"""Up to this number of elements n, the 2^n - 1 chemical systems are requested by name."""
 ADDRESS = 1_500
-"""Characters of these names in one request; servers take addresses of 2,000."""
+"""Largest number of characters of these names in one request; servers accept addresses of 2,000."""
 CUTS = (None, -8.0, -7.0, -6.0, -5.0, -4.0, None)
-"""eV/atom; for more elements, everything is asked for in parts between these energies: a page or some of 1,000."""
+"""eV/atom; for more elements, all materials are requested in ranges between these energies, a few pages each."""
 MOST = 5
-"""Number of elements above which all compounds are few enough to be asked for together."""
+"""Materials with this number of elements or more are few enough to be requested together."""
 _NOT_FILTERS = {"self", "num_chunks", "chunk_size", "all_fields", "fields", "kwargs", "_page", "_sort_fields"}
 
 
@@ -47,59 +47,59 @@ def fetch(
     fields: Mapping[str, str],
     folder: Path,
     api_key: str | None,
-    say: Callable[[str], object],
+    report: Callable[[str], object],
 ) -> Iterator[Record]:
-    """Every material that fits a query.
+    """Every material that matches a query.
 
     Args:
-        query: filters of the client's summary search by its names; pairs are ranges, both ends included.
-        fields: field of a summary document (dots lead inward): name of the label.
-        folder: where batches wait until the download is complete; of an earlier attempt at the same query, they
-            are used.
-        api_key: else MP_API_KEY, else PMG_MAPI_KEY of pymatgen's settings.
-        say: takes lines of progress.
+        query: filters of the client's summary search by name; a pair is a range that includes both ends.
+        fields: the name of the label for each field of a summary document; dots lead to nested fields.
+        folder: where batches are kept until the download is complete; those of an earlier attempt are used.
+        api_key: the key; None: MP_API_KEY, or PMG_MAPI_KEY of pymatgen's settings.
+        report: prints a line of progress.
 
     Raises:
-        UserError: no key or a refused one, an unknown filter or field, nothing found, or a server that stays away.
+        UserError: the key is missing or refused, a filter or field is unknown, nothing matches, or the server does not
+            answer.
     """
     key = find_key(api_key)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the client warns about its own deprecations
-        rester = _summary(key, say)
+        rester = _summary(key, report)
         request = {"deprecated": False, **_filters(rester, query)}
         wanted = ["material_id", "structure", *_fields(rester, fields)]
         same_or_fresh(folder, {"query": dict(query), "fields": wanted})
-        ids = kept(folder / "ids.json.gz", lambda: _ids(rester, request), key, say)
+        ids = kept(folder / "ids.json.gz", lambda: _ids(rester, request), key, report)
         if not ids:
-            raise UserError("no material of the Materials Project fits this query", "widen the ranges under `query:`")
+            raise UserError("no material in the Materials Project fits this query", "widen the ranges under `query:`")
         for start in range(0, len(ids), BATCH):
             part = ids[start : start + BATCH]
-            digest = hashlib.sha256(",".join(part).encode()).hexdigest()[:16]  # ids may have been asked for anew
+            digest = hashlib.sha256(",".join(part).encode()).hexdigest()[:16]  # the ids may have been requested again
             documents = kept(
                 folder / f"batch-{digest}.json.gz",
                 lambda part=part: _documents(rester, part, wanted, request["deprecated"]),
                 key,
-                say,
+                report,
             )
-            say(f"{start + len(part):,} of {len(ids):,} materials")
+            report(f"{start + len(part):,} of {len(ids):,} materials")
             for name in part:
                 yield _record(name, documents.get(name), fields)
 
 
 def hull_entries(
-    elements: Sequence[str], kind: str, folder: Path, api_key: str | None, say: Callable[[str], object]
+    elements: Sequence[str], kind: str, folder: Path, api_key: str | None, report: Callable[[str], object]
 ) -> list[tuple[str, str, float]]:
     """(id, reduced formula, energy in eV/atom) of every material that is made of some of these elements, by id.
 
     Args:
-        elements: symbols.
-        kind: of energy, one of ENERGIES.
-        folder: where batches wait until the download is complete.
+        elements: their symbols.
+        kind: the kind of energy, one of ENERGIES.
+        folder: where batches are kept until the download is complete.
         api_key: as for `fetch`.
-        say: takes lines of progress.
+        report: prints a line of progress.
 
     Raises:
-        UserError: as of `fetch`, or there is no entry at all.
+        UserError: as `fetch`, or there are no energies.
     """
     key = find_key(api_key)
     column = ENERGIES[kind][0]
@@ -107,22 +107,22 @@ def hull_entries(
     parts = _parts(elements)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        rester = _thermo(key, say)
+        rester = _thermo(key, report)
         same_or_fresh(folder, {"elements": sorted(elements)})
         for n, part in enumerate(parts):
-            documents = kept(folder / f"part-{n:05d}.json.gz", lambda part=part: _energies(rester, part), key, say)
+            documents = kept(folder / f"part-{n:05d}.json.gz", lambda part=part: _energies(rester, part), key, report)
             for document in documents:
                 if document[column] is not None and set(document["chemsys"].split("-")) <= set(elements):
                     name = str(document["material_id"])
                     known[name] = (name, document["formula_pretty"], float(document[column]))
-            say(f"{len(known):,} energies for the hull, part {n + 1} of {len(parts)}")
+            report(f"{len(known):,} energies for the hull, part {n + 1} of {len(parts)}")
     if not known:
-        raise UserError("the Materials Project sent no energies for these elements", "take `entries: null`")
+        raise UserError("the Materials Project sent no energies for these elements", "use `entries: null`")
     return [known[name] for name in sorted(known)]
 
 
 def _parts(elements: Sequence[str]) -> list[dict[str, Any]]:
-    """Searches that together find everything made of these elements (and more, where they are many)."""
+    """Searches that together find all materials made of these elements (and others, if there are many elements)."""
     if len(elements) <= FEW:
         systems: list[list[str]] = [[]]
         for subset in (s for n in range(len(elements)) for s in itertools.combinations(sorted(elements), n + 1)):
@@ -144,20 +144,20 @@ def _energies(rester: ThermoRester, part: Mapping[str, Any]) -> list[dict[str, A
     return [{field: document[field] for field in fields} for document in _by_id(found).values()]
 
 
-def _summary(key: str, say: Callable[[str], object]) -> SummaryRester:
+def _summary(key: str, report: Callable[[str], object]) -> SummaryRester:
     from mp_api.client.routes.materials.summary import SummaryRester
 
-    return client(SummaryRester, key, say)
+    return client(SummaryRester, key, report)
 
 
-def _thermo(key: str, say: Callable[[str], object]) -> ThermoRester:
+def _thermo(key: str, report: Callable[[str], object]) -> ThermoRester:
     from mp_api.client.routes.materials.thermo import ThermoRester
 
-    return client(ThermoRester, key, say)
+    return client(ThermoRester, key, report)
 
 
 def _filters(rester: SummaryRester, query: Mapping[str, Any]) -> dict[str, Any]:
-    """The query as the client takes it, every name and every range checked."""
+    """The query in the form that the client expects, with all names and ranges checked."""
     parameters = inspect.signature(rester.search).parameters
     known = sorted(set(parameters) - _NOT_FILTERS)
     for name, value in query.items():
@@ -173,7 +173,7 @@ def _filters(rester: SummaryRester, query: Mapping[str, Any]) -> dict[str, Any]:
 
         known = [ordering.value for ordering in Ordering]
         if filters["magnetic_ordering"] not in known:
-            raise UserError(f"query: magnetic_ordering is one of {', '.join(known)}", "mend it in the recipe")
+            raise UserError(f"query: magnetic_ordering is one of {', '.join(known)}", "correct it in the recipe")
         filters["magnetic_ordering"] = Ordering(filters["magnetic_ordering"])
     return filters
 
@@ -193,7 +193,7 @@ def _fields(rester: SummaryRester, fields: Mapping[str, str]) -> list[str]:
             hint = did_you_mean(name, known, "") or f"known are {', '.join(known)}"
             raise UserError(f"fields: a material has no field '{name}'", hint)
     if len(set(fields.values())) < len(fields):
-        raise UserError("fields: two fields would be one label", "give each a name of its own")
+        raise UserError("fields: two fields have the same label", "give each its own name")
     return list(fields)
 
 
@@ -207,7 +207,7 @@ def _documents(rester: SummaryRester, ids: list[str], fields: list[str], depreca
 
 
 def _by_id(found: Sequence[Any]) -> dict[str, Any]:
-    """Documents by their id. One that came twice has pushed another off its page."""
+    """Documents by their id. If one came twice, another one is missing from its page."""
     documents = {str(document["material_id"]): document for document in found}
     if len(documents) < len(found):
         raise Incomplete(f"{len(found) - len(documents):,} documents came twice")

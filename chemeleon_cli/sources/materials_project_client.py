@@ -1,6 +1,6 @@
-"""Asking the Materials Project through its own client: patiently, for whole answers, each kept on disk as it comes.
+"""Requests to the Materials Project through its own client, with retries; complete answers are saved at once.
 
-The key goes to the server and nowhere else.
+The key is sent to the server and nowhere else.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ Rester = TypeVar("Rester", bound="BaseRester")
 Result = TypeVar("Result")
 
 PAUSES = (1.0, 3.0, 10.0, 30.0, 60.0)
-"""Seconds to wait before each new attempt; the client's own three quick attempts come before the first."""
+"""Seconds to wait before each new attempt, after the client's own three quick attempts."""
 TIMEOUT = 120
-"""Seconds without a byte; a batch of structures is some 5 MB."""
+"""Seconds to wait for data; a batch of structures is about 5 MB."""
 GREETING_TIMEOUT = 20
-"""Seconds for the first answer, which is a line."""
+"""Seconds to wait for the first answer, which is one line."""
 KEY_HINT = "get a free key at https://next-gen.materialsproject.org/api; pass --api-key, or set MP_API_KEY"
 
 
 class Incomplete(ValueError):
-    """An answer that lacks some of what the server itself says there is."""
+    """An answer with fewer documents than the server has announced."""
 
 
 def find_key(api_key: str | None) -> str:
-    """The key as given, of the environment, or of pymatgen's settings."""
+    """The given key, or the one in the environment or in pymatgen's settings."""
     from pymatgen.core import SETTINGS
 
     key = api_key or os.environ.get("MP_API_KEY") or SETTINGS.get("PMG_MAPI_KEY")
@@ -51,8 +51,8 @@ def find_key(api_key: str | None) -> str:
     return str(key)
 
 
-def client(rester: type[Rester], key: str, say: Callable[[str], object]) -> Rester:
-    """One of the client's classes, connected.
+def client(rester: type[Rester], key: str, report: Callable[[str], object]) -> Rester:
+    """A connected instance of one of the client's classes.
 
     Raises:
         UserError: there is no connection.
@@ -63,7 +63,7 @@ def client(rester: type[Rester], key: str, say: Callable[[str], object]) -> Rest
     endpoint = os.environ.get("MP_API_ENDPOINT") or None
 
     def connect() -> Rester:
-        # the client asks the same without a time-out, and would wait for ever
+        # the client sends the same request without a time-out and could wait forever
         requests.get(f"{validate_endpoint(endpoint)}heartbeat", timeout=GREETING_TIMEOUT)
         made = rester(
             api_key=key, endpoint=endpoint, use_document_model=False, mute_progress_bars=True, timeout=TIMEOUT
@@ -71,12 +71,12 @@ def client(rester: type[Rester], key: str, say: Callable[[str], object]) -> Rest
         made._query_resource = functools.partial(_whole, made._query_resource)
         return made
 
-    say("asking the Materials Project")
-    return _patiently(connect, key, say, attempts=3)  # offline, nobody wants to wait
+    report("connecting to the Materials Project")
+    return _with_retries(connect, key, report, attempts=3)  # fail soon when offline
 
 
 def _whole(ask: Callable[..., dict[str, Any]], *args: Any, **kwargs: Any) -> dict[str, Any]:
-    """An answer with all its pages: the client ends at an empty page and drops the total."""
+    """An answer with all its pages; the client itself stops at an empty page and does not check the total."""
     answer = ask(*args, **kwargs)
     total = answer.get("meta", {}).get("total_doc")
     if total is not None and len(answer["data"]) != total:
@@ -85,7 +85,7 @@ def _whole(ask: Callable[..., dict[str, Any]], *args: Any, **kwargs: Any) -> dic
 
 
 def same_or_fresh(folder: Path, request: dict[str, Any]) -> None:
-    """Make the folder; batches of another request in it go."""
+    """Make the folder, and delete the batches of another request in it."""
     text = json.dumps(request, sort_keys=True)
     before = folder / "request.json"
     if before.is_file() and before.read_bytes() == text.encode():
@@ -95,27 +95,27 @@ def same_or_fresh(folder: Path, request: dict[str, Any]) -> None:
     write_lines(before, [text])
 
 
-def kept(path: Path, ask: Callable[[], Result], key: str, say: Callable[[str], object]) -> Result:
-    """An answer, from disk if it is there and sound; an empty one is not kept."""
+def kept(path: Path, ask: Callable[[], Result], key: str, report: Callable[[str], object]) -> Result:
+    """An answer, from disk if it is there and not damaged; an empty answer is not saved."""
     if path.is_file():
         try:
             return json.loads(gzip.decompress(path.read_bytes()))
         except (OSError, EOFError, ValueError, zlib.error):
-            say(f"{path.name} is damaged: asking for it again")
+            report(f"{path.name} is damaged: downloading it again")
             path.unlink()
-    answer = _patiently(ask, key, say)
+    answer = _with_retries(ask, key, report)
     if answer:
         write_lines(path, [json.dumps(answer)])
     return answer
 
 
-def _patiently(
-    ask: Callable[[], Result], key: str, say: Callable[[str], object], attempts: int = len(PAUSES) + 1
+def _with_retries(
+    ask: Callable[[], Result], key: str, report: Callable[[str], object], attempts: int = len(PAUSES) + 1
 ) -> Result:
-    """An answer, asking again after rate limits, server errors, time-outs and cut, garbled or incomplete answers.
+    """An answer; retries after rate limits, server errors, time-outs and invalid or incomplete answers.
 
     Raises:
-        UserError: the server refused, or none of the attempts got an answer.
+        UserError: the server refused the request, or did not answer in any of the attempts.
     """
     from mp_api.client.core.exceptions import MPRestError
     from requests.exceptions import RequestException
@@ -124,12 +124,12 @@ def _patiently(
     for attempt in range(attempts):
         if attempt:
             pause = PAUSES[attempt - 1]
-            say(f"Materials Project: {problem}; again in {pause:g} s")
+            report(f"Materials Project: {problem}; next attempt in {pause:g} s")
             time.sleep(pause)
         try:
             return ask()
         except (json.JSONDecodeError, KeyError, Incomplete) as error:
-            problem = f"a garbled answer ({error})"
+            problem = f"invalid answer ({error})"
         except (MPRestError, RequestException, ValueError, TypeError, IndexError) as error:
             problem = " ".join(str(error).replace(key, "(key)").split())[:300] or type(error).__name__
             status = re.search(r"status code (\d+)", problem)
@@ -137,13 +137,13 @@ def _patiently(
             _refuse(problem, int(status.group(1)) if status else None, network)
     raise UserError(
         f"Materials Project: no answer in {attempts} attempts: {problem}",
-        "what has arrived is kept: run the same command later to go on",
+        "the downloaded part is kept: run the same command later to continue",
     )
 
 
 def _refuse(problem: str, status: int | None, network: bool) -> None:
-    """Raise where asking again cannot help."""
+    """Raise the error if another attempt cannot help."""
     if status in (401, 403):
         raise UserError(f"the Materials Project refused the key (status {status})", KEY_HINT)
     if not network and (status is None or (status < 500 and status != 429)):
-        raise UserError(f"the Materials Project refused the query: {problem}", "look at `query:` and `fields:`")
+        raise UserError(f"the Materials Project refused the query: {problem}", "check `query:` and `fields:`")

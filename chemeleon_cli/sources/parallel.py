@@ -1,4 +1,4 @@
-"""A map over many items in worker processes that keeps their order and never holds many at once."""
+"""A map over many items in worker processes that keeps their order and holds only a few in memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ In = TypeVar("In")
 Out = TypeVar("Out")
 
 PATIENCE = 2.0
-"""Seconds of work done in this process before workers, who take about as long to start, are worth having."""
+"""Seconds of work in this process before workers are started, which take about as long to start."""
 CHUNK = 64
 
 
@@ -23,8 +23,8 @@ def ordered_map(function: Callable[[In], Out], items: Iterable[In], patience: fl
     """`map(function, items)`, in worker processes once it has taken `patience` seconds here.
 
     Args:
-        function: importable by name; its argument and result can be pickled.
-        items: read as they are needed, a few chunks ahead.
+        function: must be importable by name; its argument and result must be picklable.
+        items: are read as needed, a few chunks ahead.
         patience: seconds; 0 starts the workers at once.
     """
     items = iter(items)

@@ -1,4 +1,4 @@
-"""A picture of a data set: which elements, what sizes, what labels."""
+"""A picture of a data set: its elements, sizes and labels."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ UNITS = {
     "density": "g/cm³",
     "volume": "Å³",
 }
-"""Units of labels by the names that the tables of named sources have."""
+"""Units of labels, by the names that they have in data folders."""
 MOST_LABELS = 11
-"""Labels that are drawn; with the sizes, four rows of three."""
+"""Largest number of labels in the picture; with the sizes, they fill four rows of three panels."""
 TAIL = 0.005
-"""Share of values at either end of a label that a far outlier may push out of its histogram."""
+"""Fraction of values at either end of a label that can be left out of its histogram because of outliers."""
 COLOUR, MEAN = "#3b6ea5", "#c0392b"
 
 
@@ -39,9 +39,9 @@ def draw(path: Path, manifest: Mapping[str, Any], labels: Mapping[str, Sequence[
     """Write the picture of a data set as PNG.
 
     Args:
-        path: where.
-        manifest: with name, counts, elements, sizes.
-        labels: values by name, None where a crystal has none.
+        path: the file to write.
+        manifest: contains name, counts, elements and sizes.
+        labels: values by name, None for crystals without the label.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -55,7 +55,7 @@ def draw(path: Path, manifest: Mapping[str, Any], labels: Mapping[str, Sequence[
     grid = figure.add_gridspec(rows + 1, 3, height_ratios=[6, *[2.2] * rows], hspace=0.34, wspace=0.28, **margins)
     more = f"; {len(shown)} of {len(labels)} labels shown" if len(labels) > len(shown) else ""
     title = f"{manifest['name']}: {manifest['counts']['accepted']:,} crystals{more}"
-    figure.suptitle(title, fontsize=15, y=1 - 0.2 / height, parse_math=False)  # a $ in a name is no formula
+    figure.suptitle(title, fontsize=15, y=1 - 0.2 / height, parse_math=False)  # a $ in a name does not start a formula
     _table(figure.add_subplot(grid[0, :]), manifest["elements"], manifest["counts"]["accepted"])
     _sizes(figure.add_subplot(grid[1, 0]), {int(n): count for n, count in manifest["sizes"].items()})
     for k, name in enumerate(shown, 1):
@@ -65,7 +65,7 @@ def draw(path: Path, manifest: Mapping[str, Any], labels: Mapping[str, Sequence[
 
 
 def _table(axes: Axes, counts: Mapping[str, int], crystals: int) -> None:
-    """The periodic table, coloured by how many crystals hold an element."""
+    """The periodic table, coloured by the number of crystals that contain each element."""
     from matplotlib import colormaps
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import LogNorm
@@ -89,14 +89,14 @@ def _table(axes: Axes, counts: Mapping[str, int], crystals: int) -> None:
             axes.text(column + 0.47, row + 0.75, text, ha="center", va="center", fontsize=7, color=ink)
     axes.set(xlim=(1, 19), ylim=(10.2, 1), aspect="equal")
     axes.axis("off")
-    axes.set_title("elements: share of crystals that hold them", fontsize=11)
+    axes.set_title("elements: share of crystals that contain them", fontsize=11)
     scale = ScalarMappable(norm, colours)
     ends = "min" if min(counts.values(), default=most) < least else "neither"
     axes.figure.colorbar(scale, cax=axes.inset_axes((1.005, 0.25, 0.012, 0.5)), label="crystals", extend=ends)
 
 
 def _place(z: int, element: Any) -> tuple[float, float]:
-    """Column and row in the table; lanthanides and actinides stand below."""
+    """Column and row in the table; lanthanides and actinides are below."""
     for first, row in ((57, 8.2), (89, 9.2)):
         if first <= z < first + 15:
             return z - first + 3.5, row
@@ -114,7 +114,7 @@ def _sizes(axes: Axes, sizes: Mapping[int, int]) -> None:
 
 
 def _label(axes: Axes, name: str, values: Sequence[float | None]) -> None:
-    """A histogram; a few values far out are counted in a note, or all others would be one bar."""
+    """A histogram; a few outliers are only counted in a note, because all other values would be one bar."""
     known = sorted(v for v in values if v is not None)
     unit = UNITS.get(name)
     axes.set_xlabel(f"{name} ({unit})" if unit else name, parse_math=False)
@@ -129,7 +129,7 @@ def _label(axes: Axes, name: str, values: Sequence[float | None]) -> None:
         low, high = known[0], known[-1]
     bins = min(50, max(8, math.isqrt(len(known))))
     counts, _, _ = axes.hist([v for v in known if low <= v <= high], bins=bins, range=(low, high), color=COLOUR)
-    if max(counts) > 0.5 * sum(counts) and len(known) > 50:  # metals among band gaps, say
+    if max(counts) > 0.5 * sum(counts) and len(known) > 50:  # for example metals among band gaps
         axes.set(yscale="log", ylabel="crystals (logarithmic)")
     mean = math.fsum(known) / len(known)
     if low <= mean <= high:

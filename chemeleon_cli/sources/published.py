@@ -1,6 +1,6 @@
-"""Sets of crystals by name: where each is published, downloaded once into the cache, checked, and read.
+"""Published data sets: each is downloaded once into the cache, checked, and read.
 
-A download that was cut off goes on where it was. Files that a person put into the cache by hand are as good.
+An interrupted download continues where it stopped. Files can also be put into the cache by hand.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PAUSES = (1.0, 3.0, 10.0)
 TIMEOUT = 60
 """Seconds without a byte."""
 PIECE = 1 << 16
-"""Bytes between two writes to disk: of a download that is cut, no more are lost."""
+"""Bytes between two writes to disk; an interrupted download loses no more than these."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ class Download:
     """One file of a set.
 
     Attributes:
-        name: what it is called in the cache.
-        address: where it is published; with the revision in it, so that it stays what it is.
-        checksum: `sha256:` and its hex digest, or `git:` and the id that git gives a file of these bytes.
+        name: its name in the cache.
+        address: its URL, which contains the revision, so that the file cannot change.
+        checksum: `sha256:` and its hex digest, or `git:` and the id of its content in git.
     """
 
     name: str
@@ -45,15 +45,15 @@ class Download:
 
 @dataclass(frozen=True)
 class PublishedSet:
-    """A set that others have published.
+    """A published data set.
 
     Attributes:
-        crystals: how many, roughly.
-        megabytes: to download, roughly.
-        licence: of the data.
-        credit: whom to cite.
-        files: tables that are called train, val and test, or archives of such.
-        columns: column there: its name here.
+        crystals: the approximate number of crystals.
+        megabytes: the approximate size of the download.
+        licence: the licence of the data.
+        credit: the publications to cite.
+        files: tables that are called train, val and test, or archives of them.
+        columns: the names of labels here, by the columns of the data set.
     """
 
     crystals: int
@@ -132,19 +132,19 @@ SETS: dict[str, PublishedSet] = {
         },
     ),
 }
-"""Every published set by its name; the columns of data folders are called alike whatever they are from."""
+"""The published data sets by name; `columns` gives labels the same names whatever their source."""
 
 STARTER_TABLE = STARTER / "crystals.csv.gz"
-"""The set that comes with the program, by the name `starter`: one table with a column `split`."""
+"""The data set `starter`, which comes with the program: one table with a column `split`."""
 NAMES = ("starter", *SETS)
 
 
-def files_of(name: str, say: Callable[[str], object]) -> list[Path]:
+def files_of(name: str, report: Callable[[str], object]) -> list[Path]:
     """The files of a set, from the cache or by download.
 
     Args:
         name: one of NAMES.
-        say: takes lines of progress.
+        report: prints a line of progress.
 
     Raises:
         UserError: this installation has no starter set, the download failed, or a file is not what was published.
@@ -153,23 +153,23 @@ def files_of(name: str, say: Callable[[str], object]) -> list[Path]:
         if not STARTER_TABLE.is_file():
             raise UserError(
                 f"this installation has no starter set (no {STARTER_TABLE})",
-                f"take one of {', '.join(SETS)}, or a table of your own",
+                f"use one of {', '.join(SETS)}, or a table of your own",
             )
         return [STARTER_TABLE]
     published = SETS[name]
     folder = _folder(name)
-    say(f"{name}: about {published.crystals:,} crystals, {published.megabytes} MB, {published.licence}")
+    report(f"{name}: about {published.crystals:,} crystals, {published.megabytes} MB, {published.licence}")
     for file in published.files:
         path = folder / file.name
         if not path.is_file():
             with writable(str(path)):  # CHEMELEON_CACHE may be anything
-                _download(file, path, say)
+                _download(file, path, report)
         _check(file, path)
     return [folder / file.name for file in published.files]
 
 
 def provenance(name: str) -> dict[str, dict[str, str]]:
-    """Address and sha256 of every file of a set that has been read, by file name."""
+    """The address and the sha256 of every file of a data set, by file name."""
     if name == "starter":
         return {STARTER_TABLE.name: {"sha256": file_sha256(STARTER_TABLE)}}
     folder = _folder(name)
@@ -177,7 +177,7 @@ def provenance(name: str) -> dict[str, dict[str, str]]:
 
 
 def columns_of(name: str) -> Mapping[str, str]:
-    """Columns of a set that have another name here."""
+    """The columns of a data set whose labels have other names here."""
     return SETS[name].columns if name in SETS else {}
 
 
@@ -193,25 +193,25 @@ def _folder(name: str) -> Path:
     return cache_folder() / "published" / name
 
 
-def read_set(name: str, say: Callable[[str], object]) -> Iterator[tuple[str, Record]]:
-    """Every crystal of a set with its split there.
+def read_set(name: str, report: Callable[[str], object]) -> Iterator[tuple[str, Record]]:
+    """Every crystal of a data set with its published split.
 
     Args:
         name: one of NAMES.
-        say: takes lines of progress.
+        report: prints a line of progress.
 
     Raises:
-        UserError: as of `files_of`.
+        UserError: as `files_of`.
     """
     columns = columns_of(name)
-    for path in files_of(name, say):
+    for path in files_of(name, report):
         for split, record in read_splits(path):
             fields = {columns.get(k, k): v for k, v in record.fields.items() if k != "split"}
             yield split, Record(record.id, record.format, record.content, fields)
 
 
 def _check(file: Download, path: Path) -> None:
-    """UserError where a file's bytes are others than those that were published."""
+    """Raise a UserError if the content of a file is not what was published."""
     kind, _, expected = file.checksum.partition(":")
     hashed = hashlib.sha256() if kind == "sha256" else hashlib.sha1(f"blob {path.stat().st_size}\0".encode())
     with path.open("rb") as content:
@@ -220,15 +220,15 @@ def _check(file: Download, path: Path) -> None:
     if hashed.hexdigest() != expected:
         raise UserError(
             f"{path}: is not what was published: its {kind} is {hashed.hexdigest()}, not {expected}",
-            f"remove it and run the command again, or put there what {file.address} gives you",
+            f"remove it and run the command again, or replace it by a download of {file.address}",
         )
 
 
-def _download(file: Download, path: Path, say: Callable[[str], object]) -> None:
-    """Bring a file to its place, going on with what is there of it.
+def _download(file: Download, path: Path, report: Callable[[str], object]) -> None:
+    """Download a file, continuing a partial download.
 
     Raises:
-        UserError: the server has no such file, or did not send all of it in several attempts, or sent another.
+        UserError: the server does not have the file, sent another one, or did not send all of it in several attempts.
     """
     from requests.exceptions import RequestException
 
@@ -237,10 +237,10 @@ def _download(file: Download, path: Path, say: Callable[[str], object]) -> None:
     problem = ""
     for pause in (0.0, *PAUSES):
         if pause:
-            say(f"{file.name}: {problem}; again in {pause:g} s")
+            report(f"{file.name}: {problem}; next attempt in {pause:g} s")
             time.sleep(pause)
         try:
-            status = _receive(file, partial, say)
+            status = _receive(file, partial, report)
         except RequestException as error:
             problem = f"the connection failed ({type(error).__name__})"
             continue
@@ -257,37 +257,37 @@ def _download(file: Download, path: Path, say: Callable[[str], object]) -> None:
             break
     raise UserError(
         f"cannot download {file.address}: {problem}",
-        f"run the command again to go on, or download it elsewhere and put it at {path}",
+        f"run the command again to continue, or download it elsewhere and put it at {path}",
     )
 
 
-def _receive(file: Download, partial: Path, say: Callable[[str], object]) -> int:
-    """One request for what is missing; returns 200 once all is there, else the status."""
+def _receive(file: Download, partial: Path, report: Callable[[str], object]) -> int:
+    """Request the missing part of a file; returns 200 when it is complete, otherwise the status."""
     import requests
 
     have = partial.stat().st_size if partial.is_file() else 0
-    headers = {"Accept-Encoding": "identity"}  # else a server may count compressed bytes
+    headers = {"Accept-Encoding": "identity"}  # otherwise a server may count compressed bytes
     if have:
         headers["Range"] = f"bytes={have}-"
     with requests.get(file.address, headers=headers, stream=True, timeout=TIMEOUT) as response:
         status = response.status_code
         rest = status == 206 and response.headers.get("Content-Range", "").startswith(f"bytes {have}-")
         if rest or status == 200:
-            _save(response, partial, have if rest else 0, lambda done: say(f"{file.name}: {done} MB"))
+            _save(response, partial, have if rest else 0, lambda done: report(f"{file.name}: {done} MB"))
             return 200
-        if status in (206, 416):  # another part than was asked for, or nothing behind what is here: begin again
+        if status in (206, 416):  # not the requested part, or nothing after what is there: start again
             partial.unlink(missing_ok=True)
             return 416
         return status
 
 
-def _save(response: requests.Response, partial: Path, have: int, say: Callable[[int], object]) -> None:
-    """Write the body behind the first `have` bytes of a file."""
+def _save(response: requests.Response, partial: Path, have: int, report: Callable[[int], object]) -> None:
+    """Write the body of a response after the first `have` bytes of a file."""
     with partial.open("r+b" if have else "wb") as out:
         out.seek(have)
-        said = have // 10**7
+        reported = have // 10**7
         for piece in response.iter_content(PIECE):
             out.write(piece)
-            if out.tell() // 10**7 > said:
-                said = out.tell() // 10**7
-                say(said * 10)
+            if out.tell() // 10**7 > reported:
+                reported = out.tell() // 10**7
+                report(reported * 10)

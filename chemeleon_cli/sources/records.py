@@ -1,4 +1,4 @@
-"""One crystal before it is parsed, and what the cells and columns beside it mean."""
+"""One crystal before it is parsed, and the meaning of the other cells and columns of its row."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ CRYSTAL_COLUMNS = ("cif", "cif_string", "structure")
 ID_COLUMNS = (
     "material_id", "id", "mp_id", "mpid", "jid", "structure_id", "immutable_id", "entry_id", "mat_id"
 )  # fmt: skip
-"""Names of the column with ids; of several, the first of this list counts."""
+"""Usual names of the column with ids; if several are there, the first of this list is used."""
 LABEL_ID_COLUMNS = (*ID_COLUMNS, "filename", "file_name", "file", "name")
-"""The same in a table of labels for crystals that are in files of their own."""
+"""The same for a table of labels whose crystals are in separate files."""
 EMPTY = frozenset((
     "", "?", "-", "--", "–", "—", "nan", "-nan", "na", "#na", "n/a", "#n/a", "#n/a n/a", "<na>", "none", "null",
     "inf", "-inf",
 ))  # fmt: skip
 """What people and programs write into a cell that has no value, in lower case."""
 LARGEST = 1e30
-"""A label beyond is none: models keep labels as float32 (3e38), and sums of them have to fit, too."""
+"""The largest label: models store labels as float32 (up to 3e38), and sums of labels must fit, too."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """One crystal as its file gives it.
+    """One crystal as given in its file.
 
     Attributes:
-        id: its name there, else made from the file's name and its place in it.
+        id: its id in the file, or else the name of the file with the crystal's number in it.
         format: the name of the format that parses it, a key of `formats.FORMATS`, or "broken".
-        content: the text or dict; of a broken one, what is wrong with it.
-        fields: everything else in the row, by column.
+        content: the text or dict; for a broken record, the reason.
+        fields: the other cells of the row, by column.
     """
 
     id: str
@@ -57,14 +57,14 @@ def number(value: Any) -> float | None:
 
 
 def is_empty(value: Any) -> bool:
-    """Whether a cell holds no label at all."""
+    """Whether a cell contains no value."""
     if isinstance(value, str):
         return value.strip().lower() in EMPTY
     return value is None or (isinstance(value, float) and not math.isfinite(value))
 
 
 def is_row_count(column: str) -> bool:
-    """Whether a column is the count of rows that pandas writes beside a table."""
+    """Whether a column contains the row numbers that pandas writes."""
     return not column or column.startswith("Unnamed")
 
 
@@ -73,7 +73,7 @@ def name_of(value: Any, otherwise: str) -> str:
 
     Args:
         value: the cell.
-        otherwise: the name where the cell is empty.
+        otherwise: the name if the cell is empty.
     """
     if isinstance(value, float) and value.is_integer():
         value = int(value)
@@ -82,5 +82,5 @@ def name_of(value: Any, otherwise: str) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """What an error says, in one line that is not too long."""
+    """The message of an error as one short line."""
     return " ".join(str(error).split())[:200] or type(error).__name__

@@ -1,4 +1,4 @@
-"""Bytes and lines of one file, packed or not, never more of them at once than is sane; and files written whole."""
+"""Reads bytes and lines of a file, compressed or not, with limits on their size; writes files completely or not."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from chemeleon_cli.core.paths import replacing, writable
 from chemeleon_cli.errors import UserError
 
 MAX_LINE = 8_000_000
-"""Characters of one line of text and of one cell of a table; a structure as JSON in a cell stays well below."""
+"""Largest number of characters of a line or of a cell of a table; structures as JSON in a cell are much shorter."""
 MAX_WHOLE = 1_000_000_000
-"""Bytes of a file that has to be read whole (JSON)."""
+"""Largest size in bytes of a file that must be read at once (JSON)."""
 PIECE = 1 << 20
 BOMB_RATIO, BOMB_SIZE = 200, 20_000_000
-"""Compressed bytes are refused if they shrank so often and were so many; crystals shrink 4 to 30 times."""
-WHOLE = "is it whole? download or copy it again"
+"""A file is refused if it unpacks to more than this ratio and this size in bytes; crystals have ratios of 4 to 30."""
+WHOLE = "is it complete? download or copy it again"
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,10 @@ class Source:
     """One file to read, on disk or in an archive.
 
     Attributes:
-        name: what to call it in messages.
-        stem: its name without suffixes, and with its folders inside the folder or archive that was named.
+        name: its name in messages.
+        stem: its name without suffixes, with its folders inside the given folder or archive.
         format: the name of its format, a key of `formats.FORMATS`.
-        open: its bytes, already decompressed.
+        open: opens it; returns its decompressed bytes.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Source:
 
 
 class _InProportion:
-    """What a compressed file holds, as long as it is not out of all proportion to the file."""
+    """The content of a compressed file, unless it is too large in proportion to the file."""
 
     packed: BinaryIO
     called: str
@@ -79,7 +79,7 @@ _PACKINGS: dict[str, Callable[[BinaryIO], _InProportion]] = {
     ".bz2": _Bzip2,
     ".xz": _Xz,
 }
-"""Suffixes of compressed files, which stand behind that of the format."""
+"""Suffixes of compressed files, which follow that of the format."""
 
 
 def packing_of(name: str) -> str:
@@ -88,7 +88,7 @@ def packing_of(name: str) -> str:
 
 
 def unpacked(file: BinaryIO, name: str) -> BinaryIO:
-    """The bytes of a file, decompressed where its name says that it is compressed."""
+    """The bytes of a file, decompressed if the suffix of its name is that of a compressed file."""
     packing = packing_of(name)
     if not packing:
         return file
@@ -98,23 +98,23 @@ def unpacked(file: BinaryIO, name: str) -> BinaryIO:
 
 
 def refuse_bomb(name: str, size: int, packed: int) -> None:
-    """UserError where so many bytes come out of so few that no crystals can be in them."""
+    """Raise a UserError if a file unpacks to so much more than its size that it cannot contain crystals."""
     if size > max(BOMB_SIZE, BOMB_RATIO * packed):
         raise UserError(
-            f"{name} unpacks to {size:,} bytes or more from {packed:,}: refused as a bomb",
-            "if it is what you want, unpack it yourself and name what comes out",
+            f"{name} unpacks to {size:,} bytes or more from {packed:,}: refused as a possible zip bomb",
+            "if it is what you want, unpack it yourself and give the unpacked file",
         )
 
 
 @contextmanager
 def readable(name: str) -> Iterator[None]:
-    """Turn what goes wrong while reading bytes into a UserError that names the file."""
+    """Turn errors in reading bytes into a UserError that names the file."""
     try:
         yield
     except EOFError as error:
-        raise UserError(f"{name}: ends before its time: {error}", WHOLE) from error
+        raise UserError(f"{name}: is incomplete: {error}", WHOLE) from error
     except (gzip.BadGzipFile, zlib.error, zipfile.BadZipFile, lzma.LZMAError) as error:
-        raise UserError(f"{name}: not a sound archive: {error}", WHOLE) from error
+        raise UserError(f"{name}: is damaged: {error}", WHOLE) from error
     except UnicodeDecodeError as error:
         raise UserError(f"{name}: not text in UTF-8 ({error.reason})", "is it really of this format?") from error
     except OSError as error:
@@ -122,15 +122,15 @@ def readable(name: str) -> Iterator[None]:
 
 
 def lines_of(file: BinaryIO, name: str, strict: bool = True) -> Iterator[str]:
-    """The lines of a text in UTF-8, their ends kept.
+    """The lines of a UTF-8 text, including their line ends.
 
     Args:
-        file: bytes.
-        name: for messages.
-        strict: other bytes are an error; otherwise they are replaced.
+        file: the bytes.
+        name: the name in messages.
+        strict: whether bytes that are not UTF-8 are an error; otherwise they are replaced.
 
     Raises:
-        UserError: a line is longer than any table of crystals has.
+        UserError: a line is too long for a table of crystals.
     """
     text = io.TextIOWrapper(file, "utf-8-sig", errors="strict" if strict else "replace", newline="")
     try:
@@ -144,11 +144,11 @@ def lines_of(file: BinaryIO, name: str, strict: bool = True) -> Iterator[str]:
     except UnicodeDecodeError as error:
         where = file.tell() - len(error.object) + error.start
         what = f"{name}: not text in UTF-8: byte {where:,} is 0x{error.object[error.start]:02x}"
-        raise UserError(what, "is it really of this format? else save it again as UTF-8") from error
+        raise UserError(what, "check its format, or save it as UTF-8") from error
 
 
 def read_whole(file: BinaryIO, name: str, limit: int = MAX_WHOLE) -> bytes:
-    """All bytes of a file that may have at most `limit`; UserError above."""
+    """All bytes of a file; raises a UserError if there are more than `limit`."""
     content = bytearray()
     while piece := file.read(PIECE):
         content += piece
@@ -158,7 +158,7 @@ def read_whole(file: BinaryIO, name: str, limit: int = MAX_WHOLE) -> bytes:
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:
-    """Write text (compressed where the name ends in .gz), under a temporary name until all is written."""
+    """Write text (compressed if the name ends in .gz), under a temporary name until everything is written."""
     with writable(str(path)), replacing(path) as temporary, temporary.open("wb") as file:
         zipped = path.name.lower().endswith(".gz")
         # without name and date, so that equal content has equal hashes

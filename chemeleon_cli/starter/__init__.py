@@ -1,1 +1,1 @@
-"""Data and models that ship with the package, so that the first minute is real."""
+"""Data and models that are part of the package, so that every command can be tried at once."""

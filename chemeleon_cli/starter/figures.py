@@ -1,4 +1,4 @@
-"""What the models that come with the program are worth, as plain numbers: the figures on their cards."""
+"""The quality of the starter models, as plain numbers: the metrics on their cards."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ from chemeleon_cli.core.scoring.matching import Reference
 from chemeleon_cli.errors import UserError
 
 WINDOW = (2.7, 3.3)
-"""eV: where `recipes/bandgap.yaml` steers to."""
+"""eV, the band gaps that `recipes/bandgap.yaml` steers towards."""
 ASKED = (0.0, 1.5, 3.0, 5.0)
-"""eV: what a generator with a condition on the band gap is asked for."""
+"""eV, the band gaps that a generator with this condition is asked for."""
 GUIDANCE = 2.0
-"""Its classifier-free guidance then."""
+"""The scale of classifier-free guidance for these requests."""
 REACH = 6.0
-"""Å: neighbours are looked for no further."""
+"""Å, the largest distance of a neighbour."""
 SAME_ENERGY = 0.001
-"""eV/atom: polymorphs closer than this are not ranked."""
+"""eV/atom, the difference below which polymorphs are not ranked."""
 
 
 @dataclass(frozen=True)
 class Distributions:
-    """What crystals look like, for a picture and for distances between two sets.
+    """Distributions of properties of crystals, for a picture and for distances between two sets.
 
     Attributes:
-        distance: Å from each atom to its nearest neighbour.
-        density: g/cm^3 of each crystal.
-        elements: distinct elements of each crystal.
-        shares: share of all atoms, by element.
+        distance: distance in Å from each atom to its nearest neighbour.
+        density: density in g/cm^3 of each crystal.
+        elements: number of distinct elements in each crystal.
+        shares: fraction of all atoms, by element.
     """
 
     distance: np.ndarray
@@ -54,7 +54,7 @@ class Distributions:
 
     @classmethod
     def of(cls, structures: Sequence[Structure]) -> Distributions:
-        """Those of a set of possible crystals."""
+        """The distributions of a set of valid crystals."""
         distance = np.concatenate([nearest(s) for s in structures] or [np.zeros(0)])
         atoms = Counter(site.specie.symbol for s in structures for site in s)  # type: ignore[union-attr]
         shares = {symbol: n / atoms.total() for symbol, n in atoms.items()}
@@ -62,7 +62,7 @@ class Distributions:
 
 
 def nearest(structure: Structure) -> np.ndarray:
-    """Å from each atom to its nearest neighbour, images of itself included; lone atoms have none."""
+    """Distance in Å from each atom to its nearest neighbour, including its own images; isolated atoms are left out."""
     centre, _, _, distance = structure.get_neighbor_list(REACH)
     found = np.full(len(structure), np.inf)
     np.minimum.at(found, centre, distance)
@@ -72,7 +72,7 @@ def nearest(structure: Structure) -> np.ndarray:
 def draw(
     model: Generator, count: int, seed: int, steps: int, request: Request | None = None
 ) -> list[Structure | None]:
-    """Generated crystals, all asked to be the same or nothing; None where the cell is not finite."""
+    """Generated crystals, all with the same request or none; None if the cell is not finite."""
     set_precision(model, "float32")
     generator = torch.Generator().manual_seed(seed)
     proposal = model.prior.propose(count, generator, request)
@@ -89,7 +89,7 @@ def draw(
 def generation(
     structures: Sequence[Structure | None], train: Table, test: Table
 ) -> tuple[dict[str, float], Distributions, Distributions]:
-    """What a generator makes, beside the set it learned from.
+    """Compare the crystals of a generator with its training set.
 
     Returns:
         The figures of `metrics.generation_report` with test for comparison; smact_valid_data, the share of train;
@@ -110,13 +110,13 @@ def generation(
 def prediction(
     model: Predictor, targets: Mapping[str, Mapping[str, Any]], train: Table, test: Table
 ) -> dict[str, dict[str, float]]:
-    """Errors on test beside baselines that know the composition at most.
+    """Errors on test, compared with baselines that know no more than the composition.
 
     Args:
         model: the predictor.
-        targets: of its recipe, with `window` and `zero_is`.
-        train: what it learned from; the baselines learn from the same.
-        test: held out.
+        targets: the targets of its recipe, with `window` and `zero_is`.
+        train: the training set of the predictor and of the baselines.
+        test: the test set.
 
     Returns:
         Of each target the figures of `metrics.regression_report`; those of scikit-learn's gradient-boosted trees on
@@ -155,10 +155,10 @@ def composition_features(table: Table) -> np.ndarray:
 
 
 def polymorphs(formulas: Sequence[str], truth: np.ndarray, guess: np.ndarray) -> dict[str, float]:
-    """What no model of the composition can do: which of two crystals of one formula is higher.
+    """How well polymorphs are ranked, that is pairs of crystals with one formula, which needs more than a composition.
 
     Args:
-        formulas: of M crystals.
+        formulas: the formulas of M crystals.
         truth: (M,) labels; pairs within SAME_ENERGY of each other are left out.
         guess: (M,) predictions.
 
@@ -176,31 +176,31 @@ def polymorphs(formulas: Sequence[str], truth: np.ndarray, guess: np.ndarray) ->
 
 
 def gaps(structures: Sequence[Structure | None], predictors: Mapping[str, Predictor]) -> dict[str, np.ndarray]:
-    """(M,) band gap in eV of each crystal by each predictor, NaN for what is no crystal.
+    """The band gaps (M,) in eV by each predictor, NaN for crystals that cannot exist.
 
     Raises:
-        UserError: one of them predicts other things.
+        UserError: a predictor does not predict band gaps.
     """
     for name, predictor in predictors.items():
         if "band_gap" not in predictor.targets:
-            raise UserError(f"the {name} predicts {', '.join(predictor.targets)}, and no band_gap", "name another")
+            raise UserError(f"the {name} predicts {', '.join(predictor.targets)}, not band_gap", "use another one")
     candidates = Candidates(structures, ScoringContext(predictors=dict(predictors)))
     return {name: candidates.predict(name)["band_gap"].numpy().astype(float) for name in predictors}
 
 
 def in_window(values: np.ndarray) -> float:
-    """Share of all crystals, the impossible too, whose gap is in WINDOW."""
+    """Fraction of all crystals, including invalid ones, whose gap is in WINDOW."""
     return metrics.share(int(((values >= WINDOW[0]) & (values <= WINDOW[1])).sum()), len(values))
 
 
 def asked(model: Generator, predictors: Mapping[str, Predictor], count: int, seed: int) -> dict[str, Any]:
-    """What a generator makes when it is asked for a band gap.
+    """Band gaps of the crystals of a generator that is asked for a band gap.
 
     Args:
-        model: with the condition `band_gap`.
-        predictors: who judges, by name.
-        count: crystals for each gap of ASKED.
-        seed: of the sampling.
+        model: a generator with the condition `band_gap`.
+        predictors: the predictors of the gap, by name.
+        count: number of crystals for each gap of ASKED.
+        seed: the seed of the sampling.
 
     Returns:
         By the gap that was asked for, as text: n, and gap_<name>, the mean in eV by each predictor.
@@ -218,16 +218,16 @@ def steering(
     predictors: Mapping[str, Predictor],
     train: Table,
 ) -> dict[str, dict[str, float]]:
-    """A generator before and after it was steered towards a band gap of 3.0 eV.
+    """Compare a generator before and after it was steered towards a band gap of 3.0 eV.
 
     Args:
-        before: crystals of the one.
-        after: of the other.
-        predictors: `predictor`, whose reward it was, and `judge`.
-        train: what novelty is against.
+        before: crystals of the generator before steering.
+        after: crystals of the steered generator.
+        predictors: `predictor`, which was used in the reward, and `judge`.
+        train: the training set, for novelty.
 
     Returns:
-        Of `before` and `after`: n and the shares of `metrics.generation_report`, and for each predictor gap_<name>, the
+        For `before` and `after`: n and the shares of `metrics.generation_report`; for each predictor gap_<name>, the
         mean in eV, and window_<name>, the share in WINDOW.
     """
     reference = Reference.of_tables({"train": train}, "starter")

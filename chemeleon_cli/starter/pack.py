@@ -1,7 +1,7 @@
-"""`python -m chemeleon_cli.starter.pack RUN NAME`: a trained run becomes a model that comes with the program.
+"""`python -m chemeleon_cli.starter.pack RUN NAME`: turn a trained run into a model that comes with the program.
 
-Weights are stored in half precision, with a card that says how the model was made. What it is worth is put on the
-card by `chemeleon_cli.starter.check`, which measures it as it is stored.
+Weights are stored in half precision, with a card that describes how the model was made. `chemeleon_cli.starter.check`
+measures the quality of the stored model and adds it to the card.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ def pack(run: str, name: str, out: Path = STARTER) -> Path:
     Args:
         run: a run's or a checkpoint's folder.
         name: one of KINDS.
-        out: the folder of the models; the data set that they were trained on lies there too.
+        out: the folder of the models, which also contains the data set that they were trained on.
 
     Returns:
         The folder of the model.
 
     Raises:
-        UserError: there is no such run, the run that it descends from is gone, a weight is too large for half
-            precision, or the recipe names a path of this machine.
+        UserError: there is no such run, its parent is missing, a weight is too large for half precision, or the recipe
+            contains an absolute path.
     """
     from safetensors.torch import load_file
 
@@ -87,10 +87,10 @@ def pack(run: str, name: str, out: Path = STARTER) -> Path:
 
 
 def in_half(weights: Mapping[str, Tensor], source: Path) -> dict[str, Tensor]:
-    """Matrices as float16. Vectors (biases, scales, statistics of data) stay float32, as they are few and matter.
+    """Matrices as float16. Vectors (biases, scales, statistics of data) stay float32, as they are small but sensitive.
 
     Raises:
-        UserError: a weight is beyond what float16 holds.
+        UserError: a weight is too large for float16.
     """
     import torch
 
@@ -102,22 +102,22 @@ def in_half(weights: Mapping[str, Tensor], source: Path) -> dict[str, Tensor]:
 
 
 def write_card(folder: Path, card: Mapping[str, Any]) -> None:
-    """`card.json` of a model."""
+    """Write `card.json` of a model."""
     with replacing(folder / CARD) as temporary:
         temporary.write_text(checkpoint.json_text(card), encoding="utf-8")
 
 
 def read_card(folder: Path) -> dict[str, Any] | None:
-    """The card of a model, or None for one that has none, as runs have."""
+    """The card of a model, or None if it has none, like runs."""
     path = folder / CARD
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def thirds_of(folder: Path) -> set[int]:
-    """The thirds of train's formulas that a model or what it descends from has learned from.
+    """The thirds of the train split that a model or one of its parents was trained on.
 
     Raises:
-        UserError: it is a run, and the run that it descends from is gone.
+        UserError: it is a run whose parent is missing.
     """
     card = read_card(folder)
     meta = checkpoint.read_meta(folder)
@@ -127,12 +127,12 @@ def thirds_of(folder: Path) -> set[int]:
 
 
 def _stages(meta: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """How a checkpoint was made: what it descends from, the eldest first, and itself."""
-    elders = []
+    """How a checkpoint was made: the stages of its parents, the oldest first, and its own."""
+    earlier = []
     for record in meta["parents"]:
         folder = _parent(record)
         card = read_card(folder)  # a model that came with the program
-        elders += card["stages"] if card else _stages(checkpoint.read_meta(folder))
+        earlier += card["stages"] if card else _stages(checkpoint.read_meta(folder))
     own = {
         "command": meta["recipe"]["command"],
         "recipe": meta["recipe"],
@@ -142,27 +142,27 @@ def _stages(meta: Mapping[str, Any]) -> list[dict[str, Any]]:
         "hours": round(meta["minutes"] / 60, 2),
         "validation": meta.get("metrics"),
     }
-    return [*elders, own]
+    return [*earlier, own]
 
 
 def _parent(record: Mapping[str, Any]) -> Path:
-    """The folder of what a checkpoint descends from."""
+    """The folder of a checkpoint's parent."""
     folder = Path(record["path"])
     weights = folder / checkpoint.WEIGHTS
     if not weights.is_file() or file_sha256(weights) != record["sha256"]:
         hint = (
-            "the card has to say how it was trained: call this where the runs were made, and before they are replaced"
+            "the card describes how it was trained: call this where the runs are, before they are replaced"
         )
-        raise UserError(f"{folder}: the {record['kind']} that this run descends from is not there any more", hint)
+        raise UserError(f"{folder}: the {record['kind']} that this run was trained from is missing", hint)
     return folder
 
 
 def main(
     run: Annotated[str, typer.Argument(help="The run's folder.")],
-    name: Annotated[str, typer.Argument(help=f"What it becomes: {', '.join(KINDS)}.")],
+    name: Annotated[str, typer.Argument(help=f"The name of the model: {', '.join(KINDS)}.")],
     out: Annotated[Path, typer.Option(help="The folder of the models.", file_okay=False)] = STARTER,
 ) -> None:
-    """Bring a trained run into the package."""
+    """Add a trained run to the package."""
     try:
         folder = pack(run, name, out)
     except UserError as error:
@@ -170,7 +170,7 @@ def main(
         typer.echo(f"hint: {error.hint}", err=True)
         raise typer.Exit(2) from None
     size = (folder / checkpoint.WEIGHTS).stat().st_size / 1e6
-    typer.echo(f"{folder}: {size:.1f} MB; what it is worth is measured by `make starter-check`")
+    typer.echo(f"{folder}: {size:.1f} MB; `make starter-check` measures its quality")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Pictures: what is generated beside what was learned from, and band gaps before and after steering."""
+"""Pictures that compare generated crystals with the training set, and band gaps before and after steering."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ def draw_distributions(path: Path, made: Distributions, data: Distributions) -> 
 
 
 def draw_gaps(path: Path, gaps: Mapping[str, tuple[np.ndarray, np.ndarray]], window: tuple[float, float]) -> None:
-    """Histograms of band gaps before and after, a panel for each of those who say so, as PNG.
+    """Histograms of band gaps before and after steering, with a panel for each predictor, as PNG.
 
     Args:
-        path: where.
-        gaps: name of the panel: (before, after) in eV, NaN for what is no crystal.
-        window: eV, where they should be.
+        path: the file to write.
+        gaps: (before, after) in eV by the name of the panel; NaN for crystals that cannot exist.
+        window: the requested range in eV.
     """
     figure = _figure(4.2 * len(gaps), 3.6)
     for i, (name, (before, after)) in enumerate(gaps.items()):
