@@ -238,7 +238,7 @@ def _run(
         from chemeleon_cli.recipe.base import RunOptions
         from chemeleon_cli.recipe.load import load
         from chemeleon_cli.recipe.models import RECIPES
-        from chemeleon_cli.sources.checkpoints import find_model
+        from chemeleon_cli.sources.checkpoints import check_model
 
         common = {key: options.get(key) for key in ("seed", "device", "devices")}
         checked = load(
@@ -248,7 +248,7 @@ def _run(
             conditions=options.get("conditions") or (),
             options={**(values or {}), **common},
             reward=reward,
-            find_model=find_model,
+            find_model=check_model,
         )
         if options["dry_run"]:
             return _print_recipe(checked)

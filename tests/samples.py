@@ -2,10 +2,14 @@
 
 import csv
 import gzip
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from pymatgen.core import Lattice, Structure
 
 # Written out, since pymatgen takes a second to look up a space group.
@@ -20,6 +24,11 @@ def rock_salt(a: float, first: str = "Na", second: str = "Cl") -> Structure:
 def zinc_blende(a: float, first: str = "Zn", second: str = "S") -> Structure:
     """Conventional cell of 8 atoms, `a` in Å."""
     return Structure(Lattice.cubic(a), [first] * 4 + [second] * 4, [*FCC, *(FCC + 0.25) % 1])
+
+
+def body_centred(a: float, first: str, second: str) -> Structure:
+    """A cubic cell of two atoms, `a` in Å: the CsCl structure, or iron's if both are one element."""
+    return Structure(Lattice.cubic(a), [first, second], [[0, 0, 0], [0.5, 0.5, 0.5]])
 
 
 def perovskite(a: float) -> Structure:
@@ -78,6 +87,19 @@ def write_dataset(folder: Path, structures: list[Structure], labels: dict[str, l
     return folder
 
 
+def working_copy(source: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of a folder of runs, which becomes the working folder."""
+    shutil.copytree(source, folder, dirs_exist_ok=True)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def assert_not_imported(code: str, *modules: str) -> None:
+    """None of the modules is imported by some lines of code, in a process of their own."""
+    check = f"import sys\n{code}\nfound = set({modules!r}) & set(sys.modules)\nassert not found, found"
+    subprocess.run([sys.executable, "-c", check], check=True)
+
+
 def rl_settings(**changes: Any) -> Any:
     """The settings of an RL step by the defaults of the recipe, but for some."""
     from chemeleon_cli.core.rl.step import Settings
@@ -85,3 +107,29 @@ def rl_settings(**changes: Any) -> Any:
 
     recipe = RlSection().model_dump(exclude={"entropy_weight", "learn_prior"})
     return Settings(**{**recipe, "normalize_fn": "std", "eps": 1e-4, **changes})
+
+
+def train_settings(**changes: Any) -> Any:
+    """The settings of a short training run: a constant learning rate, no decay and no average, but for changes."""
+    from chemeleon_cli.core.training.trainer import Settings
+    from chemeleon_cli.recipe.base import TrainingSection
+
+    plain = {"warmup_steps": 0, "min_learning_rate_ratio": 1.0, "weight_decay": 0.0, "ema_decay": None}
+    return Settings(**{**TrainingSection().model_dump(exclude={"batch_size"}), **plain, **changes})
+
+
+def diffusion(timesteps: int, **changes: float) -> dict[str, Any]:
+    """The noise schedule by the defaults of the recipe, but for its length and some."""
+    from chemeleon_cli.recipe.models import DiffusionSection
+
+    return {**DiffusionSection().model_dump(), "timesteps": timesteps, **changes}
+
+
+def make_predictor(encoder: dict[str, Any], targets: list[str]) -> Any:
+    """A predictor by the defaults of the recipe."""
+    from chemeleon_cli.core.models.predictor import Predictor
+    from chemeleon_cli.recipe.models import PredictorModel, TrainPredictor
+
+    names = ("use_encoder_features", "use_composition_features", "reduce", "origins")
+    of_recipe = {name: TrainPredictor.model_fields[name].default for name in names}
+    return Predictor(encoder, targets, **of_recipe, **PredictorModel().model_dump())

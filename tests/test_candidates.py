@@ -8,7 +8,7 @@ import pytest
 import torch
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Lattice, Structure
-from samples import perovskite, rock_salt, zinc_blende
+from samples import body_centred, perovskite, rock_salt, zinc_blende
 from torch import Tensor
 
 from chemeleon_cli.core.data.crystals import Crystals
@@ -27,7 +27,7 @@ from chemeleon_cli.errors import UserError
 
 SALT = rock_salt(5.6)
 BLENDE = zinc_blende(5.4)
-CESIUM = Structure(Lattice.cubic(3.5), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+CESIUM = body_centred(3.5, "Na", "Cl")
 PEROVSKITE = perovskite(3.9)
 CRUSHED = Structure(Lattice.cubic(1.0), ["Fe"], [[0, 0, 0]])
 
@@ -48,7 +48,7 @@ class CountingPredictor:
 
 def tiny_encoder(seed: int = 0) -> Encoder:
     torch.manual_seed(seed)
-    return Encoder(hidden_dim=16, num_heads=2, num_layers=1, latent_dim=4).eval()
+    return Encoder(hidden_dim=16, num_heads=2, num_layers=1, latent_dim=4, dropout=0.0).eval()
 
 
 def write_split(folder: Path, structures: list[Structure]) -> Path:
@@ -148,7 +148,7 @@ def test_reference_features_are_computed_once_and_stored(tmp_path: Path, monkeyp
 
 def test_the_context_holds_what_a_reward_needs(tmp_path: Path) -> None:
     folder = write_split(tmp_path / "data", [SALT, BLENDE])
-    vae = VAE(hidden_dim=16, num_heads=2, encoder_layers=1, decoder_layers=1, latent_dim=4)
+    vae = VAE(hidden_dim=16, num_heads=2, encoder_layers=1, decoder_layers=1, latent_dim=4, dropout=0.0)
     set_precision(vae, "bf16")
     diverse = {"type": "structure_diversity"}
     named = {"type": "composition_diversity", "reference_dataset": str(folder)}

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
+from samples import working_copy
 from typer.testing import CliRunner
 
 from chemeleon_cli.app import app
@@ -78,14 +79,28 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def work(chain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of it to work in."""
-    shutil.copytree(chain, tmp_path, dirs_exist_ok=True)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+    return working_copy(chain, tmp_path, monkeypatch)
 
 
 def rows_of(path: Path) -> list[dict[str, Any]]:
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+def steering(name: str, settings: list[str]) -> tuple[Any, Any, Any]:
+    """A recipe of train-rl, its generator and the context of its reward, as the command loads them."""
+    from chemeleon_cli.core.scoring.loading import load_context
+    from chemeleon_cli.core.training import checkpoint
+    from chemeleon_cli.recipe.load import load
+    from chemeleon_cli.recipe.models import RECIPES
+    from chemeleon_cli.sources.checkpoints import find_model
+
+    recipe: Any = load(name, RECIPES["train-rl"], settings=settings, find_model=find_model)
+    model: Any
+    model, meta = checkpoint.load(find_model("runs/ldm", "ldm"), "ldm")
+    context = load_context(recipe.reward, recipe.reward.needs(), find_model, model.vae, meta["data"]["path"])
+    recipe.reward.prepare(context)
+    return recipe, model, context
 
 
 def test_every_run_leaves_its_records(chain: Path):
@@ -126,21 +141,12 @@ def test_the_reward_of_train_rl_is_the_score_of_the_written_cif(work: Path):
 
     from chemeleon_cli.commands.train_rl import score_crystals
     from chemeleon_cli.core.models.generator import Sampling
-    from chemeleon_cli.core.scoring.loading import load_context
-    from chemeleon_cli.core.training import checkpoint
-    from chemeleon_cli.recipe.load import load
-    from chemeleon_cli.recipe.models import RECIPES
-    from chemeleon_cli.sources.checkpoints import find_model
     from chemeleon_cli.sources.files import write_crystals
 
     settings = [s for s in STEER if s != "--set"]
-    recipe: Any = load("bandgap", RECIPES["train-rl"], settings=settings, find_model=find_model)
-    model, meta = checkpoint.load(find_model("runs/ldm", "ldm"), "ldm")
-    needs, training_data = recipe.reward.needs(), meta["data"]["path"]
-    context = load_context(recipe.reward, needs, find_model, model.vae, training_data)  # type: ignore[arg-type]
-    recipe.reward.prepare(context)
+    recipe, model, context = steering("bandgap", settings)
     sizes = torch.full((24,), 2)
-    crystals = model.sample(sizes, Sampling("ddim", 5), torch.Generator().manual_seed(0))  # type: ignore[operator]
+    crystals = model.sample(sizes, Sampling("ddim", 5, 1.0), torch.Generator().manual_seed(0))  # type: ignore[operator]
     candidates, scores = score_crystals(crystals, recipe.reward, context)
     write_crystals(Path("drawn.cif"), crystals.to_structures(), [f"g{i}" for i in range(24)])
     call("score", "drawn.cif", "--reward", "bandgap", *STEER, "--out", "drawn.csv")
@@ -161,11 +167,6 @@ def test_dng_runs_is_scored_alike_and_resumes_with_its_memory(work: Path):
 
     from chemeleon_cli.commands.train_rl import score_crystals
     from chemeleon_cli.core.data.crystals import Crystals
-    from chemeleon_cli.core.scoring.loading import load_context
-    from chemeleon_cli.core.training import checkpoint
-    from chemeleon_cli.recipe.load import load
-    from chemeleon_cli.recipe.models import RECIPES
-    from chemeleon_cli.sources.checkpoints import find_model
     from chemeleon_cli.sources.files import write_crystals
 
     said = call("train-rl", "starter/dng", "--set", "model=runs/ldm", "--set", "reward.hull=data/mine", code=2)
@@ -177,11 +178,7 @@ def test_dng_runs_is_scored_alike_and_resumes_with_its_memory(work: Path):
     assert "PBE/MP2020: own.csv.gz" in call("write-hull", "set.cif", "--out", "own.csv.gz")
 
     settings = [s for s in DNG if s != "--set"]
-    recipe: Any = load("starter/dng", RECIPES["train-rl"], settings=settings, find_model=find_model)
-    model, meta = checkpoint.load(find_model("runs/ldm", "ldm"), "ldm")
-    needs, training_data = recipe.reward.needs(), meta["data"]["path"]
-    context = load_context(recipe.reward, needs, find_model, model.vae, training_data)  # type: ignore[arg-type]
-    recipe.reward.prepare(context)
+    recipe, _, context = steering("starter/dng", settings)
     shaken = [s.copy().perturb(0.1) for s in (*crystals[1:20:2], *crystals[:6], *alone[:2])]
     drawn = Crystals.from_structures(shaken)
     candidates, scores = score_crystals(drawn, recipe.reward, context)
@@ -389,7 +386,7 @@ def test_a_run_that_scores_nothing_never_begins_and_replaces_nothing(work: Path)
     broken = later(work, LATER.replace("s.density", "1e300"))
     message, _ = lines(call(*broken, "--overwrite", code=2))
     assert re.fullmatch(
-        r"step 0: none of 8 crystals of runs/ldm has a score \((\d later: beyond the numbers of float32, 3\.4e38|"
+        r"step 0: none of 8 crystals of runs/ldm has a score \((\d later: beyond the range of float32, 3\.4e38|"
         r"\d impossible \(\w+\)|, )+\); nothing is written",
         message,
     )
@@ -402,7 +399,7 @@ def test_steps_without_any_score_stop_the_run(work: Path):
     more = ["--set", "training.max_steps=40", "--set", "training.unscored_patience=3"]
     said = lines(call(*later(work, steps=2), *more, code=2))
     assert said[0].startswith("step 5: no crystal of the last 3 steps has a score (")
-    assert "later: no number" in said[0]
+    assert "later: no value" in said[0]
     assert said[0].endswith("saved is runs/later/checkpoints/last, of step 4")
     assert "the best generator, of step 0, is kept in runs/later" in said[1]
     assert len(rows_of(work / "runs/later/metrics.csv")) == 7  # five steps and two validations

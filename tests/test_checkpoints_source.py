@@ -1,11 +1,10 @@
 """Names of models: where they lead, and what is said when they lead nowhere."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from samples import assert_not_imported
 
 from chemeleon_cli.errors import UserError
 from chemeleon_cli.sources import checkpoints
@@ -95,10 +94,5 @@ def test_starter_names_the_models_of_the_package(tmp_path: Path, monkeypatch: py
 
 
 def test_nothing_heavy_is_imported() -> None:
-    code = (
-        "import sys\n"
-        "import chemeleon_cli.sources.checkpoints, chemeleon_cli.sources.files, chemeleon_cli.commands.fetch_data\n"
-        "heavy = {'torch', 'pymatgen', 'ase', 'pandas', 'mp_api', 'numpy'} & set(sys.modules)\n"
-        "assert not heavy, heavy"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    code = "import chemeleon_cli.sources.checkpoints, chemeleon_cli.sources.files, chemeleon_cli.commands.fetch_data"
+    assert_not_imported(code, "torch", "pymatgen", "ase", "pandas", "mp_api", "numpy")

@@ -3,7 +3,6 @@
 import csv
 import json
 import math
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import pytest
 import torch
 from pymatgen.core import Composition, Lattice, Structure
 from safetensors.torch import load_file
-from samples import known_structures, random_structures, write_dataset
+from samples import diffusion, known_structures, random_structures, working_copy, write_dataset
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
@@ -109,7 +108,7 @@ def test_golden_denoiser_and_training_loss(golden: Golden):
 
 @pytest.mark.parametrize("index", [0, 4, 9])
 def test_golden_steps(golden: Golden, index: int):
-    ddim, ddpm = Sampling("ddim", 10, 1.0), Sampling("ddpm", 10)
+    ddim, ddpm = Sampling("ddim", 10, 1.0), Sampling("ddpm", 10, 1.0)
     chain = golden.ldm.chain(ddim)
     mean, std = golden.ldm.step(golden.x, index, golden.num_atoms, chain, ddim)
     golden.compare(**{f"ddim10_step{index}_mean": mean, f"ddim10_step{index}_std": std.expand_as(mean)})
@@ -266,19 +265,19 @@ def test_the_denoiser_reads_its_output_as_published(tmp_path: Path, sizes: list[
 
 def test_crystals_larger_than_any_of_its_training_still_run(made: Path):
     ours: LatentDiffusion = load(convert.read(made / "ldm.ckpt", convert.read(made / "vae.ckpt")))
-    assert len(ours.sample(torch.tensor([24, 3]), Sampling("ddim", 4), torch.Generator().manual_seed(0))) == 2
+    assert len(ours.sample(torch.tensor([24, 3]), Sampling("ddim", 4, 1.0), torch.Generator().manual_seed(0))) == 2
 
 
 def test_chains_are_spaced_as_published(made: Path):
     ours: LatentDiffusion = load(convert.read(made / "ldm.ckpt", convert.read(made / "vae.ckpt")))
-    assert ours.chain(Sampling("ddim", 50)).timesteps.tolist() == list(range(0, 1000, 20))
-    assert ours.chain(Sampling("ddpm", 4)).timesteps.tolist() == [0, 333, 666, 999]
-    assert len(ours.chain(Sampling("ddpm", 1000))) == len(ours.chain(Sampling("ddim", 1000))) == 1000
+    assert ours.chain(Sampling("ddim", 50, 1.0)).timesteps.tolist() == list(range(0, 1000, 20))
+    assert ours.chain(Sampling("ddpm", 4, 1.0)).timesteps.tolist() == [0, 333, 666, 999]
+    assert len(ours.chain(Sampling("ddpm", 1000, 1.0))) == len(ours.chain(Sampling("ddim", 1000, 1.0))) == 1000
     for sampler, steps in (("ddim", 60), ("ddim", 1001), ("ddpm", 1), ("ddpm", 1001)):
         with pytest.raises(UserError, match=f"sampling_steps is {steps}"):
-            ours.chain(Sampling(sampler, steps))  # type: ignore[arg-type]
+            ours.chain(Sampling(sampler, steps, 1.0))  # type: ignore[arg-type]
     with pytest.raises(UserError) as error:
-        ours.chain(Sampling("ddim", 60))
+        ours.chain(Sampling("ddim", 60, 1.0))
     assert error.value.hint == "take one of 56, 59, 63"
 
 
@@ -290,7 +289,7 @@ def test_train_ldm_does_not_fine_tune_a_published_generator(made: Path):
 
 def test_a_ddpm_step_has_the_learned_std_within_its_bounds(made: Path):
     ours: LatentDiffusion = load(convert.read(made / "ldm.ckpt", convert.read(made / "vae.ckpt")))
-    sampling, sizes = Sampling("ddpm", 20), torch.full((64,), 6)
+    sampling, sizes = Sampling("ddpm", 20, 1.0), torch.full((64,), 6)
     for step in ours.transitions(sizes, sampling, torch.Generator().manual_seed(0)):
         assert step.std.shape[-1] == (8 if step.index else 1)
         if step.index:
@@ -375,7 +374,7 @@ def test_every_kind_of_condition(tmp_path: Path):
     assert torch.allclose(conditions(half.values, 2)[0], got[0]), "a missing value leaves its neighbours alone"
     missing = {name: torch.full_like(v, torch.nan if v.is_floating_point() else 0) for name, v in batch.values.items()}
     assert torch.allclose(conditions(missing, 2), null.expand(2, -1), atol=1e-6)
-    crystals = ours.sample(torch.tensor([4, 2]), Sampling("ddim", 4), torch.Generator().manual_seed(0))
+    crystals = ours.sample(torch.tensor([4, 2]), Sampling("ddim", 4, 1.0), torch.Generator().manual_seed(0))
     assert crystals.num_atoms.tolist() == [4, 2]
     one = published_conditions({"gap": {"kind": "float", "width": 1}})["gap"]  # a file without statistics
     assert one.features(torch.tensor([2.5])).tolist() == [[2.5]]
@@ -448,9 +447,7 @@ def imported(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def work(imported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of it to work in."""
-    shutil.copytree(imported, tmp_path, dirs_exist_ok=True)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+    return working_copy(imported, tmp_path, monkeypatch)
 
 
 REWARD = (
@@ -545,7 +542,8 @@ def test_our_own_denoiser_and_predictor_train_on_its_autoencoder(work: Path):
     _, meta = checkpoint.load(work / "runs/p/checkpoints/best", "predictor")
     assert meta["config"]["encoder"]["layout"] == "chemeleon2" and "layout" not in meta["config"]
     vae = checkpoint.load(work / "models/ldm", "vae")[0].config
-    model = build("ldm", {"vae": vae, "denoiser": {}, "diffusion": {}, "sizes": {"2": 1}})
+    denoiser = {"latent_dim": 8, "hidden_dim": 32, "num_blocks": 1, "num_heads": 4}
+    model = build("ldm", {"vae": vae, "denoiser": denoiser, "diffusion": diffusion(100), "sizes": {"2": 1}})
     generator = torch.Generator().manual_seed(0)
-    drawn = next(sample_many(model, torch.tensor([2, 2]), Sampling("ddim", 3), generator, 2, [{}, {}]))[1]
+    drawn = next(sample_many(model, torch.tensor([2, 2]), Sampling("ddim", 3, 1.0), generator, 2, [{}, {}]))[1]
     assert isinstance(model.vae, VAE) and len(drawn) == 2

@@ -7,7 +7,7 @@ import pytest
 import spglib
 from pymatgen.core import Lattice, Structure
 
-from chemeleon_cli.core.data.cif import Unfit, cif_text, parse_cif, split_blocks
+from chemeleon_cli.core.data.cif import Unfit, block_tags, cif_text, parse_cif, split_blocks
 from chemeleon_cli.sources.files import structure_of
 from chemeleon_cli.sources.records import Record
 
@@ -71,7 +71,7 @@ def test_the_formula_decides_what_two_capitals_are(formula: str, element: str) -
 @pytest.mark.parametrize("label", ["Wat1", "H2O", "NO3", "Vac1", "Du1", "X1", "Cg1", "NH4"])
 def test_a_label_that_is_no_element_is_refused_by_name(label: str) -> None:
     text = cif(CUBE, [f"{label} 0 0 0", "S1 0.5 0.5 0.5"], IDENTITY, "label fract_x fract_y fract_z")
-    assert reason(text) == f"element: '{label}' names no element up to Z = 100"
+    assert reason(text) == f"element: '{label}' is not an element up to Z = 100"
 
 
 SYMBOLS = {"FE": "Fe", "Fe+3": "Fe", "Fe3+": "Fe", "Fe3": "Fe", "Fe(III)": "Fe", "Tl1": "Tl", "fe": "Fe", "O2-": "O"}
@@ -87,7 +87,7 @@ def test_type_symbols_with_charges_and_numbers(symbol: str, element: str) -> Non
 def test_a_type_symbol_that_is_no_element_is_refused_by_name(symbol: str) -> None:
     for head in (IDENTITY, "_symmetry_space_group_name_H-M 'P m -3 m'"):
         text = cif(CUBE, [f"A1 {symbol} 0 0 0", "S1 S 0.5 0.5 0.5"], head)
-        assert reason(text) == f"element: '{symbol}' names no element up to Z = 100"
+        assert reason(text) == f"element: '{symbol}' is not an element up to Z = 100"
 
 
 @pytest.mark.parametrize("symbol", ["'Nb,Zr'", "Si/Al", "'0.75Si + 0.25Al'", "O-H"])
@@ -253,13 +253,13 @@ def test_a_space_group_that_is_named(
     [
         ("", "symmetry: the file names no space group and lists no operations"),
         (f"{HM} '?'\n{NUMBER} ?", "symmetry: the file names no space group and lists no operations"),
-        (f"{HM} 'Q m -3 m'", "symmetry: 'Q m -3 m' is no known space group"),
-        (f"{HM} 'Q m -3 m'\n{NUMBER} 225", "symmetry: 'Q m -3 m' is no known space group"),
+        (f"{HM} 'Q m -3 m'", "symmetry: 'Q m -3 m' is not a known space group"),
+        (f"{HM} 'Q m -3 m'\n{NUMBER} 225", "symmetry: 'Q m -3 m' is not a known space group"),
         (f"{HM} 'F m -3 m'\n{NUMBER} 221", "symmetry: it names 'F m -3 m' (number 225) and number 221"),
-        (f"{HM} 'P 63/m m c'", "symmetry: the cell is not one of P 63/m m c"),
+        (f"{HM} 'P 63/m m c'", "symmetry: the cell does not have the symmetry of P 63/m m c"),
         (f"{HM} 'P m -3 m'\nloop_\n_symmetry_equiv_pos_as_xyz\nx,y,z\n-x,-y,-z", "symmetry: its operations are those"),
         ("loop_\n_symmetry_equiv_pos_as_xyz\nx,y,z\ny,z,x", "symmetry: its 2 operations do not form a group"),
-        ("loop_\n_symmetry_equiv_pos_as_xyz\nx,y,z\nnonsense", "symmetry: 'nonsense' is no operation"),
+        ("loop_\n_symmetry_equiv_pos_as_xyz\nx,y,z\nnonsense", "symmetry: 'nonsense' is not a symmetry operation"),
         (f"{HM} 'F m -3 m'\n{IDENTITY}", "symmetry: the file names F m -3 m and lists only the identity"),
     ],
 )
@@ -317,7 +317,7 @@ def test_a_full_symbol_needs_no_spaces(compact: str) -> None:
 
 def test_two_elements_at_one_place_are_disorder() -> None:
     text = cif(CUBE, [*SALT_SITES, "K1 K 0 0 0"], f"{HM} 'P m -3 m'")
-    assert reason(text) == "disorder: K1 is where there is Na already"
+    assert reason(text) == "disorder: K1 has the position of another site with Na"
 
 
 def test_magnetic_operations_count_without_time_reversal() -> None:
@@ -378,6 +378,79 @@ def test_a_coordinate_that_is_none_is_named(value: str) -> None:
 def test_unfit_is_what_the_reader_raises() -> None:
     with pytest.raises(Unfit, match="Cartesian"):
         parse_cif(cif(CUBE, SALT_SITES, IDENTITY, "label type_symbol Cartn_x Cartn_y Cartn_z"))
+
+
+def test_a_carriage_return_ends_a_comment() -> None:
+    text = "# salt\n" + cif(CUBE, [SALT_SITES[0], "# the anion", SALT_SITES[1]], IDENTITY)
+    assert read(text.replace("\n", "\r")) == ("NaCl", 2, 221)
+
+
+def test_nul_characters_are_named() -> None:
+    text = cif(CUBE, SALT_SITES, IDENTITY)
+    for damaged in (text + 512 * "\0", "".join(f"{character}\0" for character in text)):
+        assert "NUL characters" in reason(damaged)
+
+
+@pytest.mark.parametrize(
+    ("tail", "tag"),
+    [
+        ("loop_\n_atom_site_label\n_atom_site_fract_x\nH1 0.1\nH2 0.2", "_atom_site_label"),
+        ("_cell_length_a 5.0", "_cell_length_a"),
+        ("_cell.length_a 5.0", "_cell_length_a"),
+        (IDENTITY.replace("x, y, z", "-x, -y, -z"), "_symmetry_equiv_pos_as_xyz"),
+    ],
+)
+def test_what_is_there_twice_has_to_be_the_same(tail: str, tag: str) -> None:
+    assert reason(cif(CUBE, SALT_SITES, IDENTITY, tail=tail)).endswith(f"{tag} is there twice, with different values")
+    assert read(cif(CUBE, SALT_SITES, IDENTITY, tail="_cell_length_a 4.0")) == ("NaCl", 2, 221)
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [(-4, 4, 4, 90, 90, 90), (-4, -4, 4, 90, 90, 90), (4, 4, 4, 90, 90, 180), (4, 4, 4, 90, 90, -90),
+     (4, 4, 4, 90, 90, 450), (4, 4, 4, 120, 60, 30), (4, 4, 4, 60, 60, 150), (0, 4, 4, 90, 90, 90)],
+)  # fmt: skip
+def test_lengths_and_angles_of_no_cell(cell: Sequence[float]) -> None:
+    assert reason(cif(cell, SALT_SITES, IDENTITY)).startswith("no_cell: no cell has the parameters ")
+
+
+@pytest.mark.parametrize(
+    ("operations", "expected"),
+    [
+        (["-x,-y,-z"], "symmetry: x, y, z is not among its operations"),
+        (["x+1/2,y,z"], "symmetry: x, y, z is not among its operations"),
+        (["x,y,z", "?"], "symmetry: '?' is not a symmetry operation"),
+        (["x,y,z", "x+y,y,z"], "symmetry: its 2 operations do not form a group"),
+        (["x,y,z", "x,x,x"], "symmetry: its 2 operations do not form a group"),
+    ],
+)
+def test_operations_are_a_group_with_the_identity(operations: list[str], expected: str) -> None:
+    head = "\n".join(["loop_", "_symmetry_equiv_pos_as_xyz", *operations])
+    assert reason(cif(CUBE, SALT_SITES, head)) == expected
+
+
+def test_a_column_of_another_length_is_not_left_out() -> None:
+    text = cif(CUBE, SALT_SITES, IDENTITY, tail="_atom_site_occupancy 0.5")
+    assert reason(text) == "unreadable: _atom_site_occupancy has 1 values and there are 2 sites"
+
+
+@pytest.mark.parametrize("value", ["1e999", "9" * 400 + "/1", "9" * 400 + "/" + "9" * 400])
+def test_a_number_beyond_all_numbers_is_none(value: str) -> None:
+    def text(column: str) -> str:
+        return cif(CUBE, [f"Na1 Na 0 0 0 {value}"], IDENTITY, f"label type_symbol fract_x fract_y fract_z {column}")
+
+    assert reason(text("occupancy")) == f"unreadable: the occupancy of Na1 is '{value[:20]}'"
+    assert reason(text("attached_hydrogens")).startswith("incomplete: hydrogen is attached to Na1 ")
+    assert read(text("symmetry_multiplicity")) == ("Na", 1, 221)
+
+
+def test_a_reason_is_one_line() -> None:
+    assert reason(cif(CUBE, ["\n;Na\n1\n;\nNa 0 0 q"], IDENTITY)) == "unreadable: Na 1 is at 0, 0, q"
+
+
+def test_a_tag_of_ours_without_a_value_does_not_take_the_next_line() -> None:
+    text = cif(CUBE, SALT_SITES, "_chemeleon_id\n_chemeleon_label_gap\n_symmetry_Int_Tables_number 1")
+    assert block_tags(text) == ("x", {})
 
 
 # --- handedness -------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import pytest
 import torch
 from pymatgen.core import Composition, Lattice, Structure
 from rich.console import Console
-from samples import known_structures, random_structures, rl_settings, write_dataset
+from samples import body_centred, diffusion, known_structures, random_structures, rl_settings, write_dataset
 from test_rl import Verdict, make_run, prefer_large_cells
 from torch import Tensor
 from typer.testing import CliRunner
@@ -38,7 +38,7 @@ from chemeleon_cli.errors import UserError
 from chemeleon_cli.recipe.conditions import OF_CRYSTALS, ConditionSection
 from chemeleon_cli.recipe.models import LdmModel, Sample
 
-SMALL = {"hidden_dim": 32, "num_heads": 4, "encoder_layers": 1, "decoder_layers": 1, "latent_dim": 4}
+SMALL = {"hidden_dim": 32, "num_heads": 4, "encoder_layers": 1, "decoder_layers": 1, "latent_dim": 4, "dropout": 0.0}
 ELEMENTS = [3, 8, 11, 14, 17, 22, 26, 38]
 SETTINGS: dict[str, dict[str, Any]] = {
     "gap": {"kind": "value", "mean": 1.0, "std": 2.0},
@@ -59,7 +59,7 @@ def make(
     denoiser = {"latent_dim": 4, "hidden_dim": 32, "num_blocks": 2, "num_heads": 4}
     if settings:
         denoiser["conditions"] = settings  # type: ignore[assignment]
-    model = LatentDiffusion(SMALL, denoiser, {"timesteps": 100, "beta_end": beta_end}, sizes or SIZES).eval()
+    model = LatentDiffusion(SMALL, denoiser, diffusion(100, beta_end=beta_end), sizes or SIZES).eval()
     for parameter in model.denoiser.parameters():  # adaLN-Zero starts as the identity, which would test nothing
         parameter.data.add_(0.05 * torch.randn_like(parameter))
     return model
@@ -216,7 +216,7 @@ def test_a_condition_is_learned():
     means = {}
     for sign in (-1.0, 1.0, None):
         batch = model.encode_requests([{"sign": sign}] * 64, n)
-        *_, last = model.transitions(n, Sampling("ddim", 20), seeded(2), batch)
+        *_, last = model.transitions(n, Sampling("ddim", 20, 1.0), seeded(2), batch)
         means[sign] = last.x_next.mean((1, 2))
     assert (means[-1.0] < 0).float().mean() > 0.9
     assert (means[1.0] > 0).float().mean() > 0.9
@@ -429,7 +429,7 @@ def make_published() -> Any:
             "positions": 20,
             "conditions": {"encoders": encoders},
         },
-        "diffusion": {"timesteps": 100},
+        "diffusion": diffusion(100),
         "sizes": {"2": 0.5, "5": 0.5},
     }
     model = build("ldm", config).eval()
@@ -465,7 +465,7 @@ def test_guidance_of_a_published_model_is_of_the_noise_alone(published: Any):
     request = {"gap": 3.0, "composition": "SrTiO3", "chemical_system": "Sr-Ti-O", "phase": 2}
     n, x = torch.tensor([5]), torch.randn(1, 5, 4, generator=seeded())
     batch = published.encode_requests([request], n)
-    chain = published.chain(Sampling("ddpm", 10))
+    chain = published.chain(Sampling("ddpm", 10, 1.0))
 
     def step(guidance: float, what: ConditionBatch = batch) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
@@ -507,7 +507,7 @@ def test_an_element_that_the_model_does_not_know_is_an_error_before_sampling(
 ):
     monkeypatch.chdir(tmp_path)
     salt = known_structures()[0]
-    fluoride = Structure(Lattice.cubic(4), ["Cs", "F"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    fluoride = body_centred(4, "Cs", "F")
     with pytest.raises(UserError, match="like.cif, c1: composition: found 'Cs1F1'; the model knows no F, Cs"):
         draw_like([salt, fluoride])
 
@@ -637,7 +637,7 @@ def test_train_sample_and_errors_through_the_command_line(tmp_path: Path, monkey
         ("--condition", "oxidation_states='0 0'", "--set", "like=like.csv"): "they do not fit a crystal of",
         ("--composition", "SrTiO3", "--set", "like=like.csv"): "like: found 'like.csv'; expected null",
         ("--set", "guidance=2"): "guidance: found 2; expected 1 where nothing is asked for",
-        ("--set", "z=2"): "no composition is asked for",
+        ("--set", "z=2"): "no composition is requested",
         ("--set", "z=3", "--set", "like=like.csv"): "z: found 3; expected null where like is given",
         ("--condition", "gap"): "--condition gap: found no '='; expected NAME=VALUE",
         ("--condition", "gap=[1]"): "--condition gap=[1]: conditions.gap: found neither a number nor a text",

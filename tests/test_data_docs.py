@@ -1,4 +1,4 @@
-"""docs/data.md: its commands are run, its table of sets is the program's."""
+"""docs/data.md: its commands are run, its tables of sets and of reasons are the program's."""
 
 import re
 import shlex
@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 
 from chemeleon_cli.app import app
 from chemeleon_cli.core.data.cif import cif_text
-from chemeleon_cli.sources import picture, published
+from chemeleon_cli.sources import examine, picture, published
+from chemeleon_cli.sources import files as crystal_files
 
 PAGE = (Path(__file__).parent.parent / "docs" / "data.md").read_text(encoding="utf-8")
 COMMANDS = re.findall(r"^    chemeleon (.*)$", PAGE, re.MULTILINE)
@@ -86,3 +87,9 @@ def test_the_table_of_sets_is_the_programs() -> None:
         assert (crystals, download) == (f"{known.crystals:,}", f"{known.megabytes} MB")
         assert licence in known.licence
         assert all(f"`{column}`" in f"`{labels}`" for column in known.columns.values())
+
+
+def test_the_table_of_reasons_is_the_programs() -> None:
+    table = PAGE.partition("## What is rejected\n")[2].partition("\n### ")[0]
+    assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == [*crystal_files.REASONS, *examine.REASONS]
+    assert len(crystal_files.REASONS) == 9, "the page says how many of them `score` gives too"

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from samples import diffusion
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
@@ -13,7 +14,7 @@ SHAPE = (4, 5, 8)
 
 @pytest.fixture
 def schedule() -> Schedule:
-    return Schedule.linear()
+    return Schedule.linear(**diffusion(1000))
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -190,7 +191,7 @@ def test_eta_out_of_range(schedule: Schedule) -> None:
 def test_a_chain_kept_on_the_cpu_serves_crystals_on_a_gpu() -> None:
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    chain = Schedule.linear(100).respaced(10)
+    chain = Schedule.linear(**diffusion(100)).respaced(10)
     with FakeTensorMode(allow_non_fake_inputs=True):
         x = torch.empty(2, 3, 4, device="cuda")
         mean, std = chain.step(x, x, 3)
@@ -199,7 +200,7 @@ def test_a_chain_kept_on_the_cpu_serves_crystals_on_a_gpu() -> None:
 
 
 def test_training_draws_most_noise_levels_as_edm_and_some_anywhere():
-    schedule = Schedule.linear()
+    schedule = Schedule.linear(**diffusion(1000))
     rows = schedule.random_rows(20_000, torch.Generator().manual_seed(0))
     ratio = ((1 - schedule.alphas_cumprod) / schedule.alphas_cumprod).sqrt().log()
     for at in (-1.7, -0.5, 0.7, 3.0):

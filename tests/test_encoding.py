@@ -53,6 +53,7 @@ def run(command, *settings):
     except SystemExit as error:
         assert not error.code, command
 
+run("fetch-data --source folder --set name=of_files")
 run("fetch-data --source mine.csv --set name=mine --set split.fractions=[0.6,0.2,0.2]")
 run("train-vae vae", "short", "vae")
 run("train-ldm ldm", "short", "ldm")
@@ -70,6 +71,9 @@ def work(tmp_path: Path) -> Path:
     """A folder with a table whose ids and column are not ASCII, and a recipe and a reward to go with it."""
     crystals = [rock_salt(5 + 0.1 * i, first, second).get_primitive_structure() for i, (first, second) in
                 enumerate(itertools.product(["Li", "Na", "K", "Rb"], ["F", "Cl", "Br"]))]  # fmt: skip
+    (tmp_path / "folder").mkdir()
+    for name, crystal in zip(["β-Å", "结晶", "ascii"], crystals, strict=False):
+        (tmp_path / "folder" / f"{name}.cif").write_text(crystal.to(fmt="cif"), encoding="utf-8")
     with (tmp_path / "mine.csv").open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file)
         rows.writerow(["id", "Δgap", "cif"])
@@ -91,6 +95,8 @@ def test_all_commands_write_utf8_where_the_locale_is_ascii(work: Path):
     with gzip.open(work / "data/mine/train.csv.gz", "rt", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert all(row["material_id"].startswith("结晶-") and float(row["Δgap"]) >= 5 for row in rows)
+    with gzip.open(work / "data/of_files/train.csv.gz", "rt", encoding="utf-8") as file:
+        assert {row["material_id"] for row in csv.DictReader(file)} <= {"β-Å", "结晶", "ascii"}
     columns = (work / "runs/own/metrics.csv").read_text(encoding="utf-8").partition("\n")[0]
     assert "val/reward/Δgap" in columns
     assert "maß: 2.0" in (work / "runs/own/recipe.yaml").read_text(encoding="utf-8")

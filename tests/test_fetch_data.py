@@ -22,6 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pymatgen.core import Lattice, Structure
 from rich.console import Console
+from samples import make_predictor
 
 from chemeleon_cli.commands import fetch_data
 from chemeleon_cli.core.data.cif import cif_text, parse_cif
@@ -156,16 +157,15 @@ def test_every_figure_of_the_manifest_is_true(table: Path) -> None:
 def test_predictors_take_the_statistics_that_the_manifest_has_for_train(table: Path) -> None:
     from chemeleon_cli.commands.train_predictor import set_statistics, with_labels
     from chemeleon_cli.core.data.dataset import load_split
-    from chemeleon_cli.core.models.predictor import Predictor
     from chemeleon_cli.core.models.vae import VAE
     from chemeleon_cli.recipe.models import TrainPredictor
 
     folder = fetch(table)
     train = load_split(str(folder), "train", 20)
     assert train is not None
-    encoder = VAE(hidden_dim=8, num_heads=1, encoder_layers=1, decoder_layers=1, latent_dim=2).encoder
+    encoder = VAE(hidden_dim=8, num_heads=1, encoder_layers=1, decoder_layers=1, latent_dim=2, dropout=0.0).encoder
     targets = ["gap", "e_form"]
-    model = Predictor(encoder.config, targets)
+    model = make_predictor(encoder.config, targets)
     recipe = TrainPredictor.model_validate({"data": {"path": str(folder)}, "vae": "x", "targets": targets})
     set_statistics(model, recipe, with_labels(train, targets))
     for k, name in enumerate(targets):
@@ -180,13 +180,13 @@ def test_a_cache_is_for_all_and_can_be_done_without(table: Path, monkeypatch: py
     from chemeleon_cli.core.scoring.loading import load_references
 
     folder = fetch(table)
-    encoder = VAE(hidden_dim=8, num_heads=1, encoder_layers=1, decoder_layers=1, latent_dim=2).encoder
+    encoder = VAE(hidden_dim=8, num_heads=1, encoder_layers=1, decoder_layers=1, latent_dim=2, dropout=0.0).encoder
     first = load_split(folder, "train"), load_references(encoder, folder)
     kept = list(Path(os.environ["CHEMELEON_CACHE"]).rglob("*.safetensors"))
     (table.parent / "plain").touch()
     assert [path.stat().st_mode for path in kept] == [(table.parent / "plain").stat().st_mode] * 2
     monkeypatch.setenv("CHEMELEON_CACHE", str(table.parent / "plain"))  # nothing can be written below a file
-    with pytest.warns(UserWarning, match="not kept for the next time"):
+    with pytest.warns(UserWarning, match="the cache could not be written"):
         again = load_split(folder, "train"), load_references(encoder, folder)
     assert first[0] is not None and again[0] is not None
     assert torch.equal(first[0].frac_coords, again[0].frac_coords)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from samples import diffusion
 from test_conditions import SETTINGS, SMALL, make, make_published
 from test_oxidation_states import STATES
 from torch import Tensor
@@ -24,12 +25,14 @@ STARTER = Path(checkpoint.__file__).parents[2] / "starter" / "ldm"
 
 
 @pytest.mark.parametrize("settings", [None, SETTINGS, STATES, {**SETTINGS, **STATES}])
-@pytest.mark.parametrize("sampling", [Sampling("ddim", 4), Sampling("ddpm", 3), Sampling("ddim", 2, guidance=2.0)])
+@pytest.mark.parametrize(
+    "sampling", [Sampling("ddim", 4, 1.0), Sampling("ddpm", 3, 1.0), Sampling("ddim", 2, 1.0, 2.0)]
+)
 def test_our_generators_keep_the_contract(settings: dict[str, Any] | None, sampling: Sampling):
     check_generator(make(settings, SIZES), sampling)
 
 
-@pytest.mark.parametrize("sampling", [Sampling("ddim", 4), Sampling("ddpm", 3)])
+@pytest.mark.parametrize("sampling", [Sampling("ddim", 4, 1.0), Sampling("ddpm", 3, 1.0)])
 def test_published_generators_keep_the_contract(sampling: Sampling):
     published = make_published()
     check_generator(published, sampling)
@@ -40,7 +43,7 @@ def test_published_generators_keep_the_contract(sampling: Sampling):
 def test_the_starter_keeps_the_contract():
     model, _ = checkpoint.load(STARTER, "ldm")
     assert isinstance(model, Generator)
-    check_generator(model, Sampling("ddim", 2))
+    check_generator(model, Sampling("ddim", 2, 1.0))
 
 
 def test_a_check_leaves_a_generator_as_it_was():
@@ -167,7 +170,7 @@ def test_what_breaks_the_contract_is_found(changed: type[Changed], words: str, m
     monkeypatch.setitem(build.CLASSES[build.OURS], "ldm", f"{__name__}:{changed.__name__}")
     settings = STATES if changed is LooseWeights else SETTINGS
     denoiser = {"latent_dim": 4, "hidden_dim": 32, "num_blocks": 1, "num_heads": 4, "conditions": settings}
-    config = {"vae": SMALL, "denoiser": denoiser, "diffusion": {"timesteps": 100}, "sizes": SIZES}
+    config = {"vae": SMALL, "denoiser": denoiser, "diffusion": diffusion(100), "sizes": SIZES}
     torch.manual_seed(0)
     model = build.build("ldm", config).eval()
     with torch.no_grad():

@@ -210,6 +210,40 @@ def test_the_six_published_models():
     assert len(SHARES) == 20 and sum(SHARES) == pytest.approx(1, abs=1e-4)
 
 
+PREDICTOR = """
+reward: {components: [{type: predictor, predictor: hub:some/where/p.ckpt, target_name: band_gap, target_value: 3.0}]}
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "wrong"),
+    [
+        (["sample", "--model", "hub:mp_20_ldm_rl"], ""),
+        (["train-rl", "r.yaml", "--set", "model=hub:mp_20_ldm_base"], ""),
+        (["train-rl", "r.yaml", "--set", "model=hub:some/where/l.ckpt"], ""),
+        (["sample", "--model", "hub:mp_20_ldm_lr"], "did you mean 'hub:mp_20_ldm_"),
+        (["sample", "--model", "hub:mp_20_vae"], "hub:mp_20_vae is a checkpoint of kind vae; a ldm is needed"),
+    ],
+)
+@pytest.mark.parametrize("offline", [{}, {"HF_HUB_OFFLINE": "1"}])
+def test_a_recipe_is_checked_without_a_connection(
+    server: Hub, tmp_path: Path, command: list[str], wrong: str, offline: dict[str, str]
+):
+    (tmp_path / "r.yaml").write_text(PREDICTOR)
+    server.requests.clear()
+    result = subprocess.run(
+        [sys.executable, "-m", "chemeleon_cli.app", *command, "--dry-run"],
+        env=environment(tmp_path, HF_ENDPOINT=server.address, **offline),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (result.returncode, wrong in result.stderr) == (2 if wrong else 0, True), result.stderr
+    assert not server.requests
+    assert not (tmp_path / "cache").exists() and not (tmp_path / "hf").exists()
+
+
 def test_a_published_generator_is_sampled_by_its_name(server: Hub, tmp_path: Path):
     """From the Hub to crystals: its autoencoder comes along, and the second run needs no Hub and converts nothing."""
     torch.manual_seed(0)

@@ -145,9 +145,9 @@ def test_written_and_loaded_it_is_the_same(tmp_path: Path, name: str) -> None:
     [
         (lambda f: (f / "hull.json").unlink(), "hull.json: no such file"),
         (lambda f: (f / "hull.csv").unlink(), "hull.csv: no such file"),
-        (lambda f: (f / "hull.json").write_text("{"), "not a hull's manifest"),
-        (lambda f: (f / "hull.json").write_text('{"source": "x"}'), "not a hull's manifest"),
-        (lambda f: (f / "hull.json").write_text("[1]"), "not a hull's manifest"),
+        (lambda f: (f / "hull.json").write_text("{"), "not the manifest of a hull"),
+        (lambda f: (f / "hull.json").write_text('{"source": "x"}'), "not the manifest of a hull"),
+        (lambda f: (f / "hull.json").write_text("[1]"), "not the manifest of a hull"),
         (lambda f: (f / "hull.csv").write_text("composition,energy_per_atom,id\nFe,-1,a\n"), "sha256 differs"),
         (lambda f: rewrite(f, "formula,energy_per_atom,id\nFe,-1,a\n"), "no column 'composition'"),
         (lambda f: rewrite(f, "composition,energy_per_atom,id\nFe,low,a\n"), "could not convert"),

@@ -14,7 +14,7 @@ import torch
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Element, Lattice, Structure
 from safetensors.torch import load_file, save_file
-from samples import known_structures, random_structures, rock_salt
+from samples import body_centred, known_structures, random_structures, rock_salt
 
 from chemeleon_cli.core.scoring import matching, metrics, novelty
 from chemeleon_cli.core.scoring.comparison import Cell, OutOfTime, at_most
@@ -24,7 +24,7 @@ from chemeleon_cli.core.scoring.settings import DEFAULT_MATCHING, Matching
 from chemeleon_cli.core.scoring.uniqueness import find_duplicates, representatives
 
 SALT = rock_salt(5.6)
-CESIUM = Structure(Lattice.cubic(3.5), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+CESIUM = body_centred(3.5, "Na", "Cl")
 SLOW = Structure(Lattice.tetragonal(2.5, 9.1), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.4]])
 NOTHING = Reference.from_structures([])
 HASTY = Matching(time_limit=0.2)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from samples import rock_salt
+from samples import diffusion, make_predictor, rock_salt
 from typer.testing import CliRunner
 
 from chemeleon_cli.app import app
@@ -23,7 +23,7 @@ from chemeleon_cli.core.models.predictor import Predictor
 from chemeleon_cli.core.training import checkpoint
 from chemeleon_cli.errors import UserError
 
-VAE = {"hidden_dim": 8, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 1, "latent_dim": 2}
+VAE = {"hidden_dim": 8, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 1, "latent_dim": 2, "dropout": 0.0}
 CONDITIONS = {
     "oxidation_states": {"kind": "oxidation_states", "known": {"-1 1": 3, "-2 1 1": 1}},
     "band_gap": {"kind": "value", "mean": 1.0, "std": 0.5},
@@ -46,9 +46,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A generator with conditions and a predictor, of a few weights."""
     folder = tmp_path_factory.mktemp("models")
     denoiser = {"latent_dim": 2, "hidden_dim": 8, "num_blocks": 1, "num_heads": 2, "conditions": CONDITIONS}
-    ldm = LatentDiffusion(VAE, denoiser, {"timesteps": 20, "beta_start": 1e-4, "beta_end": 0.02}, {"2": 3, "3": 1})
-    encoder = {"hidden_dim": 8, "num_heads": 2, "num_layers": 1, "latent_dim": 2}
-    predictor = Predictor(encoder, ["band_gap"])
+    ldm = LatentDiffusion(VAE, denoiser, diffusion(20), {"2": 3, "3": 1})
+    encoder = {"hidden_dim": 8, "num_heads": 2, "num_layers": 1, "latent_dim": 2, "dropout": 0.0}
+    predictor = make_predictor(encoder, ["band_gap"])
     checkpoint.save(folder / "ldm", "ldm", ldm.config, ldm.state_dict(), META)
     checkpoint.save(folder / "predictor", "predictor", predictor.config, predictor.state_dict(), META)
     return folder
@@ -63,7 +63,7 @@ def use(model: Any, meta: dict[str, Any]) -> None:
     generator = torch.Generator().manual_seed(0)
     proposal = model.prior.propose(3, generator, {"band_gap": 1.0})
     conditions = model.encode_requests(proposal.requests, proposal.num_atoms)
-    model.sample(proposal.num_atoms, Sampling("ddim", 4), generator, conditions)
+    model.sample(proposal.num_atoms, Sampling("ddim", 4, 1.0), generator, conditions)
     model.prior.propose(3, generator, {"composition": "LiF"})
     model.prior.propose(3, generator)
 

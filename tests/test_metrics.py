@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
+from samples import body_centred
 
 from chemeleon_cli.core.normalise import normalise
 from chemeleon_cli.core.scoring import metrics
@@ -12,9 +13,9 @@ SALT = Structure(Lattice.cubic(5.6), ["Na"] * 4 + ["Cl"] * 4, [
     [0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0],
     [0.5, 0, 0], [0, 0.5, 0], [0, 0, 0.5], [0.5, 0.5, 0.5],
 ])  # fmt: skip
-CESIUM = Structure(Lattice.cubic(3.5), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
-IRON = Structure(Lattice.cubic(2.87), ["Fe", "Fe"], [[0, 0, 0], [0.5, 0.5, 0.5]])
-ODD = Structure(Lattice.cubic(4.3), ["Mg", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])  # its charges do not balance
+CESIUM = body_centred(3.5, "Na", "Cl")
+IRON = body_centred(2.87, "Fe", "Fe")
+ODD = body_centred(4.3, "Mg", "Cl")  # its charges do not balance
 
 
 def test_generation_report() -> None:

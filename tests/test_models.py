@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from pymatgen.core import Lattice, Structure
-from samples import known_structures, random_structures, write_dataset
+from samples import diffusion, known_structures, make_predictor, random_structures, write_dataset
 from test_crystals import shifted
 
 from chemeleon_cli.core.data.batches import augment, deform
@@ -25,7 +25,7 @@ from chemeleon_cli.core.paths import STARTER
 from chemeleon_cli.core.training import checkpoint
 from chemeleon_cli.sources.checkpoints import find_model
 
-SMALL = {"hidden_dim": 32, "num_heads": 4, "encoder_layers": 2, "decoder_layers": 2, "latent_dim": 4}
+SMALL = {"hidden_dim": 32, "num_heads": 4, "encoder_layers": 2, "decoder_layers": 2, "latent_dim": 4, "dropout": 0.0}
 SIZES = {"2": 3, "5": 1, "8": 2}
 
 
@@ -39,7 +39,7 @@ def vae() -> VAE:
 def ldm() -> LatentDiffusion:
     torch.manual_seed(1)
     denoiser = {"latent_dim": 4, "hidden_dim": 32, "num_blocks": 2, "num_heads": 4}
-    model = LatentDiffusion(SMALL, denoiser, {"timesteps": 100}, SIZES).eval()
+    model = LatentDiffusion(SMALL, denoiser, diffusion(100), SIZES).eval()
     for parameter in model.denoiser.parameters():  # adaLN-Zero starts as the identity, which would test nothing
         parameter.data.add_(0.05 * torch.randn_like(parameter))
     return model
@@ -48,8 +48,8 @@ def ldm() -> LatentDiffusion:
 @pytest.fixture
 def predictor() -> Predictor:
     torch.manual_seed(2)
-    encoder = {"hidden_dim": 32, "num_heads": 4, "num_layers": 2, "latent_dim": 4}
-    return Predictor(encoder, ["gap", "energy"], origins=4).eval()
+    encoder = {"hidden_dim": 32, "num_heads": 4, "num_layers": 2, "latent_dim": 4, "dropout": 0.0}
+    return make_predictor(encoder, ["gap", "energy"]).eval()
 
 
 def batch(seed: int = 0) -> Crystals:
@@ -107,13 +107,13 @@ def test_coordinates_are_periodic_for_the_encoder_and_the_loss(vae: VAE):
     near = crystals.replace(frac_coords=(crystals.frac_coords + 1e-6) % 1)
     far = crystals.replace(frac_coords=(crystals.frac_coords - 1e-6) % 1)  # across the cell's edge
     assert torch.allclose(vae.encoder(near).mean, vae.encoder(far).mean, atol=1e-4)
-    terms = [vae.loss(c, torch.Generator().manual_seed(0))["coords"].item() for c in (near, far)]
+    terms = [vae.loss(c, torch.Generator().manual_seed(0), 0.0)["coords"].item() for c in (near, far)]
     assert terms[0] == pytest.approx(terms[1], abs=1e-4)
 
 
 def test_loss_terms_equal_torch_distributions(vae: VAE):
     crystals = batch()
-    terms = vae.loss(crystals, torch.Generator().manual_seed(3))
+    terms = vae.loss(crystals, torch.Generator().manual_seed(3), 0.0)
     posterior, mask = vae.encoder(crystals), crystals.mask
     normal = torch.distributions.Normal(posterior.mean, posterior.std)
     kl = torch.distributions.kl_divergence(normal, torch.distributions.Normal(0.0, 1.0)).sum(-1)
@@ -133,7 +133,7 @@ def test_latent_noise_is_a_share_of_the_spread_whatever_its_scale(vae: VAE):
     out = vae.decoder(posterior.mean + std * noise, crystals.num_atoms)
     expected = torch.nn.functional.cross_entropy(out.element_logits[mask], crystals.numbers[mask] - 1)
     assert terms["types"].item() == pytest.approx(expected.item(), rel=1e-5)
-    quiet = vae.loss(crystals, torch.Generator().manual_seed(3))
+    quiet = vae.loss(crystals, torch.Generator().manual_seed(3), 0.0)
     assert terms["kl"] == quiet["kl"] and terms["types"] != quiet["types"]
 
 
@@ -266,7 +266,7 @@ def test_sampling_is_seeded_and_eta_zero_is_deterministic(ldm: LatentDiffusion):
 
 def test_transitions_are_samples_of_the_stated_gaussian(ldm: LatentDiffusion):
     sizes = torch.full((256,), 8)
-    for step in ldm.transitions(sizes, Sampling("ddpm", 5), torch.Generator().manual_seed(0)):
+    for step in ldm.transitions(sizes, Sampling("ddpm", 5, 1.0), torch.Generator().manual_seed(0)):
         if step.index:
             z = (step.x_next - step.mean) / step.std
             assert z.mean().abs() < 0.05
@@ -284,7 +284,7 @@ def test_samples_have_the_sizes_asked_for(ldm: LatentDiffusion):
     generator = torch.Generator().manual_seed(0)
     got = {
         int(r): int(n)
-        for rows, c in sample_many(ldm, sizes, Sampling("ddim", 4), generator, 2, [{}] * len(sizes))
+        for rows, c in sample_many(ldm, sizes, Sampling("ddim", 4, 1.0), generator, 2, [{}] * len(sizes))
         for r, n in zip(rows, c.num_atoms, strict=True)
     }
     assert [got[i] for i in range(5)] == sizes.tolist()

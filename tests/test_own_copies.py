@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from levels import HULL, Levels, hull, relax_levels
 from pymatgen.core import Lattice, Structure
-from samples import perovskite, rock_salt, zinc_blende
+from samples import body_centred, perovskite, rock_salt, zinc_blende
 from torch import Tensor
 
 from chemeleon_cli.core.data.crystals import Crystals
@@ -24,8 +24,8 @@ from chemeleon_cli.core.scoring.matching import Reference
 from chemeleon_cli.core.scoring.settings import Relaxation
 
 SALT = rock_salt(5.6)
-CESIUM = Structure(Lattice.cubic(3.5), ["Cs", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
-IRON = Structure(Lattice.cubic(2.87), ["Fe", "Fe"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+CESIUM = body_centred(3.5, "Cs", "Cl")
+IRON = body_centred(2.87, "Fe", "Fe")
 CRUSHED = Structure(Lattice.cubic(1.0), ["Fe"], [[0, 0, 0]])
 BATCH = [SALT, CRUSHED, CESIUM, None, perovskite(3.9), zinc_blende(5.41), IRON, SALT]
 
@@ -49,7 +49,7 @@ def _relaxing_is_quick() -> Iterator[None]:
 
 def context() -> ScoringContext:
     torch.manual_seed(0)
-    encoder = Encoder(hidden_dim=16, num_heads=2, num_layers=1, latent_dim=4).eval()
+    encoder = Encoder(hidden_dim=16, num_heads=2, num_layers=1, latent_dim=4, dropout=0.0).eval()
     reference = References("set", torch.randn(50, 4), torch.randn(50, 16))
     return ScoringContext(
         encoder,

@@ -81,7 +81,7 @@ def test_they_are_proposed_with_the_sizes_of_the_training_set():
     assert sizes.tolist() == [len(text.split()) for text in texts]
     codes = model.encode_requests(requests[:50], sizes[:50]).values["oxidation_states"]
     assert [tuple(code for code in row if code) for row in codes.tolist()] == [state_codes(text) for text in texts[:50]]
-    drawn = list(sample_many(model, sizes[:9], Sampling("ddim", 2), seeded(), 4, requests[:9]))
+    drawn = list(sample_many(model, sizes[:9], Sampling("ddim", 2, 1.0), seeded(), 4, requests[:9]))
     assert sorted(n for _, crystals in drawn for n in crystals.num_atoms.tolist()) == sorted(sizes[:9].tolist())
 
 
@@ -142,7 +142,7 @@ def test_a_group_shares_its_states_and_its_base_is_told_the_same():
     settings = rl_settings(num_group_samples=3, trajectory_steps=2)
     texts = set()
     for seed in range(8):
-        group = step.rollout_group(model, copy.deepcopy(model), settings, Sampling("ddim", 4), seeded(seed))
+        group = step.rollout_group(model, copy.deepcopy(model), settings, Sampling("ddim", 4, 1.0), seeded(seed))
         (codes,) = {tuple(row) for row in group.conditions.values["oxidation_states"].tolist()}
         assert len(codes) == int(group.num_atoms[0])
         texts.add(codes)
@@ -184,7 +184,7 @@ def test_the_gradient_of_the_prior_is_that_of_reinforce_and_of_the_kl(reduce: Li
     prior.learn()
     proposal = Proposal(torch.tensor([4]), [{"oxidation_states": "-1 1 -1 1"}], torch.tensor([1]))
     decision = step.PriorDecision(proposal, log_odds[[1]])
-    crystals = model.sample(torch.tensor([4]), Sampling("ddim", 2), seeded())
+    crystals = model.sample(torch.tensor([4]), Sampling("ddim", 2, 1.0), seeded())
     group = step.Group(torch.tensor([4]), [], crystals, prior_decision=decision)
     settings = rl_settings(kl_weight=0.3, log_prob=reduce)
     info = step.accumulate_prior(model, frozen, group, torch.tensor(0.7), settings, 0.5)
@@ -221,7 +221,7 @@ def test_the_prior_learns_from_what_it_samples_and_not_from_requests(
 
     settings = rl_settings(groups_per_step=8, num_group_samples=2, trajectory_steps=1, conditions=conditions)
     for _ in run.steps():
-        numbers = step.train_step(run, model, base, prefer_metals, settings, Sampling("ddim", 3))
+        numbers = step.train_step(run, model, base, prefer_metals, settings, Sampling("ddim", 3, 1.0))
     assert ("prior_kl" in numbers) is learns
     metals = model.prior.log_odds().exp()[2].item()
     assert metals > 0.5 if learns else metals == pytest.approx(0.1)
@@ -258,6 +258,6 @@ def test_each_atom_learns_from_its_own_state():
         optimizer.step()
     proposal = model.prior.propose(64, seeded())
     batch = model.encode_requests(proposal.requests, proposal.num_atoms)
-    *_, last = model.transitions(proposal.num_atoms, Sampling("ddim", 20), seeded(2), batch)
+    *_, last = model.transitions(proposal.num_atoms, Sampling("ddim", 20, 1.0), seeded(2), batch)
     charge = torch.tensor([[int(q) for q in request["oxidation_states"].split()] for request in proposal.requests])
     assert ((last.x_next.mean(-1) > 0) == (charge > 0)).float().mean() > 0.9

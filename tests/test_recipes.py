@@ -238,7 +238,7 @@ BAD = {
     "no such hull": (
         RL.replace("components", "hull: data/mp-20\n  components"),
         TrainRl,
-        "3: reward.hull: data/mp-20 has no hull.csv.gz; fetch-data writes one where its recipe asks for `entries`; "
+        "3: reward.hull: data/mp-20 has no hull.csv.gz; fetch-data writes one if its recipe asks for `entries`; "
         "name a hull.csv.gz, or compute one: chemeleon write-hull SET",
     ),
     "a scale of a named potential": (
@@ -279,8 +279,8 @@ BAD = {
     "a hull of a scale that nobody knows": (
         "file: data/mp-20/train.csv\nenergy_model: data/mp-20/train.csv\n",
         WriteHull,
-        "1: energy_scale: found null; expected which energies data/mp-20/train.csv was fitted to, "
-        "as a hull is of a known scale",
+        "1: energy_scale: found null; expected the energy scale that data/mp-20/train.csv was fitted to, "
+        "because a hull needs a known one",
     ),
     "a list": ("- 1\n", TrainVae, "1: found a list; expected lines of `key: value`"),
     "a tag": (

@@ -12,11 +12,10 @@ import torch
 from levels import HULL, Levels, relax_levels
 from pymatgen.core import Lattice, Structure
 from rich.console import Console
-from samples import perovskite, rock_salt, zinc_blende
+from samples import body_centred, diffusion, make_predictor, perovskite, rock_salt, zinc_blende
 
 from chemeleon_cli.commands import score
 from chemeleon_cli.core.models.latent_diffusion import LatentDiffusion
-from chemeleon_cli.core.models.predictor import Predictor
 from chemeleon_cli.core.rewards import Matching, ReinforceReward
 from chemeleon_cli.core.scoring.candidates import Candidates
 from chemeleon_cli.core.scoring.hull import Hull
@@ -28,7 +27,7 @@ from chemeleon_cli.sources.checkpoints import find_model
 from chemeleon_cli.sources.files import read_crystals, write_crystals
 
 SALT = rock_salt(5.6)
-CESIUM = Structure(Lattice.cubic(4.1), ["Cs", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+CESIUM = body_centred(4.1, "Cs", "Cl")
 PEROVSKITE = perovskite(3.9)
 CRUSHED = Structure(Lattice.cubic(1.0), ["Fe"], [[0, 0, 0]])
 CRYSTALS = [SALT, CESIUM, SALT * (1, 1, 2), CRUSHED, PEROVSKITE]
@@ -44,12 +43,12 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         cifs = [s.to(fmt="cif") for s in known]
         pd.DataFrame({"cif": cifs}).to_csv(f"{folder}/train.csv", index=False)
     torch.manual_seed(0)
-    vae = {"hidden_dim": 16, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 1, "latent_dim": 4}
+    vae = {"hidden_dim": 16, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 1, "latent_dim": 4, "dropout": 0.0}
     denoiser = {"latent_dim": 4, "hidden_dim": 16, "num_blocks": 1, "num_heads": 2}
-    generator = LatentDiffusion(vae, denoiser, {"timesteps": 10}, {"2": 1})
+    generator = LatentDiffusion(vae, denoiser, diffusion(10), {"2": 1})
     save("ldm", generator, {"data": {"path": "data"}})
-    encoder = {"hidden_dim": 16, "num_heads": 2, "num_layers": 1, "latent_dim": 4}
-    save("predictor", Predictor(encoder, ["band_gap", "density"]), {})
+    encoder = {"hidden_dim": 16, "num_heads": 2, "num_layers": 1, "latent_dim": 4, "dropout": 0.0}
+    save("predictor", make_predictor(encoder, ["band_gap", "density"]), {})
     write_crystals("made.cif", CRYSTALS, [f"c{i}" for i in range(5)])
     return tmp_path
 
@@ -185,7 +184,7 @@ def test_rows_that_do_not_parse_are_rows_too() -> None:
 
 
 BLENDE = zinc_blende(5.4)
-IRON = Structure(Lattice.cubic(2.87), ["Fe", "Fe"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+IRON = body_centred(2.87, "Fe", "Fe")
 STABLE = [SALT, CESIUM, SALT * (1, 1, 2), CRUSHED, PEROVSKITE, BLENDE, IRON]
 ENERGIES = {"NaCl": -2.01, "CsCl": -2.0, "ZnS": -1.0, "Fe": 0.08, "SrTiO3": -3.0}
 
@@ -251,7 +250,7 @@ def test_energies_say_by_what_and_against_what_where_nothing_is_novel() -> None:
 
 @pytest.mark.usefixtures("place")
 def test_what_is_printed_is_in_the_summary() -> None:
-    iron = Structure(Lattice.cubic(2.87), ["Fe", "Fe"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    iron = body_centred(2.87, "Fe", "Fe")
     write_crystals("made.cif", [*CRYSTALS, iron], [f"c{i}" for i in range(6)])
     text, _ = run(model="ldm", reward=reward())
     summary = json.loads(Path("made.scores.json").read_text())

@@ -11,7 +11,7 @@ import pytest
 import torch
 from levels import HULL, Levels, hull, relax_levels
 from pymatgen.core import Lattice, Structure
-from samples import rock_salt, zinc_blende
+from samples import body_centred, rock_salt, zinc_blende
 
 from chemeleon_cli.core.potentials import relaxation
 from chemeleon_cli.core.potentials.relaxation import Relaxed
@@ -33,11 +33,11 @@ from chemeleon_cli.core.scoring.novelty import Memory
 from chemeleon_cli.errors import UserError
 
 SALT = rock_salt(5.6)
-CESIUM = Structure(Lattice.cubic(4.1), ["Cs", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+CESIUM = body_centred(4.1, "Cs", "Cl")
 BLENDE = zinc_blende(5.4)
-IRON = Structure(Lattice.cubic(2.87), ["Fe", "Fe"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+IRON = body_centred(2.87, "Fe", "Fe")
 ODD = Structure(Lattice.cubic(4.0), ["Na", "Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0], [0.5, 0, 0.5]])
-FLUORIDE = Structure(Lattice.cubic(4.0), ["Cs", "F"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+FLUORIDE = body_centred(4.0, "Cs", "F")
 MAGNESIA = rock_salt(4.2, "Mg", "O")
 CRUSHED = Structure(Lattice.cubic(1.0), ["Fe"], [[0, 0, 0]])
 NEAR = Structure(Lattice.cubic(5.0), ["Na", "Cl"], [[0, 0, 0], [0, 0, 0.05]])
@@ -164,7 +164,7 @@ def test_where_the_run_relaxes_creativity_is_of_the_relaxed_crystal(monkeypatch:
 
 
 def test_an_alloy_that_the_hull_does_not_know_can_be_guarded_against() -> None:
-    alloy = Structure(Lattice.cubic(3.0), ["Fe", "Zn"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    alloy = body_centred(3.0, "Fe", "Zn")
     loaded = context(energy_model=Levels({**LEVELS, "ZnFe": -0.2}))
     candidates = Candidates([alloy, SALT, BLENDE], loaded)
     assert candidates.guards["uncharted_alloy"].tolist() == [True, False, False]

@@ -12,7 +12,7 @@ import pytest
 import torch
 from lightning_fabric import Fabric
 from safetensors.torch import load_file, save_file
-from samples import known_structures, random_structures, write_dataset
+from samples import known_structures, random_structures, train_settings, write_dataset
 
 from chemeleon_cli.commands import runs
 from chemeleon_cli.core.data.batches import BatchOrder
@@ -22,7 +22,7 @@ from chemeleon_cli.core.training import checkpoint
 from chemeleon_cli.core.training.metrics_file import MetricsFile
 from chemeleon_cli.core.training.ranks import on_first_rank
 from chemeleon_cli.core.training.resuming import check_recipe
-from chemeleon_cli.core.training.trainer import LOST_UPDATES, Run, Settings
+from chemeleon_cli.core.training.trainer import LOST_UPDATES, Run
 from chemeleon_cli.errors import UserError
 from chemeleon_cli.recipe.base import RunOptions, TrainingSection
 from chemeleon_cli.recipe.load import load
@@ -55,14 +55,14 @@ def make_run(
     }
     folder.mkdir(parents=True, exist_ok=True)
     meta = {"data": table.summary(), "recipe": recipe or {}}
-    return Run(folder, "vae", vae, Settings(**options), fabric, 7, meta, "val/loss"), vae, table
+    return Run(folder, "vae", vae, train_settings(**options), fabric, 7, meta, "val/loss"), vae, table
 
 
 def train(run: Run, vae: VAE, table, stop_at: int | None = None) -> None:
     order = BatchOrder(table.num_atoms, 6, 7)
     for step in run.steps():
-        for shard in run.shards():
-            terms = vae.loss(table.crystals(order[shard]), run.generator(shard))
+        for micro_batch in run.micro_batches():
+            terms = vae.loss(table.crystals(order[micro_batch]), run.generator(micro_batch), 0.0)
             run.backward(sum(WEIGHTS[k] * v for k, v in terms.items()))
         run.log({"loss": terms["types"], "norm": run.optimise()})
         if run.validation_is_due():
@@ -176,7 +176,7 @@ def test_a_checkpoint_whose_renaming_was_cut_short_is_found(tmp_path: Path, data
     assert again.step == 4
 
 
-def test_two_processes_do_what_one_does_with_two_shards(tmp_path: Path, data: Path):
+def test_two_processes_do_what_one_does_with_two_micro_batches(tmp_path: Path, data: Path):
     one, vae, table = make_run(tmp_path / "one", data, accumulate=2)
     train(one, vae, table)
     script = tmp_path / "two.py"
@@ -289,7 +289,8 @@ def test_a_row_that_was_cut_off_is_forgotten(tmp_path: Path):
 
 
 def test_the_number_of_devices_stays_where_each_takes_a_batch():
-    check_recipe(Path(), {"command": "train-rl", "devices": 1}, {"command": "train-rl", "devices": 2})
+    recipe = {"command": "train-rl", "rl": {}, "sampling": {}, "training": {}}
+    check_recipe(Path(), {**recipe, "devices": 1}, {**recipe, "devices": 2})
     with pytest.raises(UserError, match="devices was 1 when the run began and is 2 now"):
         check_recipe(Path(), {"command": "train-ldm", "devices": 1}, {"command": "train-ldm", "devices": 2})
 
@@ -325,8 +326,8 @@ def loss_of(run: Run, vae: VAE, table, bad: range) -> None:
     """Train with losses that are NaN in some steps."""
     order = BatchOrder(table.num_atoms, 6, 7)
     for step in run.steps():
-        for shard in run.shards():
-            terms = vae.loss(table.crystals(order[shard]), run.generator(shard))
+        for micro_batch in run.micro_batches():
+            terms = vae.loss(table.crystals(order[micro_batch]), run.generator(micro_batch), 0.0)
             run.backward(terms["types"] * (torch.nan if step in bad else 1.0))
         run.log({"norm": run.optimise()})
         if run.validation_is_due():
@@ -375,3 +376,37 @@ def test_an_error_of_the_first_rank_is_raised_on_the_others():
         on_first_rank(other, fail)  # type: ignore[arg-type]
     assert caught.value.hint == "try again"
     assert on_first_rank(first, lambda: 3) == on_first_rank(other, fail) == 3  # type: ignore[arg-type]
+
+
+STEERED = {
+    "command": "train-rl",
+    "rl": {"kl_weight": 0.01},
+    "sampling": {"eta": 1.0},
+    "training": {"max_steps": 8, "max_minutes": None, "val_every": 2, "patience": None, "learning_rate": 1e-4},
+}
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"), [("max_steps", 9), ("max_minutes", 5.0), ("val_every", 3), ("patience", 2)]
+)
+def test_a_steered_run_may_go_on_for_longer_and_be_validated_otherwise(setting: str, value: float):
+    check_recipe(Path("run"), STEERED, {**STEERED, "training": {**STEERED["training"], setting: value}})
+
+
+@pytest.mark.parametrize(
+    ("section", "setting"), [("rl", "kl_weight"), ("sampling", "eta"), ("training", "learning_rate")]
+)
+def test_what_a_steered_run_has_learned_by_stays(section: str, setting: str):
+    with pytest.raises(UserError, match=rf"run: {section}\.{setting} was .* and is 0\.5 now"):
+        check_recipe(Path("run"), STEERED, {**STEERED, section: {**STEERED[section], setting: 0.5}})
+    with pytest.raises(UserError, match=r"rl\.max_steps was null when the run began and is 3 now"):
+        check_recipe(Path("run"), STEERED, {**STEERED, "rl": {**STEERED["rl"], "max_steps": 3}})
+
+
+def test_a_steered_run_from_before_the_sections_is_refused_in_one_line():
+    before = {"command": "train-rl", "max_steps": 8, "kl_weight": 0.01, "eta": 1.0, "learning_rate": 1e-4}
+    with pytest.raises(UserError) as caught:
+        check_recipe(Path("runs/old"), before, STEERED)
+    words = "runs/old: began when the recipe of train-rl had no sections rl, sampling and training"
+    assert caught.value.message == words
+    assert "--set model=runs/old --set name=NAME" in caught.value.hint

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from levels import Levels, relax_levels
 from pymatgen.core import Lattice, Structure
-from samples import perovskite, rock_salt, zinc_blende
+from samples import body_centred, perovskite, rock_salt, zinc_blende
 from typer.testing import CliRunner, Result
 
 from chemeleon_cli.app import app
@@ -18,11 +18,11 @@ SALT = rock_salt(5.6)
 CRUSHED = Structure(Lattice.cubic(1.0), ["Fe"], [[0, 0, 0]])
 CRYSTALS = [
     SALT,
-    Structure(Lattice.cubic(4.1), ["Cs", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]]),
+    body_centred(4.1, "Cs", "Cl"),
     CRUSHED,
     perovskite(3.9),
     zinc_blende(5.4),
-    Structure(Lattice.cubic(2.87), ["Fe", "Fe"], [[0, 0, 0], [0.5, 0.5, 0.5]]),
+    body_centred(2.87, "Fe", "Fe"),
     Structure(Lattice.cubic(4.2), ["Xe"], [[0, 0, 0]]),
 ]
 ENERGIES = {"NaCl": -2.01, "CsCl": -2.0, "ZnS": -1.0, "Fe": 0.08, "SrTiO3": -3.0}
@@ -129,11 +129,11 @@ def test_what_cannot_be_written_is_said_before_the_work(monkeypatch: pytest.Monk
         ),
         (
             ("set.cif", "--set", "energy_model=mine.model"),
-            "found null; expected which energies mine.model was fitted to",
+            "found null; expected the energy scale that mine.model was fitted to",
         ),
         (
             ("set.cif", "--set", "energy_model=mine.model", "--set", "energy_scale=unknown"),
-            "found 'unknown'; expected which energies mine.model was fitted to",
+            "found 'unknown'; expected the energy scale that mine.model was fitted to",
         ),
         (("set.cif", "--set", "hull=starter"), "hull: found an unknown key"),
     ],

@@ -27,7 +27,8 @@ def run(file: str, out: str, vae: str | None, overwrite: bool, console: Console)
     Raises:
         UserError: the file cannot be read or is refused, or `out` already exists.
     """
-    from chemeleon_cli.sources.checkpoints import META, find_model
+    from chemeleon_cli.core.paths import META
+    from chemeleon_cli.sources.checkpoints import find_model
     from chemeleon_cli.sources.hub import published_pair
 
     source, folder = Path(file).expanduser(), Path(out).expanduser()

@@ -68,14 +68,14 @@ def run(recipe: TrainLdm, options: RunOptions, console: Console) -> None:
     training = Run(folder, "ldm", model, settings, fabric, recipe.seed, meta, "val/loss", logger=logger)
     if options.resume:
         runs.resume(training, recipe)
-    order = BatchOrder(train.num_atoms, recipe.training.batch_size, recipe.seed, training.shards_per_step)
+    order = BatchOrder(train.num_atoms, recipe.training.batch_size, recipe.seed, training.micro_batches_per_step)
     mean_size = train.num_atoms.float().mean().item()
 
     for _ in training.steps():
-        for shard in training.shards():
-            generator = training.generator(shard)
-            x, num_atoms = latents.batch(order[shard])
-            given = drop_conditions(latents.conditions_of(order[shard]), rates, generator).to(fabric.device)
+        for micro_batch in training.micro_batches():
+            generator = training.generator(micro_batch)
+            x, num_atoms = latents.batch(order[micro_batch])
+            given = drop_conditions(latents.conditions_of(order[micro_batch]), rates, generator).to(fabric.device)
             loss = model.loss(x.to(fabric.device), num_atoms.to(fabric.device), generator, given)
             # a batch holds crystals of similar size; with this weight, every atom of the set counts the same
             training.backward(loss * num_atoms.float().mean().item() / mean_size)

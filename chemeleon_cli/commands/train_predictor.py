@@ -61,11 +61,11 @@ def run(recipe: TrainPredictor, options: RunOptions, console: Console) -> None:
     training = Run(folder, "predictor", model, settings, fabric, recipe.seed, meta, "val/loss", logger=logger)
     if options.resume:
         runs.resume(training, recipe)
-    order = BatchOrder(train.num_atoms, recipe.training.batch_size, recipe.seed, training.shards_per_step)
+    order = BatchOrder(train.num_atoms, recipe.training.batch_size, recipe.seed, training.micro_batches_per_step)
 
     for _ in training.steps():
-        for shard in training.shards():
-            crystals = augment(train.crystals(order[shard]), training.generator(shard)).to(fabric.device)
+        for micro_batch in training.micro_batches():
+            crystals = augment(train.crystals(order[micro_batch]), training.generator(micro_batch)).to(fabric.device)
             terms = model.loss(crystals, weights)
             training.backward(terms["loss"])
             training.note(terms)
@@ -112,21 +112,11 @@ def set_statistics(model: Predictor, recipe: TrainPredictor, train: Table) -> No
         model.std[k] = spread if spread > 0 else 1.0
 
 
-def predict(model: Predictor, table: Table) -> Tensor:
-    """(M, K) predictions for a table, in the targets' units."""
-    import torch
-
-    from chemeleon_cli.core.data.batches import in_batches
-
-    out = torch.zeros(len(table), len(model.targets))
-    for rows, crystals in in_batches(table, 256):
-        out[rows] = model.predict(crystals.to(model.mean.device)).cpu()
-    return out
-
-
 def validate(model: Predictor, table: Table, weights: Tensor) -> dict[str, float]:
     """Mean absolute error of each target in its unit, and their weighted sum in standard deviations."""
-    prediction = predict(model, table)
+    from chemeleon_cli.core.models.predictor import predict_table
+
+    prediction = predict_table(model, table)
     metrics, loss = {}, 0.0
     for k, name in enumerate(model.targets):
         mae = (prediction[:, k] - table.properties[name]).abs().nanmean()
@@ -143,10 +133,11 @@ def report(
     from rich.table import Table as RichTable
 
     from chemeleon_cli.core.models.layers import set_precision
+    from chemeleon_cli.core.models.predictor import predict_table
     from chemeleon_cli.core.scoring.metrics import regression_report
 
     set_precision(model, "float32")  # as rewards use it
-    prediction = predict(model, table)
+    prediction = predict_table(model, table)
     columns: dict[str, object] = {"material_id": table.ids, "formula": table.formulas}
     found: dict[str, dict[str, float]] = {}
     for k, (name, target) in enumerate(recipe.targets.items()):

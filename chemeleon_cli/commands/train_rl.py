@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 REASONS = 5
 """Number of reasons that are named when no crystal has a score."""
+
+
 def run(recipe: TrainRl, options: RunOptions, console: Console) -> None:
     """Steer a generator; the result is a checkpoint like that of any other generator."""
     from chemeleon_cli.core.models.generator import Generator, Sampling
@@ -83,7 +85,12 @@ def run(recipe: TrainRl, options: RunOptions, console: Console) -> None:
         folder,
         "ldm",
         model,
-        Settings(**recipe.training.model_dump(exclude={"val_samples", "unscored_patience"}), log_every=1),
+        Settings(
+            **recipe.training.model_dump(exclude={"val_samples", "unscored_patience"}),
+            min_learning_rate_ratio=1.0,
+            accumulate=1,
+            log_every=1,
+        ),
         fabric,
         recipe.seed,
         meta,

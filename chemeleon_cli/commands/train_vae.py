@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from chemeleon_cli.commands import runs
 from chemeleon_cli.sources.checkpoints import find_model
@@ -22,6 +22,7 @@ def run(recipe: TrainVae, options: RunOptions, console: Console) -> None:
 
     from chemeleon_cli.core.data.batches import BatchOrder, augment, deform
     from chemeleon_cli.core.models.vae import VAE
+    from chemeleon_cli.core.scoring.metrics import reconstruct
     from chemeleon_cli.core.training import checkpoint
     from chemeleon_cli.core.training.trainer import Run, Settings
 
@@ -35,13 +36,13 @@ def run(recipe: TrainVae, options: RunOptions, console: Console) -> None:
     training = Run(folder, "vae", vae, settings, fabric, recipe.seed, meta, "val/loss", logger=logger)
     if options.resume:
         runs.resume(training, recipe)
-    order = BatchOrder(train.num_atoms, recipe.training.batch_size, recipe.seed, training.shards_per_step)
+    order = BatchOrder(train.num_atoms, recipe.training.batch_size, recipe.seed, training.micro_batches_per_step)
     weights, latent_noise = recipe.loss.model_dump(), recipe.augment.latent_noise
 
     for _ in training.steps():
-        for shard in training.shards():
-            generator = training.generator(shard)
-            crystals = augment(train.crystals(order[shard]), generator)
+        for micro_batch in training.micro_batches():
+            generator = training.generator(micro_batch)
+            crystals = augment(train.crystals(order[micro_batch]), generator)
             crystals = deform(crystals, recipe.augment.strain, recipe.augment.displacement, generator).to(fabric.device)
             terms = vae.loss(crystals, generator, latent_noise)
             loss = sum((weights[name] * term for name, term in terms.items()), torch.zeros(()))
@@ -55,7 +56,10 @@ def run(recipe: TrainVae, options: RunOptions, console: Console) -> None:
 
     if fabric.is_global_zero:
         best, _ = checkpoint.load(find_model(str(folder), "vae"), "vae", fabric.device)
-        runs.finish(folder, reconstruct(best, val, recipe.training.batch_size, console), console)  # type: ignore[arg-type]
+        report = reconstruct(cast(VAE, best), val, recipe.training.batch_size)
+        for name, value in report.items():
+            console.print(f"  {name:<24} {value:.5g}", highlight=False)
+        runs.finish(folder, {f"val/{name}": value for name, value in report.items()}, console)
 
 
 def validate(
@@ -74,23 +78,3 @@ def validate(
             totals[name] += term.item() * len(rows) / len(table)
     loss = sum(weights[name] * value for name, value in totals.items())
     return {"val/loss": loss, **{f"val/{name}": value for name, value in totals.items()}}
-
-
-def reconstruct(vae: VAE, table: Table, batch_size: int, console: Console) -> dict[str, float]:
-    """Encode and decode a table by posterior means and compare with pymatgen's matcher."""
-    import torch
-
-    from chemeleon_cli.core.data.batches import in_batches
-    from chemeleon_cli.core.scoring.metrics import reconstruction_report
-
-    originals, decoded = [], []
-    device = next(vae.parameters()).device
-    with torch.no_grad():
-        for _, crystals in in_batches(table, batch_size):
-            posterior = vae.encoder(crystals.to(device))
-            originals += crystals.to_structures()
-            decoded += vae.decoder(posterior.mean, posterior.mask.sum(1)).to_crystals().to("cpu").to_structures()
-    report = reconstruction_report(originals, decoded)
-    for name, value in report.items():
-        console.print(f"  {name:<24} {value:.5g}", highlight=False)
-    return {f"val/{name}": value for name, value in report.items()}

@@ -1,4 +1,4 @@
-"""Calls with arguments that a file gives: each is checked against the type that the function declares."""
+"""Calls of functions with arguments from a file, which are checked against the types that the function declares."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 T = TypeVar("T")
 LARGEST = 10_000
-"""Of a model's whole numbers (layers, channels, steps of noise): more is a slip that would fill the memory."""
+"""Largest integer argument of a model (layers, channels, diffusion steps); a larger one is a mistake that would exhaust
+the memory."""
 Whole = Annotated[int, Field(ge=0, le=LARGEST)]
 PositiveInt = Annotated[int, Field(gt=0, le=2**53)]
 
@@ -19,12 +20,12 @@ def call(function: Callable[..., T], arguments: Mapping[str, Any], name: str) ->
     """Call a function with arguments from a file.
 
     Args:
-        function: whose parameters are annotated, a class for example.
+        function: a function or class with annotated parameters.
         arguments: by parameter.
-        name: of the section that they are from, for errors.
+        name: of the section that they come from, for errors.
 
     Raises:
-        ValueError: an argument is missing, unknown or of another type, or a whole number below 0 or above LARGEST.
+        ValueError: an argument is missing, unknown or of the wrong type, or is an integer below 0 or above LARGEST.
     """
     try:
         inspect.signature(function).bind(**arguments)

@@ -1,6 +1,6 @@
-"""Rewards brought to one scale, so that weights mean what they say.
+"""Normalisation of rewards to a common scale, so that the weights of components are comparable.
 
-Tensor methods only: reward recipes are read without torch.
+It uses only methods of tensors and does not import torch, because recipes that name rewards are read without torch.
 """
 
 from __future__ import annotations
@@ -14,16 +14,14 @@ NormalizeFn = Literal["norm", "std", "subtract_mean", "clip", "none"] | None
 
 
 def normalise(x: Tensor, fn: NormalizeFn, eps: float = 1e-4) -> Tensor:
-    """Normalise the numbers of x; NaN means "no number", stays NaN and stays out of the statistics.
+    """Normalise x. NaN marks missing values; they stay NaN and do not enter the statistics.
 
     Args:
         x: (B,) finite numbers or NaN.
-        fn: "norm": (x - min) / (max - min + eps), in [0, 1); "std": (x - mean) / (std + eps), with the
-            population's
-            standard deviation; "subtract_mean": x - mean; "clip": x within [-1, 1]; "none" or None: x.
-        eps: where the spread (max - min for "norm", std for "std") is smaller, the numbers count as equal and
-            come
-            out as 0, because dividing by it would make noise look like a preference.
+        fn: "norm": (x - min) / (max - min + eps), in [0, 1); "std": (x - mean) / (std + eps), with the standard
+            deviation of the population; "subtract_mean": x - mean; "clip": x clamped to [-1, 1]; "none" or None: x.
+        eps: if the spread (max - min for "norm", std for "std") is smaller, the numbers count as equal and become 0,
+            because dividing by so small a spread would amplify noise.
 
     Returns:
         (B,)

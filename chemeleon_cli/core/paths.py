@@ -1,4 +1,4 @@
-"""Where things lie on disk, and how a file is written whole or not at all. Imports nothing heavy."""
+"""Paths of data and caches, and atomic writing of files. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ from typing import Any
 from chemeleon_cli.errors import UserError
 
 SPLITS = ("train", "val", "test")
+META = "meta.json"
+"""The file that makes a folder a checkpoint."""
 STARTER = Path(__file__).parent.parent / "starter"
 """The data and models that come with the program."""
 ONE_TABLE = "crystals.csv.gz"
-"""The table of the set that comes with the program: all splits, told apart by its column `split`."""
+"""The table of the set that comes with the program. It has all splits, named in its column `split`."""
 
 
 def data_folder(name: str | Path) -> Path:
-    """The folder of this name. `starter` is that of the package, where there is none of this name here."""
+    """The folder of this name. `starter` is the folder in the package, unless there is a folder `starter` here."""
     folder = Path(name).expanduser()
     return STARTER if folder == Path(STARTER.name) and not folder.exists() else folder
 
@@ -37,20 +39,20 @@ def split_path(folder: str | Path, split: str) -> Path | None:
 
 
 def cache_folder() -> Path:
-    """Where parsed data are kept: $CHEMELEON_CACHE, else chemeleon under the XDG cache folder."""
+    """The folder for parsed data: $CHEMELEON_CACHE, else chemeleon in the XDG cache folder."""
     if "CHEMELEON_CACHE" in os.environ:
         return Path(os.environ["CHEMELEON_CACHE"])
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "chemeleon"
 
 
 def file_sha256(path: Path) -> str:
-    """Hex sha256 of a file's bytes."""
+    """Hexadecimal sha256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def texts_in(value: Any) -> Iterator[str]:
-    """All texts in a nested value such as a recipe: every path that it names is among them."""
+    """Yield all texts in a nested value such as a recipe; the paths that it names are among them."""
     if isinstance(value, Mapping):
         value = list(value.values())
     if isinstance(value, list | tuple):
@@ -61,14 +63,14 @@ def texts_in(value: Any) -> Iterator[str]:
 
 
 def check_writable(path: Path, overwrite: bool) -> None:
-    """Whether a file of this name can be written, said before the work that it is to hold; leaves nothing behind.
+    """Check that a file can be written, before its content is computed; nothing is left behind.
 
     Args:
         path: of the file.
-        overwrite: whether a file that is there may be replaced.
+        overwrite: whether an existing file may be replaced.
 
     Raises:
-        UserError: it cannot, or there is one that may not be replaced.
+        UserError: the file cannot be written, or it exists and may not be replaced.
     """
     if path.is_file() and not overwrite:
         raise UserError(f"{path}: is there already", "--overwrite replaces it, another name keeps it")
@@ -82,7 +84,7 @@ def check_writable(path: Path, overwrite: bool) -> None:
 
 @contextlib.contextmanager
 def writable(name: str) -> Iterator[None]:
-    """Turn what a disk refuses (full, not yours, a file where a folder should be) into a UserError that names it."""
+    """Turn an OSError (disk full, no permission, a file in place of a folder) into a UserError that names the file."""
     try:
         yield
     except OSError as error:
@@ -92,14 +94,14 @@ def writable(name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path`, which takes its place when the block ends well and is removed when not."""
+    """A temporary path beside `path`, which replaces it if the block succeeds and is removed if it fails."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         temporary.touch()
         readable = temporary.stat().st_mode
         yield temporary
-        temporary.chmod(readable)  # safetensors makes files that only their owner can read
+        temporary.chmod(readable)  # safetensors creates files that only their owner can read
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)

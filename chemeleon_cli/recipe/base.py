@@ -52,18 +52,6 @@ def several(section: str, mistakes: Iterable[tuple[str, str]]) -> ValidationErro
     return ValidationError.from_exception_data(section, lines)
 
 
-def find_checkpoint(find_model: FindModel, name: str, kind: str) -> Path:
-    """The folder of a checkpoint.
-
-    Raises:
-        PydanticCustomError: there is no such checkpoint.
-    """
-    try:
-        return find_model(name, kind)
-    except UserError as error:
-        raise mistake(f"{error.message}; {error.hint}" if error.hint else error.message) from None
-
-
 def find_data(path: str, splits: Sequence[str]) -> Path:
     """The train table of a data folder.
 
@@ -102,7 +90,11 @@ def find_columns(path: str, names: Iterable[str]) -> None:
 def _checkpoint_of(kind: str) -> AfterValidator:
     def look(name: str, info: ValidationInfo) -> str:
         if info.context:
-            find_checkpoint(info.context, name, kind)
+            find_model: FindModel = info.context
+            try:
+                find_model(name, kind)
+            except UserError as error:
+                raise mistake(f"{error.message}; {error.hint}" if error.hint else error.message) from None
         return name
 
     return AfterValidator(look)

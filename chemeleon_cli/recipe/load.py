@@ -96,7 +96,7 @@ def load(
         conditions: `name=value` of each `--condition`, applied next; a name may contain dots, as column names may.
         options: values of options by their dotted key, applied last; None is an option that was not given.
         reward: the recipe whose `reward:` section replaces this one's; its `model` is used if this recipe has none.
-        find_model: how to find checkpoints; without it, no checkpoint or data folder is checked.
+        find_model: how to find checkpoints without a connection; without it, no checkpoint or data folder is checked.
 
     Raises:
         UserError: with every error of the recipe, a line each.

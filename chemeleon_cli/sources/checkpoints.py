@@ -6,11 +6,10 @@ import difflib
 import json
 from pathlib import Path
 
-from chemeleon_cli.core.paths import STARTER
+from chemeleon_cli.core.paths import META, STARTER
 from chemeleon_cli.errors import UserError
-from chemeleon_cli.sources.hub import PREFIX, PUBLISHED, hub_model
+from chemeleon_cli.sources.hub import PREFIX, PUBLISHED, hub_model, kind_by_name
 
-META = "meta.json"
 STARTER_FOLDERS = {"vae": "ldm", "ldm": "ldm", "predictor": "predictor"}
 """The starter's folder for each kind; an LDM contains its VAE."""
 HOLDS = {"vae": ("vae", "ldm"), "ldm": ("ldm",), "predictor": ("predictor",)}
@@ -19,7 +18,26 @@ MAKERS = {"vae": "train-vae", "ldm": "train-ldm", "predictor": "train-predictor"
 
 
 def find_model(name: str, kind: str) -> Path:
-    """The folder of a checkpoint.
+    """The folder of a checkpoint; a published model is downloaded and converted where that has not been done yet.
+
+    Args:
+        name: as of `check_model`.
+        kind: "vae", "ldm" or "predictor".
+
+    Raises:
+        UserError: there is no such checkpoint, it is broken, of another kind, or cannot be downloaded.
+    """
+    folder = check_model(name, kind)
+    if folder is None:
+        folder = hub_model(name)
+        _check_kind(name, _kind_of(folder), kind)
+    return folder
+
+
+def check_model(name: str, kind: str) -> Path | None:
+    """The folder of a checkpoint on this machine; None for a published model, which is judged by its name alone.
+
+    Nothing is downloaded, so that a recipe is checked without a connection.
 
     Args:
         name: a checkpoint's folder (one with meta.json); a run's folder, which stands for its best
@@ -39,16 +57,21 @@ def find_model(name: str, kind: str) -> Path:
                 f"train one (chemeleon {MAKERS[kind]}) and name its run folder",
             )
     elif name.startswith(PREFIX):
-        folder = hub_model(name)
+        _check_kind(name, kind_by_name(name), kind)
+        return None
     else:
         folder = _on_disk(name, kind)
-    found = _kind_of(folder)
-    if found not in HOLDS[kind]:
+    _check_kind(str(folder), _kind_of(folder), kind)
+    return folder
+
+
+def _check_kind(name: str, found: str | None, kind: str) -> None:
+    """Refuse a checkpoint whose kind is known and does not serve where `kind` is needed."""
+    if found is not None and found not in HOLDS[kind]:
         raise UserError(
-            f"{name if name.startswith(PREFIX) else folder} is a checkpoint of kind {found}; expected kind {kind}",
+            f"{name} is a checkpoint of kind {found}; expected kind {kind}",
             _others(Path(name), kind) or f"make one with chemeleon {MAKERS[kind]}",
         )
-    return folder
 
 
 def _on_disk(name: str, kind: str) -> Path:

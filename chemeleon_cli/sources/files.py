@@ -145,7 +145,7 @@ def structure_of(record: Record) -> tuple[Structure | None, str | None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            structure = cif.plain(parser(record.content))
+            structure = parser(record.content)
         except cif.Unfit as error:
             return None, str(error)
         except Exception as error:  # parsers raise many kinds of errors; each is the reason of its row

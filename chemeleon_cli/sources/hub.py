@@ -34,6 +34,11 @@ class Published:
     path: str
     vae: str | None = None
 
+    @property
+    def kind(self) -> str:
+        """Of checkpoint: "vae" or "ldm"."""
+        return "vae" if self.vae is None else "ldm"
+
 
 PUBLISHED = {
     "mp_20_vae": Published("v0.0.1/mp_20/vae/dng_m4owq4i5_v0.ckpt"),
@@ -55,9 +60,22 @@ def hub_model(name: str) -> Path:
         UserError: there is no such model, it cannot be downloaded, or it is refused.
     """
     repository, path = _address(name)
-    pair = next((p.vae for p in PUBLISHED.values() if (repository, p.path) == (REPOSITORY, path)), None)
-    vae = None if pair is None else hub_model(PREFIX + pair)
+    published = _published(repository, path)
+    vae = hub_model(PREFIX + published.vae) if published and published.vae else None
     return _converted(download(repository, path), vae)
+
+
+def kind_by_name(name: str) -> str | None:
+    """The kind of a published model, without a connection; None for another file of the Hub, until it is downloaded.
+
+    Args:
+        name: as of `hub_model`.
+
+    Raises:
+        UserError: there is no such published model.
+    """
+    published = _published(*_address(name))
+    return published and published.kind
 
 
 def published_pair(file: Path) -> str | None:
@@ -118,6 +136,10 @@ def _address(name: str) -> tuple[str, str]:
         hint = did_you_mean(name, known, before="") or f"there is {', '.join(known)}; or hub:owner/repository/path"
         raise UserError(f"no published model '{name}'", hint)
     return f"{owner}/{repository}", path
+
+
+def _published(repository: str, path: str) -> Published | None:
+    return next((p for p in PUBLISHED.values() if (repository, p.path) == (REPOSITORY, path)), None)
 
 
 def _by_hand(repository: str, path: str) -> str:

@@ -69,7 +69,7 @@ def is_row_count(column: str) -> bool:
 
 
 def name_of(value: Any, otherwise: str) -> str:
-    """An id from its cell; a number that a table kept as 12.0 is 12.
+    """An id from its cell; a number that a table kept as 12.0 is 12, and "Na" is sodium, not a missing value.
 
     Args:
         value: the cell.
@@ -77,7 +77,8 @@ def name_of(value: Any, otherwise: str) -> str:
     """
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    return otherwise if is_empty(value) else str(value).strip()
+    is_missing = value.strip() in ("", "?", "nan", "None", "null") if isinstance(value, str) else is_empty(value)
+    return otherwise if is_missing else str(value).strip()
 
 
 def one_line(error: BaseException) -> str:

@@ -164,6 +164,6 @@ def write_lines(path: Path, lines: Iterable[str]) -> None:
         # without name and date, so that equal content has equal hashes
         out = gzip.GzipFile("", "wb", 6, file, mtime=0) if zipped else file
         for line in lines:
-            out.write(line.encode())
+            out.write(line.encode(errors="surrogateescape"))  # a path as an ASCII locale hands it over
         if zipped:
             out.close()

@@ -72,6 +72,7 @@ def measure(
         UserError: there is no test split, or a model is of the wrong kind.
     """
     from chemeleon_cli.core.data.dataset import load_split
+    from chemeleon_cli.core.scoring import metrics
     from chemeleon_cli.core.training import checkpoint
     from chemeleon_cli.starter import figures, plots
 
@@ -82,7 +83,7 @@ def measure(
     sizes = [(models[name] / checkpoint.WEIGHTS).stat().st_size for name in pack.KINDS]
     found: dict[str, Any] = {"crystals": {"train": len(train), "test": len(test)}, "megabytes": sum(sizes) / 1e6}
     report("the autoencoder on test")
-    found["vae"] = figures.reconstruction(ldm.vae, test)
+    found["vae"] = metrics.reconstruct(ldm.vae, test, 128)
     report(f"{samples} crystals of the generator")
     found["ldm"], made, known = figures.generation(figures.draw(ldm, samples, SEED, 50), train, test)
     plots.draw_distributions(out / "distributions.png", made, known)

@@ -13,13 +13,11 @@ import torch
 from pymatgen.core import Structure
 
 from chemeleon_cli.core.conditions.base import Request
-from chemeleon_cli.core.data.batches import in_batches
 from chemeleon_cli.core.data.dataset import Table
 from chemeleon_cli.core.data.elements import composition_statistics, element_table
 from chemeleon_cli.core.models.generator import Generator, Sampling, sample_many
 from chemeleon_cli.core.models.layers import set_precision
-from chemeleon_cli.core.models.predictor import Predictor
-from chemeleon_cli.core.models.vae import VAE
+from chemeleon_cli.core.models.predictor import Predictor, predict_table
 from chemeleon_cli.core.scoring import metrics
 from chemeleon_cli.core.scoring.candidates import Candidates
 from chemeleon_cli.core.scoring.context import ScoringContext
@@ -71,18 +69,6 @@ def nearest(structure: Structure) -> np.ndarray:
     return found[np.isfinite(found)]
 
 
-@torch.no_grad()
-def reconstruction(vae: VAE, table: Table) -> dict[str, float]:
-    """Encoded and decoded by posterior means: see `metrics.reconstruction_report`."""
-    set_precision(vae, "float32")
-    originals, decoded = [], []
-    for _, crystals in in_batches(table, 128):
-        posterior = vae.encoder(crystals)
-        originals += crystals.to_structures()
-        decoded += vae.decoder(posterior.mean, posterior.mask.sum(1)).to_crystals().to_structures()
-    return metrics.reconstruction_report(originals, decoded)
-
-
 def draw(
     model: Generator, count: int, seed: int, steps: int, request: Request | None = None
 ) -> list[Structure | None]:
@@ -90,7 +76,7 @@ def draw(
     set_precision(model, "float32")
     generator = torch.Generator().manual_seed(seed)
     proposal = model.prior.propose(count, generator, request)
-    sampling = Sampling("ddim", steps, guidance=GUIDANCE if request else 1.0)
+    sampling = Sampling("ddim", steps, eta=1.0, guidance=GUIDANCE if request else 1.0)
     drawn: list[Structure | None] = [None] * count
     for rows, crystals in sample_many(model, proposal.num_atoms, sampling, generator, 256, proposal.requests):
         real = crystals.lattice.isfinite().flatten(1).all(1)
@@ -121,7 +107,6 @@ def generation(
     return figures, made, data
 
 
-@torch.no_grad()
 def prediction(
     model: Predictor, targets: Mapping[str, Mapping[str, Any]], train: Table, test: Table
 ) -> dict[str, dict[str, float]]:
@@ -140,9 +125,7 @@ def prediction(
     from sklearn.ensemble import HistGradientBoostingRegressor
 
     set_precision(model, "float32")
-    guess = torch.zeros(len(test), len(model.targets))
-    for rows, crystals in in_batches(test, 256):
-        guess[rows] = model.predict(crystals)
+    guess = predict_table(model, test)
     inputs = composition_features(train), composition_features(test)
     found = {}
     for k, name in enumerate(model.targets):

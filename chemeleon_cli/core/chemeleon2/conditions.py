@@ -1,5 +1,5 @@
-"""What a published generator can be conditioned on: our classes of conditions, with the features and the network that
-its weights know.
+"""The conditions of a published generator: our classes of conditions, with the features and the network that its
+weights were trained with.
 
 Legend: B crystals, N atoms padded, H hidden width, F features of a condition.
 """
@@ -38,7 +38,7 @@ class Classes(Category):
     """A category without a feature for "not given"."""
 
     def features(self, values: Tensor) -> Tensor:
-        """(B, F) one-hot; all zero where it is not given."""
+        """(B, F) one-hot; all zero if it is not given."""
         return super().features(values)[:, 1:]
 
 
@@ -48,7 +48,7 @@ KINDS: dict[str, type[Condition]] = {
     "chemical_system": ChemicalSystem,
     "categorical": Classes,
 }
-"""By the names of the published code."""
+"""The classes of conditions, by their names in the published code."""
 
 
 def published_conditions(
@@ -74,7 +74,7 @@ def published_conditions(
 
 
 class ConditionEncoder(nn.Module):
-    """The features of one condition, or a learned vector in their place where it is not given, through an MLP.
+    """An MLP on the features of one condition, or on a learned vector if it is not given.
 
     Args:
         condition: what it is.

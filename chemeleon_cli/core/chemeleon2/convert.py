@@ -1,4 +1,4 @@
-"""A published checkpoint to one of ours: its weights under our names, and a config read off the file."""
+"""Converts a published checkpoint to one of ours, with our names of weights and a config determined from the file."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def convert(file: Path, folder: Path, vae: Path | None = None) -> Imported:
 
     Args:
         file: the `.ckpt`.
-        folder: the checkpoint to write; its parent is made where it is missing.
+        folder: the checkpoint to write; a missing parent folder is created.
         vae: the autoencoder that a generator was trained with, a `.ckpt` or a checkpoint of ours made from one.
 
     Raises:
@@ -96,7 +96,7 @@ def autoencoder(path: Path) -> Imported:
     """A published autoencoder from its file or from a checkpoint of ours.
 
     Raises:
-        UserError: it is something else.
+        UserError: it is not a published autoencoder.
     """
     if path.is_file():
         found = read(path)
@@ -113,11 +113,11 @@ def read(file: Path, vae: Imported | None = None) -> Imported:
 
     Args:
         file: the `.ckpt`.
-        vae: needed for a generator, whose file does not say how many heads its autoencoder has; not used otherwise.
+        vae: needed for a generator, whose file lacks the number of heads of its autoencoder; not used otherwise.
 
     Raises:
-        UserError: the file is refused (see `unpickle`), is no Chemeleon2 checkpoint, or one of a form that is not
-            supported; a generator without its autoencoder, or with another one.
+        UserError: the file is refused (see `unpickle`), is not a Chemeleon2 checkpoint, or is not supported; or the
+            autoencoder of a generator is missing or is another one.
     """
     archive = Archive(file)
     top = entries(archive.content)
@@ -276,7 +276,7 @@ def _diffusion_config(file: Path, settings: dict[str, Any]) -> dict[str, Any]:
 
 def _number(file: Path, name: str, value: Any) -> float:
     if type(value) not in (int, float) or not -1e300 < value < 1e300:
-        raise UserError(f"{file}: its {name} is no number")
+        raise UserError(f"{file}: its {name} is not a number")
     return float(value)
 
 

@@ -1,4 +1,4 @@
-"""The published diffusion transformer, with the layout of its output that its weights know.
+"""The published diffusion transformer, with the output layout that its weights were trained with.
 
 The head gives every position 2D numbers, (B, P, 2D) in all. They are read as (B, 2P, D): row r holds half r % 2
 of position r // 2. Rows 0..P-1 are the noise, rows P..2P-1 the variance channel, each kept where the atom r % P
@@ -28,10 +28,7 @@ class Denoiser(nn.Module):
     """Noise and variance in the latents of crystals of known size.
 
     Args:
-        latent_dim: D.
-        hidden_dim: H.
-        num_blocks: adaLN-Zero blocks.
-        num_heads: attention heads.
+        latent_dim: as of `models.denoiser.DiffusionTransformer`; so are `hidden_dim`, `num_blocks` and `num_heads`.
         feedforward: width of the blocks' MLP.
         time_width: of the timestep's sinusoidal embedding.
         positions: P, unless a crystal is larger.
@@ -39,16 +36,9 @@ class Denoiser(nn.Module):
     """
 
     def __init__(
-        self,
-        latent_dim: int,
-        hidden_dim: int,
-        num_blocks: int,
-        num_heads: int,
-        feedforward: int,
-        time_width: int,
-        positions: int,
-        conditions: Mapping[str, Any] | None = None,
-    ) -> None:
+        self, latent_dim: int, hidden_dim: int, num_blocks: int, num_heads: int, feedforward: int, time_width: int,
+        positions: int, conditions: Mapping[str, Any] | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.conditions = None if conditions is None else ConditionEmbedding(hidden_dim, **conditions)
         self.config: dict[str, Any] = {
@@ -77,16 +67,16 @@ class Denoiser(nn.Module):
     def noise_and_variance(
         self, x: Tensor, timestep: Tensor, num_atoms: Tensor, conditions: ConditionBatch = NO_CONDITIONS
     ) -> tuple[Tensor, Tensor]:
-        """The noise in `x`, and where its variance lies between the least and the most.
+        """The noise in `x`, and the position of its variance between the smallest and the largest possible one.
 
         Args:
             x: (B, N, D) noisy latents.
             timestep: (B,) training step of each crystal.
             num_atoms: (B,).
-            conditions: what the crystals are asked to be.
+            conditions: requested conditions.
 
         Returns:
-            Twice (B, N, D), zero at padding; the second in -1 (least) .. 1 (most), nearly.
+            Two tensors (B, N, D), zero at padding; the second is roughly between -1 (smallest) and 1 (largest).
         """
         noise, variance = self.raw(x, timestep, num_atoms, conditions).chunk(2, 1)
         return noise[:, : x.shape[1]], variance[:, : x.shape[1]]

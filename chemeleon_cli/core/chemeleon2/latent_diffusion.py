@@ -61,10 +61,10 @@ class LatentDiffusion(Generator):
         self.prior = CrystalPrior(sizes, self.conditions)
 
     def encode_requests(self, requests: Sequence[Request], num_atoms: Tensor) -> ConditionBatch:
-        """As in `Generator`; a published model has been trained with all conditions together or none.
+        """See `Generator.encode_requests`; a published model is trained with all of its conditions or none.
 
         Raises:
-            UserError: some are given and others not, too.
+            UserError: also if only some of the conditions are given.
         """
         batch = super().encode_requests(requests, num_atoms)
         values = batch.values
@@ -95,18 +95,13 @@ class LatentDiffusion(Generator):
         return self.schedule.take(torch.arange(0, total, strides[steps]))
 
     def step(
-        self,
-        x: Tensor,
-        index: int,
-        num_atoms: Tensor,
-        chain: Schedule,
-        sampling: Sampling,
+        self, x: Tensor, index: int, num_atoms: Tensor, chain: Schedule, sampling: Sampling,
         conditions: ConditionBatch = NO_CONDITIONS,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """The Gaussian of one reverse step: mean and std (B, N, D); DDIM's std is (1, 1, 1).
 
-        The std of DDPM is learned; DDIM has no use for it. The last step is deterministic either way. Guidance changes
-        the noise alone; in the published code, it changes the learned variance too.
+        The std of DDPM is learned; DDIM does not use it. The last step is deterministic for both. Guidance changes only
+        the noise, while in the published code it also changes the learned variance.
         """
         timestep = chain.timesteps[index].to(x.device).expand(len(x))
         noise, variance = self.denoiser.noise_and_variance(x, timestep, num_atoms, conditions)
@@ -119,12 +114,9 @@ class LatentDiffusion(Generator):
         return mean, std
 
     def loss(
-        self,
-        latents: Tensor,
-        num_atoms: Tensor,
-        generator: torch.Generator,
+        self, latents: Tensor, num_atoms: Tensor, generator: torch.Generator,
         conditions: ConditionBatch = NO_CONDITIONS,
-    ) -> Tensor:
+    ) -> Tensor:  # fmt: skip
         """Mean over the batch of `loss_terms`, at random steps; arguments as in `Generator.loss`."""
         mask = atom_mask(num_atoms, latents.shape[1]).unsqueeze(-1)
         x0 = (latents - self.latent_mean) / self.latent_std * mask
@@ -143,7 +135,7 @@ class LatentDiffusion(Generator):
             num_atoms: (B,).
             t: (B,) rows of the training schedule.
             noise: (B, N, D).
-            conditions: those of the crystals, as far as the denoiser is given them.
+            conditions: those of the crystals, after some have been dropped.
 
         Returns:
             (B,) each: `mse` of the noise over a crystal's atoms, and `vb`, its share of the variational bound in

@@ -1,4 +1,4 @@
-"""The published predictor of properties, behind the interface of ours.
+"""The published predictor of properties, with the interface of ours.
 
 Legend: B crystals, K targets.
 """
@@ -20,13 +20,7 @@ from chemeleon_cli.core.models.layers import masked_mean
 class Predictor(predictor.Predictor):
     """An encoder and a small head on its pooled features.
 
-    Args:
-        encoder: config of the encoder.
-        targets: names of the properties.
-        use_encoder_features: pool the encoder's last layer beside the latent means.
-        reduce: "mean" or "sum" over the atoms of a crystal.
-        dropout: of the head.
-        origins: how many of a crystal's origins a prediction averages over at most.
+    Arguments as of `models.predictor.Predictor`, which has statistics of the composition as well.
     """
 
     def __init__(
@@ -63,7 +57,7 @@ class Predictor(predictor.Predictor):
         self.register_buffer("std", torch.ones(len(self.targets)))
 
     def forward(self, crystals: Crystals) -> Tensor:
-        """Standardised predictions (B, K) at the origin that the crystals are given in."""
+        """Standardised predictions (B, K) at the given origins."""
         posterior = self.encoder(crystals)
         atoms = torch.cat([posterior.mean, posterior.hidden], -1) if self.use_encoder_features else posterior.mean
         pooled = masked_mean(atoms, posterior.mask)

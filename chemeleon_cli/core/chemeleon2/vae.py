@@ -1,7 +1,7 @@
-"""The published autoencoder, behind the interface of ours.
+"""The published autoencoder, with the interface of ours.
 
-It sees the cell as a matrix and the coordinates as numbers, not as angles on a circle, and every atom knows its
-index: origin, orientation and order matter to it.
+Its input is the cell as a matrix, the coordinates without periodic features, and the index of every atom, so its output
+depends on origin, orientation and order of atoms.
 
 Legend: B crystals, N atoms padded, H hidden width, D latent width.
 """
@@ -29,10 +29,7 @@ class Encoder(nn.Module):
     """Crystals to the posterior of one latent vector per atom.
 
     Args:
-        hidden_dim: width H.
-        num_heads: attention heads.
-        num_layers: transformer blocks.
-        latent_dim: D, numbers per atom.
+        hidden_dim: as of `models.vae.Encoder`; so are `num_heads`, `num_layers` and `latent_dim`.
         feedforward: width of the blocks' MLP.
         elements: rows of the atom embedding; row Z is element Z.
     """
@@ -61,7 +58,7 @@ class Encoder(nn.Module):
         """The posterior of a batch; see `Posterior` for shapes.
 
         Raises:
-            UserError: an element beyond those that the encoder knows.
+            UserError: a crystal has an element that the encoder does not know.
         """
         known = self.config["elements"]
         if crystals.numbers.numel() and int(crystals.numbers.max()) >= known:
@@ -94,7 +91,7 @@ class Decoder(nn.Module):
         self.cell_head = nn.Linear(hidden_dim, 6, bias=False)
 
     def heads(self, latents: Tensor, num_atoms: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What the network itself says.
+        """The raw output of the network.
 
         Returns:
             (B, N, classes) logits, class Z for element Z; (B, N, 3) fractional coordinates; (B, 6) lengths per
@@ -123,8 +120,8 @@ class VAE(vae.VAE):
 
     Args:
         latent_dim: D, numbers per atom.
-        encoder: arguments of `Encoder` besides.
-        decoder: arguments of `Decoder` besides.
+        encoder: further arguments of `Encoder`.
+        decoder: further arguments of `Decoder`.
     """
 
     def __init__(self, latent_dim: int, encoder: Mapping[str, Any], decoder: Mapping[str, Any]) -> None:

@@ -1,8 +1,8 @@
-"""What a condition is, and a batch of them as tensors.
+"""The base class of conditions, and a batch of them as tensors.
 
 A generator is trained with classifier-free guidance (Ho & Salimans 2022): in training, each condition is dropped at
-random, so the network learns to generate with it and without it. So every tensor of conditions can say "not given",
-and it does so in one way: NaN in a tensor of floating-point numbers, and 0 (or False) for a whole crystal in any other.
+random, so that the network learns to generate with it and without it. A condition that is not given is marked in the
+same way everywhere: by NaN in a floating-point tensor, and by 0 (or False) for the whole crystal in any other tensor.
 
 Legend: B crystals, N atoms padded, M crystals of a table, F features.
 """
@@ -23,19 +23,19 @@ from chemeleon_cli.core.data.dataset import Table
 from chemeleon_cli.errors import UserError
 
 Request = Mapping[str, Any]
-"""What one crystal is asked to be: a value for the name of a condition, such as `{"band_gap": 3.0, "composition":
-"SrTiO3"}`. A condition that is not named, or whose value is None, is not given."""
+"""The requested conditions of one crystal, by name, such as `{"band_gap": 3.0, "composition": "SrTiO3"}`. A condition
+that is missing, or whose value is None, is not given."""
 
 
 @dataclass(frozen=True)
 class Condition(ABC):
-    """One thing that a generator can be asked for.
+    """A condition that a generator can be trained with.
 
-    A subclass is a frozen dataclass. Its fields are plain values learned from the training set (`fit`); a checkpoint
-    holds them (`settings`) and `kinds.from_settings` builds the condition again.
+    A subclass is a frozen dataclass. Its fields are plain values determined from the training set (`fit`); a checkpoint
+    stores them (`settings`), and `kinds.from_settings` rebuilds the condition.
 
     Attributes:
-        name: what a request calls it. For a kind that is a column of the data, the name of the column.
+        name: its name in requests. For a kind that is a column of the data, the name of the column.
     """
 
     name: str
@@ -43,25 +43,25 @@ class Condition(ABC):
     kind: ClassVar[str]
     """The name of the class in recipes and checkpoints."""
     is_column: ClassVar[bool] = False
-    """Whether it is a label of the data; if not, it follows from the crystal itself."""
+    """Whether it is a label of the data; if not, it is computed from the crystal."""
     per_atom: ClassVar[bool] = False
-    """Whether it describes each atom: its features are (B, N, F), of tensors (B, N); otherwise (B, F)."""
+    """Whether it describes each atom: its tensors are then (B, N) and its features (B, N, F), otherwise (B, F)."""
     same_in_every_model: ClassVar[bool] = False
-    """Whether its features mean the same whatever a model was trained on, so that fine-tuning on other crystals keeps
-    what a network has learned of it."""
+    """Whether its features have the same meaning for every training set, so that fine-tuning on other crystals can keep
+    the weights of its embedding."""
 
     @classmethod
     @abstractmethod
     def fit(cls, name: str, table: Table) -> Self:
-        """The condition as the crystals of a train split define it.
+        """Determine the condition from the crystals of a train split.
 
         Raises:
-            UserError: the table has no such column, or nothing in it.
+            UserError: the table has no such column, or the column is empty.
         """
 
     @property
     def settings(self) -> dict[str, Any]:
-        """`kind` and all fields but the name: the form in which a checkpoint keeps it."""
+        """`kind` and all fields except the name, as stored in a checkpoint."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "name"}
         return {"kind": self.kind, **fields}
 
@@ -74,15 +74,15 @@ class Condition(ABC):
     def labels(self, table: Table) -> Tensor:
         """The condition of every crystal of a table: (M,), (M, ...) or, per atom, (M, N).
 
-        It is not given where the table has no label, and where the label does not occur in the train split.
+        It is not given for a crystal without a label, or with a label that does not occur in the train split.
         """
 
     @abstractmethod
     def parse(self, value: Any) -> Any:
-        """A value that a user asks for, in the form that `batch` takes.
+        """Convert a value that a user requests to the form that `batch` takes.
 
         Raises:
-            UserError: it is not a value of this kind, or not one that the model knows.
+            UserError: the value is not of this kind, or the model does not know it.
         """
 
     @abstractmethod
@@ -90,7 +90,7 @@ class Condition(ABC):
         """A tensor in the form of `labels`.
 
         Args:
-            parsed: for each of B crystals what `parse` returned, None where it is not given.
+            parsed: the result of `parse` for each of B crystals; None if the condition is not given.
             num_atoms: (B,).
 
         Raises:
@@ -99,20 +99,20 @@ class Condition(ABC):
 
     @abstractmethod
     def features(self, values: Tensor) -> Tensor:
-        """What a network reads: (B, F), or (B, N, F) per atom, of a tensor in the form of `labels`.
+        """Input features of a network, (B, F) or, per atom, (B, N, F), from a tensor in the form of `labels`.
 
-        Rows that are not given may hold any finite number: the network has a learned vector in their place.
+        Rows that are not given may hold any finite number, because the network replaces them by a learned vector.
         """
 
 
 @dataclass(frozen=True)
 class ConditionBatch:
-    """The conditions of B crystals, as a denoiser reads them.
+    """The conditions of B crystals, as the input of a denoiser.
 
     Attributes:
-        values: a tensor for each condition by its name, see `Condition.labels`. A name that is missing is given for
-            none of the crystals.
-        numbers: (B, N) atomic numbers that the decoded crystals must have, ascending, 0 at padding; None: any.
+        values: a tensor for each condition, by name, see `Condition.labels`. A missing condition is given for none of
+            the crystals.
+        numbers: (B, N) atomic numbers that the decoded crystals must have, ascending, 0 at padding; None for any.
     """
 
     values: dict[str, Tensor] = field(default_factory=dict)
@@ -129,11 +129,11 @@ class ConditionBatch:
 
 
 NO_CONDITIONS = ConditionBatch()
-"""Nothing is asked for."""
+"""No condition is given."""
 
 
 def is_given(values: Tensor) -> Tensor:
-    """(B,) bool, for which crystals a condition is given in one of `ConditionBatch.values`."""
+    """(B,) bool, whether a condition is given for each crystal, from its tensor in `ConditionBatch.values`."""
     return ~values.isnan() if values.is_floating_point() else (values != 0).reshape(len(values), -1).any(1)
 
 
@@ -147,7 +147,7 @@ def drop_conditions(batch: ConditionBatch, rates: Mapping[str, float], generator
 
 
 def nothing_to_learn(name: str, table: Table) -> UserError:
-    """The error of a table in which no crystal has the condition."""
+    """The error for a table in which no crystal has the condition."""
     return UserError(f"{table.path}: nothing to condition on in '{name}'")
 
 

@@ -1,4 +1,4 @@
-"""A class: a phase, a prototype, a number of layers."""
+"""A class, such as a phase, a prototype or a number of layers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from chemeleon_cli.errors import UserError, did_you_mean
 
 @dataclass(frozen=True)
 class Category(OneOf):
-    """A column of texts or whole numbers.
+    """A column of texts or integers.
 
     Attributes:
         known: the classes of the train split, as texts in alphabetical order.
@@ -43,7 +43,7 @@ class Category(OneOf):
         return len(self.known) + 1
 
     def labels(self, table: Table) -> Tensor:
-        """(M,) int64: 1 + the index of the class, 0 where there is none."""
+        """(M,) int64: 1 + the index of the class, 0 for crystals without a label."""
         place = {text: number for number, text in enumerate(self.known, start=1)}
         return torch.tensor([place.get(text, 0) for text in _column_as_texts(table, self.name)])
 
@@ -57,7 +57,7 @@ class Category(OneOf):
 
 
 def _column_as_texts(table: Table, name: str) -> list[str]:
-    """A column as M texts, empty where there is no label; whole numbers without a decimal point."""
+    """A column as M texts, empty for missing labels; integers have no decimal point."""
     if name in table.properties:
         return ["" if v != v else str(int(v) if v.is_integer() else v) for v in table.properties[name].tolist()]
     try:
@@ -66,5 +66,5 @@ def _column_as_texts(table: Table, name: str) -> list[str]:
         raise UserError(f"{table.path}: needs the columns {ID_COLUMN} and '{name}' to condition on ({error})") from None
     texts = dict(zip(frame[ID_COLUMN], frame[name], strict=True))
     if len(texts) < len(frame):
-        raise UserError(f"{table.path}: {ID_COLUMN} names some crystals twice, so '{name}' cannot be told apart")
+        raise UserError(f"{table.path}: {ID_COLUMN} is not unique, so the rows of '{name}' cannot be assigned")
     return [texts[i] for i in table.ids]

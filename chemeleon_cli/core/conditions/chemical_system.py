@@ -1,4 +1,4 @@
-"""A chemical system: Li-Fe-P-O."""
+"""A chemical system, such as Li-Fe-P-O."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from chemeleon_cli.errors import UserError
 
 
 class ChemicalSystem(OfElements):
-    """Which elements there are, in any amounts."""
+    """The elements of a crystal, in any amounts."""
 
     kind = "chemical_system"
 
@@ -38,7 +38,7 @@ class ChemicalSystem(OfElements):
         return elements
 
     def batch(self, parsed: Sequence[list[int] | None], num_atoms: Tensor) -> Tensor:
-        """(B, MAX_Z + 1) bool, nothing True where it is not given."""
+        """(B, MAX_Z + 1) bool, all False if it is not given."""
         out = torch.zeros(len(parsed), MAX_Z + 1, dtype=torch.bool)
         for row, elements in zip(out, parsed, strict=True):
             row[elements or []] = True

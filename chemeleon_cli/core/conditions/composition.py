@@ -24,7 +24,7 @@ LARGEST_UNIT = 1000
 
 
 class Composition(OfElements):
-    """The element of each atom. Decoded crystals have exactly the composition that is asked for."""
+    """The element of each atom. Decoded crystals have exactly the requested composition."""
 
     kind = "composition"
     per_atom = True
@@ -40,7 +40,7 @@ class Composition(OfElements):
         return unit
 
     def batch(self, parsed: Sequence[tuple[int, ...] | None], num_atoms: Tensor) -> Tensor:
-        """(B, N) int64 atomic numbers of as many formula units as the crystal holds."""
+        """(B, N) int64 atomic numbers, of as many formula units as fit the number of atoms."""
         out = torch.zeros(len(parsed), int(num_atoms.max()), dtype=torch.int64)
         for row, unit, count in zip(out, parsed, num_atoms.tolist(), strict=True):
             if unit is not None:

@@ -1,4 +1,4 @@
-"""Every kind of condition, by the name that recipes and checkpoints have for it."""
+"""The kinds of conditions, by their names in recipes and checkpoints."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ KINDS: dict[str, type[Condition]] = {
 
 
 def fit_conditions(table: Table, kinds: Mapping[str, str]) -> dict[str, Condition]:
-    """The conditions that a model trained on a table can have.
+    """Determine the conditions of a model from its training set.
 
     Args:
         table: the train split.
-        kinds: the kind of each condition by its name.
+        kinds: the kind of each condition, by name.
 
     Raises:
-        UserError: the table has no such column, or nothing in it.
+        UserError: the table lacks a column, or the column is empty.
     """
     return {name: KINDS[kind].fit(name, table) for name, kind in kinds.items()}
 
 
 def from_settings(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, Condition]:
-    """Conditions from a checkpoint's config: by name, what `Condition.settings` returns.
+    """Rebuild conditions from the config of a checkpoint, which holds the `Condition.settings` of each by name.
 
     Raises:
-        ValueError: there is no such kind, or a field is missing, unknown or of another type.
+        ValueError: a kind is unknown, or a field is missing, unknown or of the wrong type.
     """
     conditions = {}
     for name, own in settings.items():

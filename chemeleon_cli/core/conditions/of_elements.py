@@ -1,4 +1,4 @@
-"""What conditions on the elements of a crystal have in common."""
+"""The base class of conditions on the elements of a crystal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What conditions that take one of a few values have in common."""
+"""The base class of conditions that take one of a few values."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from chemeleon_cli.core.conditions.base import Condition
 
 @dataclass(frozen=True)
 class OneOf(Condition):
-    """A condition whose values are numbered from 1; 0 is not given. `parse` returns the number."""
+    """A condition whose values are numbered from 1; 0 marks "not given". `parse` returns the number."""
 
     def batch(self, parsed: Sequence[int | None], num_atoms: Tensor) -> Tensor:
-        """(B,) int64 numbers, 0 where it is not given."""
+        """(B,) int64 numbers, 0 for crystals without the condition."""
         return torch.tensor([number or 0 for number in parsed])
 
     def features(self, values: Tensor) -> Tensor:

@@ -1,10 +1,10 @@
-"""The oxidation state of each atom: "-2 -2 4", for a dioxide.
+"""The oxidation state of each atom, such as "-2 -2 4" for a dioxide.
 
-A text has a word for each atom of the crystal, in canonical order (the lightest element first): a whole number, or `x`
-for every atom of a crystal whose charges do not balance in any way that is known.
+A text has one word for each atom of the crystal, in canonical order (the lightest element first): an integer, or `x`
+for every atom of a crystal for which no known oxidation states balance.
 
-In a tensor, a state is a code: 0 is not given (or padding), 1 is unknown (`x`), 2 is the lowest state, -5, and so on up
-to 15 for the highest, 8.
+In a tensor, a state is a code: 0 for not given (or padding), 1 for unknown (`x`), 2 for the lowest state, -5, and so on
+up to 15 for the highest, 8.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ StatesText = Annotated[str, Field(pattern=r"^(x|-?\d{1,2})( (x|-?\d{1,2}))*$")]
 class OxidationStates(Condition):
     """The oxidation states of all atoms, as pymatgen guesses them from the composition.
 
-    A crystal prior proposes them, see `core.models.prior`, so the condition also remembers how often each occurs.
+    A crystal prior samples them (see `core.models.prior`), so the condition also stores how often each occurs.
 
     Attributes:
-        known: how many crystals of the train split have these states, by their text; none of them unknown.
+        known: number of crystals of the train split with these states, by their text; unknown states are left out.
     """
 
     known: Annotated[dict[StatesText, PositiveInt], Field(min_length=1)]
@@ -93,22 +93,22 @@ class OxidationStates(Condition):
 
 
 def state_codes(text: str) -> tuple[int, ...]:
-    """The code of each atom's oxidation state; a state beyond -5 or 8 has the code of that limit."""
+    """The code of the oxidation state of each atom; states below -5 or above 8 get the code of that limit."""
     states = [None if word == UNKNOWN_STATE else int(word) for word in text.split()]
     return tuple(1 if q is None else 2 + min(max(q, LOWEST_STATE), HIGHEST_STATE) - LOWEST_STATE for q in states)
 
 
 def state_shares(texts: Iterable[str]) -> Tensor:
-    """(K, STATE_CODES) for each of K texts, the share of its atoms that has each code."""
+    """(K, STATE_CODES) share of the atoms with each code, for each of K texts."""
     codes = [torch.tensor(state_codes(text)) for text in texts]
     return torch.stack([F.one_hot(code, STATE_CODES).float().mean(0) for code in codes])
 
 
 def state_texts(table: Table) -> list[str]:
-    """The oxidation states of every crystal of a table, see the top of this file.
+    """The oxidation states of every crystal of a table, as texts (see the top of this file).
 
-    Where the mean state of an element lies between two whole numbers, as many of its atoms as balance the charges have
-    the higher one: Fe in Fe3O4 has 2, 3 and 3.
+    If the mean state of an element lies between two integers, as many of its atoms get the higher one as balance the
+    charges: 2, 3 and 3 for Fe in Fe3O4.
     """
     from pymatgen.core import Composition, Element
 

@@ -1,4 +1,4 @@
-"""From what a user asks for to what a network reads."""
+"""Encoding of requests as tensors for a network."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ Conditions = Mapping[str, Condition]
 
 
 def encode_requests(conditions: Conditions, requests: Sequence[Request], num_atoms: Tensor) -> ConditionBatch:
-    """The requests for B crystals as tensors.
+    """Encode the requests for B crystals as tensors.
 
     Args:
         conditions: those of the model.
         requests: one for each crystal.
-        num_atoms: (B,); a whole multiple of a requested formula unit, and the number of requested oxidation states.
+        num_atoms: (B,); must be a whole multiple of a requested formula unit, and equal to the number of requested
+            oxidation states.
 
     Raises:
-        UserError: the model does not have the condition or does not know the value, or the value does not fit the
-            number of atoms.
+        UserError: the model does not have a condition or does not know a value, or a value does not fit the number of
+            atoms.
     """
     rows = [resolve(conditions, request) for request in requests]
     values = {}
@@ -40,13 +41,13 @@ def encode_requests(conditions: Conditions, requests: Sequence[Request], num_ato
 
 
 def resolve(conditions: Conditions, request: Request) -> dict[str, Any]:
-    """A request by the model's own names, without what is None.
+    """A request with the condition names of the model, without values of None.
 
-    The name of a kind stands for the model's only condition of that kind: a model may have its composition under the
-    name `formula`.
+    The name of a kind stands for the only condition of that kind: `composition` also names a condition of the kind
+    composition that the model calls `formula`.
 
     Raises:
-        UserError: the model does not have the condition.
+        UserError: the model does not have a condition.
     """
     resolved = {}
     for name, value in request.items():
@@ -56,7 +57,7 @@ def resolve(conditions: Conditions, request: Request) -> dict[str, Any]:
             have = ", ".join(f"{n} ({condition.kind})" for n, condition in conditions.items()) or "no conditions"
             raise UserError(
                 f"the model was not trained for the condition '{name}'; it has {have}{did_you_mean(name, conditions)}",
-                "the section conditions: of the recipe of train-ldm says what a model can be asked for",
+                "the section conditions: of a train-ldm recipe defines the conditions of a model",
             )
         if value is not None:
             resolved[own] = value
@@ -64,7 +65,7 @@ def resolve(conditions: Conditions, request: Request) -> dict[str, Any]:
 
 
 def requested_formula(conditions: Conditions, request: Request) -> str | None:
-    """The composition that is asked for, None if there is none.
+    """The requested composition, or None.
 
     Raises:
         UserError: the model does not have the condition, or does not know the elements.

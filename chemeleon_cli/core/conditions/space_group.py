@@ -44,7 +44,7 @@ class SpaceGroup(OneOf):
         return SPACE_GROUPS + 1
 
     def labels(self, table: Table) -> Tensor:
-        """(M,) int64 numbers, 0 where there is none or one that is not known."""
+        """(M,) int64 numbers, 0 if there is none or the model does not know it."""
         return table.space_groups.where(torch.isin(table.space_groups, torch.tensor(self.known)), 0)
 
     def parse(self, value: Any) -> int:

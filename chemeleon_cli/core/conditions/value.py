@@ -1,4 +1,4 @@
-"""A number: a band gap, a formation energy."""
+"""A numeric property, such as a band gap or a formation energy."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Value(Condition):
         return 1
 
     def labels(self, table: Table) -> Tensor:
-        """(M,) float32, NaN where there is no number."""
+        """(M,) float32, NaN for crystals without a label."""
         return table.properties.get(self.name, torch.full((len(table),), torch.nan))
 
     def parse(self, value: Any) -> float:
@@ -56,7 +56,7 @@ class Value(Condition):
         return float(value)
 
     def batch(self, parsed: Sequence[float | None], num_atoms: Tensor) -> Tensor:
-        """(B,) float32, NaN where it is not given."""
+        """(B,) float32, NaN for crystals without the condition."""
         return torch.tensor([math.nan if number is None else number for number in parsed], dtype=torch.float32)
 
     def features(self, values: Tensor) -> Tensor:

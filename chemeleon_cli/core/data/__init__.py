@@ -1,4 +1,4 @@
-"""Crystals: as batches of tensors, in CIF and in tables, and what can be a crystal at all.
+"""Crystals as batches of tensors, in CIF files and in tables, and checks of whether a crystal is possible.
 
-Imports no other room. Begin with `crystals.py`, the one representation that every model and file reader shares.
+Imports no other room. Begin with `crystals.py`, the representation that all models and file readers share.
 """

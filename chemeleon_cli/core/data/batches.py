@@ -1,4 +1,4 @@
-"""Batches of a table's crystals, and how they are varied while a model learns."""
+"""Batches of the crystals of a table, and their augmentation during training."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ from chemeleon_cli.core.data.dataset import Table
 
 
 def augment(crystals: Crystals, generator: torch.Generator | None = None) -> Crystals:
-    """Move each crystal's origin to a random atom of its rarest element, drawn for each crystal alone.
+    """Move the origin of each crystal to a random atom of its rarest element, chosen for each crystal separately.
 
-    These are the origins that `canonical` chooses among, so every description that the models
-    will meet is one that they may have seen.
+    `canonical` chooses among the same origins, so a model has been trained on every description that it may be given.
     """
     weight = origin_atoms(crystals).float().cpu()
     chosen = torch.multinomial(weight, 1, generator=generator).to(crystals.frac_coords.device)
@@ -24,16 +23,16 @@ def augment(crystals: Crystals, generator: torch.Generator | None = None) -> Cry
 
 
 def deform(crystals: Crystals, strain: float, displacement: float, generator: torch.Generator) -> Crystals:
-    """Strain each cell and displace each atom at random, by an amount that is drawn for each crystal alone.
+    """Strain each cell and displace each atom at random, with an amplitude chosen for each crystal separately.
 
-    An autoencoder has to bring back any cell and any position, not only those that nature likes; without
-    this, unusual cell angles come back wrong. For crystals without labels, since labels would change.
+    An autoencoder must reconstruct any cell and any position, not only those of stable crystals; without this, unusual
+    cell angles are reconstructed wrongly. Only for crystals without labels, because the labels would change.
 
     Args:
         crystals: on the CPU.
-        strain: standard deviation of the strain along the axes, at the most; of the shear, 1 / sqrt(2) of it.
-        displacement: standard deviation of each coordinate's displacement, Å, at the most.
-        generator: of the randomness.
+        strain: largest standard deviation of the strain along the axes; that of the shear is 1 / sqrt(2) of it.
+        displacement: largest standard deviation of the displacement along each axis, Å.
+        generator: source of randomness.
     """
     amount = torch.rand(len(crystals), 1, 1, generator=generator)
     shear = torch.randn(len(crystals), 3, 3, generator=generator)
@@ -45,17 +44,16 @@ def deform(crystals: Crystals, strain: float, displacement: float, generator: to
 
 
 class BatchOrder:
-    """An endless, seeded sequence of batches of like-sized crystals.
+    """An endless, seeded sequence of batches of crystals of similar size.
 
-    Batch i depends on the seed and on i alone, so a resumed run continues where it stopped. Within
-    an epoch every crystal comes once; like sizes go together because padding is wasted work, in all batches
-    of a step because ranks wait for the slowest.
+    Batch i depends only on the seed and on i, so a resumed run continues where it stopped. Every crystal occurs once
+    per epoch. Crystals of similar size share a batch to save padding, and a step, because ranks wait for the slowest.
 
     Args:
         num_atoms: (M,) sizes.
-        batch_size: crystals a batch, at most M.
+        batch_size: crystals per batch, at most M.
         seed: of the shuffles.
-        batches_per_step: how many that follow each other are one step.
+        batches_per_step: number of consecutive batches that make up a step.
     """
 
     def __init__(self, num_atoms: Tensor, batch_size: int, seed: int, batches_per_step: int = 1) -> None:
@@ -79,6 +77,6 @@ class BatchOrder:
 
 
 def in_batches(table: Table, batch_size: int) -> Iterator[tuple[Tensor, Crystals]]:
-    """Every crystal of a table once, smallest first: (row indices, batch)."""
+    """Yield every crystal of a table once, smallest first, as (row indices, batch)."""
     for rows in torch.argsort(table.num_atoms, stable=True).split(batch_size):
         yield rows, table.crystals(rows)

@@ -1,9 +1,9 @@
-"""CIF text to a structure and back.
+"""Reading and writing of CIF.
 
-The grammar is gemmi's. What the atom sites say is read in `cif_sites`, the symmetry in `cif_symmetry`, and the two are
-put together and checked in `cif_cell`: what comes out is the crystal that the file describes, or a reason why not.
-A crystal without symmetry (what pymatgen and this program write) comes back atom by atom: order, digits and even
-overlapping atoms stay as they are written, so that a generated crystal is scored as it was made.
+gemmi parses the text. `cif_sites` reads the atom sites and `cif_symmetry` the symmetry, and `cif_cell` combines and
+checks the two. The result is the crystal that the file describes, or the reason why it cannot be read. A CIF without
+symmetry (as pymatgen and this program write) is read atom by atom: order, digits and even overlapping atoms are kept,
+so that a generated crystal is scored as it was generated.
 """
 
 from __future__ import annotations
@@ -23,23 +23,30 @@ if TYPE_CHECKING:
 __all__ = ["FULL", "ISOTOPES", "Unfit"]
 
 MAX_BLOCK = 2_000_000
-"""Characters of one crystal; more (some 30,000 atoms) is no crystal for this program and is not parsed."""
+"""Largest number of characters of one crystal (some 30,000 atoms); longer data blocks are not parsed."""
 MAX_SITES = 2_000
-"""Atoms of a cell in which a search for symmetry still takes seconds, not minutes."""
+"""Largest number of atoms in a cell for which a search for symmetry takes seconds and not minutes."""
 
 ID_TAG = "_chemeleon_id"
 
-_BLOCK = re.compile(r"^\s*data_(\S*)", re.IGNORECASE | re.MULTILINE)
-_TAG = re.compile(r"^_chemeleon_(id|label_\S+)\s+(\S.*?)\s*$", re.MULTILINE)
+_BLOCK = re.compile(r"^[ \t]*data_(\S*)", re.IGNORECASE | re.MULTILINE)
+_TAG = re.compile(r"^_chemeleon_(id|label_\S+)[ \t]+(\S.*)$", re.MULTILINE)
 _CRYSTAL_TAGS = ("_cell_length", "_cell.length", "_atom_site")
+_ONCE = (
+    *("_cell_length_", "_cell_angle_", "_cell_formula_units_z", "_chemical_formula_sum"),
+    *("_atom_site_", "_symmetry_", "_space_group_"),
+)
+"""Beginnings of the tags whose values make the crystal: a block that gives one twice has to give it alike."""
+FLAT = 1e-6
+"""Volume of a cell, in products of its lengths, below which its angles belong to no cell, up to rounding."""
 _CIF2_VALUE = re.compile(r"\"\"\".*?\"\"\"|'''.*?'''|(?<=\s)\[[^\[\]]*\](?=\s)|(?<=\s)\{[^{}]*\}(?=\s)", re.DOTALL)
 
 
 def split_blocks(lines: Iterable[str]) -> Iterator[str]:
-    """The data blocks of a CIF that hold a crystal or the start of one, cut at MAX_BLOCK.
+    """Yield the data blocks of a CIF that contain a cell or atom sites, each cut off after MAX_BLOCK characters.
 
-    A line `data_...` inside a text field (between lines that begin with a semicolon) starts no block. A file without
-    any crystal comes back as one block, so that it can be named as unreadable.
+    A line `data_...` inside a text field (between lines that begin with a semicolon) does not start a block. A file
+    without any crystal is yielded as one block, so that it can be reported as unreadable.
     """
     block: list[str] = []
     length, in_text, holds_crystal, found = 0, False, False, False
@@ -65,10 +72,11 @@ def split_blocks(lines: Iterable[str]) -> Iterator[str]:
 
 
 def block_tags(block: str) -> tuple[str, dict[str, str]]:
-    """The id (as written by `cif_text`, else the block's name) and the labels of a block, as they are written."""
+    """The id (as written by `cif_text`, else the name of the block) and the labels of a block, as text."""
     name = _BLOCK.search(block)
     identifier, labels = (name.group(1) if name else ""), {}
-    for tag, value in _TAG.findall(block):
+    for tag, text in _TAG.findall(_with_newlines(block)):
+        value = text.rstrip()
         if tag == "id":
             identifier = unquote(value.strip('"'))
         else:
@@ -77,15 +85,15 @@ def block_tags(block: str) -> tuple[str, dict[str, str]]:
 
 
 def cif_text(structure: Structure, identifier: str, labels: Mapping[str, float] | None = None) -> str:
-    """One data block without symmetry; `parse_cif` gives back cell and coordinates to 1e-8.
+    """Write a structure as one data block without symmetry. `parse_cif` restores cell and coordinates to 1e-8.
 
-    Lengths and angles describe a right-handed cell. Of a left-handed one all axes are turned round, and the
-    coordinates with them: that moves no atom, where leaving the coordinates alone would mirror the crystal.
+    Lengths and angles describe a right-handed cell. For a left-handed cell, all axes and coordinates are inverted,
+    which moves no atom; keeping the coordinates would mirror the crystal.
 
     Args:
         structure: an ordered structure.
-        identifier: kept whole in a tag of ours, and made safe for the block's name; may be empty.
-        labels: numbers to keep with it; those that are not finite are left out.
+        identifier: written unchanged to the tag `_chemeleon_id`, and simplified in the name of the block; may be empty.
+        labels: numbers to write with the structure; those that are not finite are left out.
     """
     import numpy as np
 
@@ -128,13 +136,13 @@ def cif_text(structure: Structure, identifier: str, labels: Mapping[str, float] 
 
 
 def parse_cif(text: str) -> Structure:
-    """A CIF with one crystal to a structure in the cell of the file.
+    """Read a CIF with one crystal as a structure in the cell of the file.
 
     Raises:
-        Unfit: the crystal is disordered, holds what is no element, or contradicts its own file.
-        ValueError: the text is no CIF, or a number in it is none.
+        Unfit: the crystal is disordered, contains a symbol that is not an element, or contradicts itself.
+        ValueError: the text is not a CIF, or a number in it cannot be read.
     """
-    from pymatgen.core import Lattice, Structure
+    from pymatgen.core import Element, Lattice, Structure
 
     from chemeleon_cli.core.data.cif_cell import fill_cell
     from chemeleon_cli.core.data.cif_symmetry import read_symmetry
@@ -145,24 +153,28 @@ def parse_cif(text: str) -> Structure:
     parameters = [number_of(text_of(block, f"_cell_length_{k}")) for k in "abc"]
     parameters += [number_of(text_of(block, f"_cell_angle_{k}")) for k in ("alpha", "beta", "gamma")]
     if any(value is None for value in parameters):
-        raise ValueError("a length or an angle of the cell is missing or is no number")
+        raise ValueError("a length or an angle of the cell is missing or is not a number")
+    lengths, angles = parameters[:3], parameters[3:]
     lattice = Lattice.from_parameters(*parameters)  # type: ignore[arg-type]
-    if not math.isfinite(lattice.volume) or lattice.volume <= 0:
-        raise Unfit(f"no_cell: there is no cell with {', '.join(f'{value:g}' for value in parameters)}")
+    is_cell = min(lengths) > 0 and min(angles) > 0 and max(angles) < 180  # type: ignore[type-var,operator]
+    if not is_cell or not FLAT * math.prod(lengths) < lattice.volume < math.inf:  # type: ignore[arg-type]
+        raise Unfit(f"no_cell: no cell has the parameters {', '.join(f'{value:g}' for value in parameters)}")
     formula = read_formula(block)
     sites = read_sites(block, formula)
     if not sites:
         raise Unfit("no_structure: no atoms")
     symmetry = read_symmetry(block, lattice.metric_tensor)
     content = fill_cell(sites, symmetry, formula, lattice.matrix)
-    return Structure(lattice, list(content.elements), content.positions)
+    return Structure(lattice, [Element(symbol) for symbol in content.elements], content.positions)
 
 
 def _crystal_block(text: str) -> Block:
-    """The values of the one data block that holds atom sites."""
+    """The values of the only data block with atom sites."""
     import gemmi
 
-    text = text.lstrip("\ufeff")
+    if "\0" in text:
+        raise ValueError("it holds NUL characters: it is damaged, or not in UTF-8")
+    text = _with_newlines(text.lstrip("\ufeff"))
     start = _BLOCK.search(text)
     if start is None:
         raise ValueError("no data_ block")
@@ -170,7 +182,7 @@ def _crystal_block(text: str) -> Block:
     try:
         document = gemmi.cif.read_string(text, 0)
     except ValueError:
-        simpler = _CIF2_VALUE.sub("?", text)  # lists and triple quotes, which nothing that is read here needs
+        simpler = _CIF2_VALUE.sub("?", text)  # lists and triple quotes of CIF 2, which are not needed here
         if simpler == text:
             raise
         document = gemmi.cif.read_string(simpler, 0)
@@ -181,17 +193,29 @@ def _crystal_block(text: str) -> Block:
     return crystals[0] if crystals else blocks[0]
 
 
+def _with_newlines(text: str) -> str:
+    """The text with `\\n` at the end of each line; after a lone `\\r`, gemmi would read on in a comment."""
+    return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
+
+
 def _values(block: Any) -> Block:
-    """All values by tag, quotes taken off."""
+    """All values of a block by tag, without quotes.
+
+    Raises:
+        ValueError: a tag that determines the crystal occurs twice with different values.
+    """
     values: dict[str, Sequence[str]] = {}
     for item in block:
+        columns: list[tuple[str, Sequence[str]]] = []
         if item.pair is not None:
-            tag, value = item.pair
-            values.setdefault(_tag(tag), [_unquoted(value)])
+            columns = [(item.pair[0], item.pair[1:])]
         elif item.loop is not None:
             tags, cells = item.loop.tags, item.loop.values
-            for k, tag in enumerate(tags):
-                values.setdefault(_tag(tag), [_unquoted(value) for value in cells[k :: len(tags)]])
+            columns = [(tag, cells[k :: len(tags)]) for k, tag in enumerate(tags)]
+        for name, column in columns:
+            tag, found = _tag(name), [_unquoted(value) for value in column]
+            if values.setdefault(tag, found) != found and tag.startswith(_ONCE):
+                raise ValueError(f"{tag[:60]} is there twice, with different values")
     return values
 
 
@@ -211,7 +235,7 @@ def plain(structure: Structure) -> Structure:
     """The structure without oxidation states, site properties and labels.
 
     Raises:
-        Unfit: it is empty, not finite, disordered, or holds what is no element of 1..MAX_Z.
+        Unfit: the structure is empty, not finite, disordered, or contains a species that is not an element up to MAX_Z.
     """
     import numpy as np
     from pymatgen.core import Structure

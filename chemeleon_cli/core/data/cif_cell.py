@@ -1,4 +1,4 @@
-"""The content of a CIF's cell: its sites repeated by its symmetry, checked against what the file says of the whole."""
+"""The atoms in the cell of a CIF: its sites, repeated by its symmetry and checked against its formula."""
 
 from __future__ import annotations
 
@@ -14,14 +14,18 @@ from chemeleon_cli.core.data.cif_symmetry import Setting, Symmetry
 from chemeleon_cli.core.data.limits import Unfit
 
 SPECIAL = 0.15
-"""Å. Images of a site closer than this are one atom on a symmetry element, written with few digits (0.333)."""
+"""Å. Images of a site closer than this are one atom on a symmetry element that is given with few digits (0.333)."""
 SAME_ATOM = 0.1
-"""Å. Two rows of one element closer than this, after symmetry, are one atom that is listed twice."""
+"""Å. Two rows of one element that are closer than this after symmetry are one atom listed twice."""
 SHORT, SHORT_BETWEEN_HEAVY_NONMETALS = 0.65, 0.9
-"""Contacts, in sums of covalent radii, below which an origin is ruled out. Radii of metals say little (La-La in LaAl2
-has 0.85), and bonds of H, C, N and O can be multiple (uranyl has 0.68); others (Si-Si) are hardly ever below 0.9."""
-MAX_ATOMS = 50_000
-"""Atoms in a cell, symmetry applied."""
+"""Contacts, in units of the sum of covalent radii, below which an origin is ruled out. For metals the radii are a poor
+guide (0.85 for La-La in LaAl2), and bonds of H, C, N and O can be multiple bonds (0.68 in uranyl); other contacts, such
+as Si-Si, are hardly ever below 0.9."""
+SEARCHED_BOX, SEARCHED_ATOMS, THINNEST = 1e7, 2_000, 1.0
+"""Largest box around a cell (Å^3), largest number of atoms, and smallest distance between faces (Å) for which contacts
+are found in seconds."""
+MAX_ATOMS = 10_000
+"""Largest number of atoms in a cell, after symmetry."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +33,10 @@ class Content:
     """The atoms of a cell.
 
     Attributes:
-        setting: the symmetry that gave them.
+        setting: the symmetry that they were generated with.
         elements: (N,) symbols.
         positions: (N, 3) fractional coordinates.
-        multiplicities: atoms of each site that was not listed twice.
+        multiplicities: number of atoms of each site; a site that is listed twice is counted once.
     """
 
     setting: Setting
@@ -42,20 +46,20 @@ class Content:
 
     @property
     def counts(self) -> Counter[str]:
-        """Atoms of each element."""
+        """Number of atoms of each element."""
         return Counter(self.elements)
 
 
 def fill_cell(sites: Sequence[Site], symmetry: Symmetry, formula: Formula | None, lattice: np.ndarray) -> Content:
     """The atoms of the cell, in the order of the sites.
 
-    Where the file leaves open which setting is meant, its formula, its multiplicities and last the shortest contacts
-    have to leave one.
+    If the file does not determine the setting, the one that agrees with its formula is taken; if there are several, its
+    multiplicities and then the shortest contacts must leave exactly one.
 
     Args:
         sites: of the file.
-        symmetry: what the file says of it.
-        formula: what the file says of the content, or None.
+        symmetry: the settings that the file allows.
+        formula: of the file, or None.
         lattice: (3, 3) cell vectors as rows, Å.
 
     Raises:
@@ -84,7 +88,7 @@ def fill_cell(sites: Sequence[Site], symmetry: Symmetry, formula: Formula | None
 
 
 def _possible(sites: Sequence[Site], settings: Sequence[Setting], lattice: np.ndarray) -> list[Content]:
-    """The content of the cell by each setting that gives one."""
+    """The content of the cell for each setting that yields one."""
     contents, refused = [], []
     for setting in settings:
         try:
@@ -98,7 +102,7 @@ def _possible(sites: Sequence[Site], settings: Sequence[Setting], lattice: np.nd
 
 def _only(contents: Sequence[Content], doubt: str) -> Content:
     if len(contents) != 1:
-        raise Unfit(f"symmetry: {doubt}, and its atoms do not decide; name it in full, or list the operations")
+        raise Unfit(f"symmetry: {doubt}, and its atoms do not decide it; give the full symbol, or list the operations")
     return contents[0]
 
 
@@ -107,7 +111,7 @@ def _formula(content: Content) -> str:
 
 
 def _expand(sites: Sequence[Site], setting: Setting, lattice: np.ndarray) -> Content:
-    """All images of all sites; atoms on symmetry elements, and rows that repeat an atom, once."""
+    """All images of all sites. Atoms on symmetry elements, and atoms listed in several rows, are included once."""
     operations = len(setting.rotations)
     if operations == 1:
         listed = np.array([site.position for site in sites])
@@ -115,26 +119,26 @@ def _expand(sites: Sequence[Site], setting: Setting, lattice: np.ndarray) -> Con
     if len(sites) * operations > MAX_ATOMS * 10:
         raise Unfit(f"unreadable: {len(sites)} sites and {operations} operations")
     elements: list[str] = []
-    positions: list[np.ndarray] = []  # (3,) of each atom
+    positions = np.empty((MAX_ATOMS + operations, 3))  # of each atom, as far as there are `elements`
     multiplicities = []
     for site in sites:
         images = _orbit(site, setting, lattice)
-        here = _distances(np.array(positions) - images[0], lattice) < SAME_ATOM if positions else np.zeros(0, bool)
+        here = _distances(positions[: len(elements)] - images[0], lattice) < SAME_ATOM
         there = {elements[i] for i in np.flatnonzero(here)}
         if there - {site.element}:
-            raise Unfit(f"disorder: {site.label} is where there is {' and '.join(sorted(there))} already")
+            raise Unfit(f"disorder: {site.label} has the position of another site with {' and '.join(sorted(there))}")
         if there:
             continue
+        positions[len(elements) : len(elements) + len(images)] = images
         elements += [site.element] * len(images)
-        positions += list(images)
         multiplicities.append(len(images))
         if len(elements) > MAX_ATOMS:
             raise Unfit(f"unreadable: more than {MAX_ATOMS:,} atoms in a cell")
-    return Content(setting, elements, np.array(positions), multiplicities)
+    return Content(setting, elements, positions[: len(elements)].copy(), multiplicities)
 
 
 def _orbit(site: Site, setting: Setting, lattice: np.ndarray) -> np.ndarray:
-    """(K, 3) the distinct images of a site in [0, 1), the site itself moved onto the symmetry element it lies on."""
+    """(K, 3) the distinct images of a site in [0, 1), after the site is moved onto the symmetry element it lies on."""
     position = np.array(site.position)
     shifts = setting.rotations @ position + setting.translations - position
     shifts -= np.round(shifts)
@@ -145,22 +149,31 @@ def _orbit(site: Site, setting: Setting, lattice: np.ndarray) -> np.ndarray:
     if count == len(images):
         return images
     differences = images[:, None] - images
-    same = (np.abs(differences - np.round(differences)) < 1e-4).all(-1)  # exactly on its place, so up to rounding
+    same = (np.abs(differences - np.round(differences)) < 1e-4).all(-1)  # the site was moved: only rounding is left
     images = images[~np.triu(same, 1).any(0)]
     if rest or len(images) != count:
-        raise Unfit(f"symmetry: {site.label} lies too near a symmetry element to say whether it is on it")
+        raise Unfit(f"symmetry: {site.label} is too close to a symmetry element to decide whether it lies on it")
     return images
 
 
 def _distances(differences: np.ndarray, lattice: np.ndarray) -> np.ndarray:
-    """Å to the nearest image of each of (K, 3) fractional differences, as far as it is within half a cell."""
+    """(K,) lengths, Å, of fractional differences (K, 3), each coordinate wrapped to within half a cell."""
     return np.linalg.norm((differences - np.round(differences)) @ lattice, axis=-1)
 
 
 def _is_crowded(content: Content, lattice: np.ndarray) -> bool:
-    """Whether two atoms are closer than bonds are, so that this origin is not the one that was meant."""
+    """Whether two atoms are closer than any bond, which shows that this is not the origin that the file means.
+
+    True for less than 1 Å^3 per atom, which no crystal has; False for a cell that is too large or too flat to search.
+    """
     from pymatgen.core import Element, Lattice, Structure
 
+    if abs(np.linalg.det(lattice)) < len(content.elements):
+        return True
+    thickness = 1 / np.linalg.norm(np.linalg.inv(lattice), axis=0).max()
+    box = np.abs(lattice).sum(0).prod()
+    if box > SEARCHED_BOX or thickness < THINNEST or len(content.elements) > SEARCHED_ATOMS:
+        return False
     structure = Structure(Lattice(lattice), list(content.elements), content.positions)
     first, second, _, distances = structure.get_neighbor_list(4.0, exclude_self=True)
     for i, j, distance in zip(first.tolist(), second.tolist(), distances.tolist(), strict=True):

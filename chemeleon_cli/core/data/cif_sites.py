@@ -1,7 +1,7 @@
-"""The atom sites of a CIF block: which element each row holds, where it is, and what the file says of the whole.
+"""The atom sites of a CIF block, with element and position of each row, and its chemical formula.
 
-Every row becomes a site, or the crystal is rejected: a row is never skipped because it is hard to read. The one
-exception is a row that the file itself calls a dummy (`_atom_site_calc_flag dum`).
+Every row becomes a site, or the crystal is rejected; a row that cannot be read is never skipped. The only exception is
+a row that the file marks as a dummy (`_atom_site_calc_flag dum`).
 """
 
 from __future__ import annotations
@@ -16,23 +16,24 @@ from dataclasses import dataclass
 from chemeleon_cli.core.data.limits import MAX_Z, Unfit
 
 Block = Mapping[str, Sequence[str]]
-"""Values by tag (in small letters, `_` for the `.` of newer dictionaries); a value outside a loop is a list of one."""
+"""Values by tag (lower case, with `_` for the `.` of newer dictionaries); a value outside a loop is a list of one."""
 
 FULL = 0.01
-"""An occupancy within this of 1 is rounding."""
+"""An occupancy that differs from 1 by less counts as 1."""
 LARGEST_COORDINATE = 1_000.0
-"""Cells away from the origin; more is a typing error, and costs the digits that place the atom."""
+"""Largest fractional coordinate; a larger one is a typing error, and too few digits are left to place the atom."""
 ISOTOPES = ("D", "T")
-"""Symbols that pymatgen reads as hydrogen; a T in a file is as likely to be a tetrahedral site."""
+"""Symbols that pymatgen reads as hydrogen; a T in a file may also stand for a tetrahedral site."""
 MOLECULES = (
     *("H2O", "HOH", "H3O", "NO2", "NO3", "NH2", "NH3", "NH4", "CH3", "CH4"),
     *("CO2", "CO3", "SO3", "SO4", "PO4", "CN"),
 )
-"""Symbols and labels of one position that stand for several atoms."""
+"""Symbols and labels of a single position that stand for several atoms."""
 
-_ESD = re.compile(r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)(?:\(\d*\))?$")
+# `*+` and `++` give back nothing that they took, so that a very long value is refused at once.
+_ESD = re.compile(r"([-+]?(?:\d++\.?\d*+|\.\d++)(?:[eE][-+]?\d++)?)(?:\(\d*\))?$")
 _FRACTION = re.compile(r"([-+]?\d+)/(\d+)$")
-_SYMBOL = re.compile(r"([A-Za-z]+)[\d.+\-]*(?:\([\dIVX+\-]*\))?[\d.+\-]*$")
+_SYMBOL = re.compile(r"([A-Za-z]+)[\d.+\-]*+(?:\([\dIVX+\-]*\))?[\d.+\-]*+$")
 _LABEL = re.compile(r"\d*([A-Za-z]+)(.*)$", re.DOTALL)
 _FORMULA = re.compile(r"([A-Z][a-z]?|[a-z]{1,2})(\d*\.?\d*)")
 
@@ -43,9 +44,9 @@ class Site:
 
     Attributes:
         label: as in the file.
-        element: its symbol.
-        position: fractional coordinates as they are written.
-        multiplicity: how many such atoms the cell holds, if the file says so.
+        element: symbol of the element.
+        position: fractional coordinates as in the file.
+        multiplicity: number of equivalent atoms in the cell; None if the file does not give it.
     """
 
     label: str
@@ -56,21 +57,21 @@ class Site:
 
 @dataclass(frozen=True)
 class Formula:
-    """What a file says its crystal is made of.
+    """The chemical formula that a file gives.
 
     Attributes:
-        counts: atoms of each element in `_chemical_formula_sum`.
-        units: `_cell_formula_units_Z`, how many of these formulas a cell holds; None where it is not said.
+        counts: number of atoms of each element in `_chemical_formula_sum`.
+        units: `_cell_formula_units_Z`, the number of formula units in the cell; None if the file does not give it.
     """
 
     counts: Mapping[str, float]
     units: float | None
 
     def agrees(self, content: Mapping[str, int]) -> bool:
-        """Whether a cell of this content is a whole number of formulas: `units` of them, where that is said.
+        """Whether a cell with this content is a whole number of formula units, and `units` of them if that is given.
 
-        Some programs (pymatgen among them) write the content of the whole cell as the formula, beside the number of
-        reduced formulas in it; both ways are accepted.
+        Some programs, such as pymatgen, write the content of the whole cell as the formula, together with the number of
+        reduced formulas in it. Both conventions are accepted.
         """
         if set(content) != set(self.counts):
             return False
@@ -88,7 +89,7 @@ class Formula:
 
 
 def text_of(block: Block, *tags: str) -> str:
-    """The first of these tags that has a value (`?` and `.` are none), or ""."""
+    """The value of the first of these tags that has one (`?` and `.` do not count), or ""."""
     for tag in tags:
         for value in block.get(tag, ()):
             if value.strip() not in ("", "?", "."):
@@ -97,21 +98,28 @@ def text_of(block: Block, *tags: str) -> str:
 
 
 def number_of(text: str) -> float | None:
-    """`0.5`, `0.5(3)` or `1/2` as a number; None of anything else."""
-    match = _ESD.match(text.strip())
+    """`0.5`, `0.5(3)` or `1/2` as a number; None for anything else, and for numbers that overflow (1e400)."""
+    text = text.strip()
+    if text.replace(".", "", 1).isdecimal() and len(text) < 20:  # most are, and this is four times as fast
+        return float(text)
+    match = _ESD.match(text)
     if match is not None:
-        return float(match.group(1))
-    fraction = _FRACTION.match(text.strip())
-    return int(fraction.group(1)) / int(fraction.group(2)) if fraction and int(fraction.group(2)) else None
+        value = float(match.group(1))
+    else:
+        fraction = _FRACTION.match(text)
+        if fraction is None or not float(fraction.group(2)):
+            return None
+        value = float(fraction.group(1)) / float(fraction.group(2))
+    return value if math.isfinite(value) else None
 
 
 def read_formula(block: Block) -> Formula | None:
-    """The file's formula, or None where it gives none that can be read."""
+    """The formula of a file, or None if it has none that can be read."""
     text = text_of(block, "_chemical_formula_sum")
     counts: dict[str, float] = defaultdict(float)
     for word in text.replace(",", " ").split():
-        if re.fullmatch(r"[A-Z]{2}\d*\.?\d*", word) and _is_element(word.rstrip("0123456789.").capitalize()):
-            word = word.capitalize()  # SI1 of old files
+        if re.fullmatch(r"[A-Z]{2}\d*+\.?\d*+", word) and _is_element(word.rstrip("0123456789.").capitalize()):
+            word = word.capitalize()  # SI1, as in old files
         position = 0
         while position < len(word):
             found = _FORMULA.match(word, position)
@@ -125,28 +133,31 @@ def read_formula(block: Block) -> Formula | None:
 
 
 def read_sites(block: Block, formula: Formula | None) -> list[Site]:
-    """Every row of the atom sites but the dummies.
+    """All rows of the atom sites except dummies.
 
     Args:
         block: the values of a data block.
-        formula: of the same block; it decides between two readings of a label (CO1: cobalt, or a carbon).
+        formula: of the same block. It decides between two readings of a label (CO1 may be cobalt or a carbon).
 
     Raises:
-        Unfit: a row without a position, an occupancy other than 1, hydrogen that is only mentioned, or a symbol that
-            is no element.
+        Unfit: a row has no position, an occupancy other than 1, a hydrogen without a position, or a symbol that is not
+            an element.
     """
     columns = [block.get(f"_atom_site_fract_{k}") for k in "xyz"]
     if any(column is None for column in columns):
         only_cartesian = "_atom_site_cartn_x" in block
         raise Unfit(f"unreadable: no fractional coordinates{', only Cartesian ones' if only_cartesian else ''}")
     count = len(columns[0] or ())
+    if any(len(column or ()) != count for column in columns):
+        raise Unfit("unreadable: the columns of coordinates have different lengths")
     labels = _column(block, count, "_atom_site_label")
     symbols = _column(block, count, "_atom_site_type_symbol")
     flags = _column(block, count, "_atom_site_calc_flag")
     occupancies = _column(block, count, "_atom_site_occupancy")
     hydrogens = _column(block, count, "_atom_site_attached_hydrogens")
     multiplicities = _column(block, count, "_atom_site_symmetry_multiplicity", "_atom_site_site_symmetry_multiplicity")
-    names = [label or symbol or f"site {i + 1}" for i, (label, symbol) in enumerate(zip(labels, symbols, strict=True))]
+    named = enumerate(zip(labels, symbols, strict=True), 1)
+    names = [(label or symbol or f"site {i}")[:40] for i, (label, symbol) in named]
     kept = [i for i in range(count) if flags[i].lower() != "dum"]
     for i in kept:
         _check_whole(names[i], occupancies[i], hydrogens[i])
@@ -162,10 +173,12 @@ def read_sites(block: Block, formula: Formula | None) -> list[Site]:
 
 
 def _column(block: Block, count: int, *tags: str) -> Sequence[str]:
-    """A column as long as the coordinates; where a value (or the column) is missing, ""."""
+    """A column of the same length as the coordinates; missing values, or a missing column, are ""."""
     for tag in tags:
         values = block.get(tag)
-        if values is not None and len(values) == count:
+        if values is not None:
+            if len(values) != count:
+                raise Unfit(f"unreadable: {tag} has {len(values)} values and there are {count} sites")
             return ["" if value in ("?", ".") else value for value in values]
     return [""] * count
 
@@ -197,10 +210,10 @@ def _count(text: str) -> int | None:
 
 
 def _element(symbol: str, label: str, formula: Formula | None) -> str:
-    """The element of a row, by its type symbol, else by its label."""
+    """The element of a row, from its type symbol or, if it has none, from its label."""
     readings = _of_symbol(symbol) if symbol else _of_label(label)
     if not readings:
-        raise Unfit(f"element: '{(symbol or label)[:40]}' names no element up to Z = {MAX_Z}")
+        raise Unfit(f"element: '{(symbol or label)[:40]}' is not an element up to Z = {MAX_Z}")
     known = formula.counts if formula else ()
     element = next((reading for reading in readings if reading in known), readings[0])
     if element in ISOTOPES:
@@ -210,7 +223,7 @@ def _element(symbol: str, label: str, formula: Formula | None) -> str:
 
 @functools.lru_cache(4096)
 def _of_symbol(symbol: str) -> tuple[str, ...]:
-    """Fe, FE, Fe3+, Fe+3, Fe(III), Fe3: iron. Va, OH, Du, NH4: nothing."""
+    """The element of a type symbol: iron for Fe, FE, Fe3+, Fe+3, Fe(III) and Fe3; none for Va, OH, Du and NH4."""
     _refuse_mixture(symbol)
     match = _SYMBOL.match(symbol)
     element = match.group(1).capitalize() if match and symbol not in MOLECULES else ""
@@ -219,10 +232,10 @@ def _of_symbol(symbol: str) -> tuple[str, ...]:
 
 @functools.lru_cache(4096)
 def _of_label(label: str) -> tuple[str, ...]:
-    """What a label can stand for, the likeliest first.
+    """The elements that a label can stand for, the likeliest first.
 
-    A label begins with the symbol of its element; what follows is a number, or a mark in capitals (SiT1, OW2, CaM2).
-    Two capitals can be one symbol or a symbol and a mark: CA1 is calcium, or the carbon A.
+    A label begins with the symbol of its element, followed by a number or a mark in capitals (SiT1, OW2, CaM2). Two
+    capitals can be one symbol or a symbol and a mark: CA1 is calcium, or the carbon A.
     """
     _refuse_mixture(label)
     match = _LABEL.match(label)
@@ -240,8 +253,8 @@ def _of_label(label: str) -> tuple[str, ...]:
 
 
 def _refuse_mixture(text: str) -> None:
-    """`Si/Al`, `Nb,Zr`, `0.75Si + 0.25Al`, `O-H`: more than one element on a site."""
-    parts = [re.sub(r"^[\d.\s]+|[^A-Za-z].*$", "", part) for part in re.split(r"[,/+&\-]", text)]
+    """Reject a site with more than one element: `Si/Al`, `Nb,Zr`, `0.75Si + 0.25Al`, `O-H`."""
+    parts = [re.sub(r"^[\d.\s]+|[^A-Za-z].*$", "", part, flags=re.DOTALL) for part in re.split(r"[,/+&\-]", text)]
     named = [part for part in parts if _is_element(part)]
     if len(named) > 1:
         raise Unfit(f"disorder: '{text[:40]}' names several elements")

@@ -1,8 +1,8 @@
-"""The symmetry of a CIF block: the operations it lists, else those of the space group it names.
+"""The symmetry of a CIF block: the operations that it lists or, if there are none, those of its space group.
 
-Names are looked up in gemmi's table of 564 settings (International Tables A). A name can leave open which of two
-origins, or which axes of a rhombohedral group, is meant; then all of them are returned and the caller decides by the
-atoms. What cannot be found is refused: a crystal without its symmetry is another crystal.
+Names are looked up in gemmi's table of 564 settings (International Tables A). A name may not determine the origin
+choice, or the axes of a rhombohedral group; then all possible settings are returned, and the caller decides by the
+atoms. A symmetry that cannot be determined is an error, because without it the file describes another crystal.
 """
 
 from __future__ import annotations
@@ -24,12 +24,15 @@ _HALL = ("_space_group_name_hall", "_symmetry_space_group_name_hall")
 _STEMS = tuple(f"_{where}space_group_name_h{dash}m" for where in ("", "symmetry_") for dash in "-_")
 _NAMES = tuple(stem + end for stem in _STEMS for end in ("_alt", "_full", ""))
 _REFERENCES = tuple(stem + "_ref" for stem in _STEMS)
-"""Symbols of the standard setting, which need not be the file's: they count where there is no other."""
+"""Symbols of the standard setting, which may differ from that of the file; they are used only if there is no other."""
 _NUMBERS = ("_space_group_it_number", "_symmetry_int_tables_number")
 _SUPERSPACE = "_space_group_symop_ssg_operation_algebraic"
 
+MAX_OPERATIONS = 1_000
+"""Operations that a file may list: a group of the tables has at most 192, and a supercell some more."""
 METRIC = 0.03
-"""By how much a symmetry operation may change a^2, or a.b / |a||b|, of the cell it acts on; more contradicts it."""
+"""Largest relative change of a^2, and largest change of a.b / |a||b|, of the cell under a symmetry operation; if it is
+exceeded, cell and operation contradict each other."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class Setting:
     """A set of symmetry operations x' = R x + t on fractional coordinates.
 
     Attributes:
-        name: to be shown.
+        name: for messages.
         rotations: (M, 3, 3).
         translations: (M, 3).
     """
@@ -49,11 +52,11 @@ class Setting:
 
 @dataclass(frozen=True)
 class Symmetry:
-    """What a file says of its symmetry.
+    """The symmetry that a file gives.
 
     Attributes:
-        settings: all that may be meant, the likeliest first; one where the file is explicit.
-        doubt: why the first cannot be taken at its word, in words; "" where it can.
+        settings: all settings that the file allows, the likeliest first; a single one if the file is explicit.
+        doubt: for messages, why the first setting may not be the right one; "" if it is certain.
     """
 
     settings: Sequence[Setting]
@@ -68,12 +71,12 @@ def read_symmetry(block: Block, metric: np.ndarray) -> Symmetry:
         metric: (3, 3) scalar products of the cell vectors, Å^2.
 
     Raises:
-        Unfit: it is unknown, contradicts itself, or does not fit the cell.
+        Unfit: the symmetry is unknown, contradicts itself, or does not fit the cell.
     """
     if _SUPERSPACE in block:
-        raise Unfit("symmetry: a modulated structure, in more than three dimensions")
+        raise Unfit("symmetry: a modulated structure, described in more than three dimensions")
     listed = _listed(block)
-    if len(listed) > 1:
+    if len(listed) > 1 or (listed and listed[0] != gemmi.Op()):
         _check_group(listed, [] if _is_magnetic(block) else _named(block, metric, strict=False))
         return Symmetry(_fitting([_of_operations("its operations", listed)], metric))
     settings = [_setting(sg.xhm(), sg.hall) for sg in _named(block, metric, strict=not listed)]
@@ -95,26 +98,41 @@ def _is_magnetic(block: Block) -> bool:
 
 
 def _listed(block: Block) -> list[gemmi.Op]:
-    """The operations that the file lists, each once; of a magnetic group without time reversal."""
+    """The operations that the file lists, without duplicates; those of a magnetic group without time reversal."""
     if _is_magnetic(block):
         groups = [[re.sub(r",\s*[+-]?1\s*$", "", text) for text in block.get(tag, ())] for tag in _MAGNETIC]
         operations, centrings = ([_operation(text) for text in texts] or [gemmi.Op()] for texts in groups)
+        _check_number(len(operations) * len(centrings))
         every = [(c * o).wrap() for c in centrings for o in operations]
     else:
         texts = next((block[tag] for tag in _OPERATIONS if tag in block), ())
-        every = [_operation(text) for text in texts if text.strip() not in ("", "?", ".")]
+        stated = [text for text in texts if text.strip() not in ("", "?", ".")]
+        every = [_operation(text) for text in (texts if stated else ())]  # one of several that is left open is none
     return list({operation.triplet(): operation for operation in every}.values())
 
 
 def _check_group(operations: Sequence[gemmi.Op], named: Sequence[gemmi.SpaceGroup]) -> None:
-    """Operations that are listed are a group, and the one that is named."""
+    """Check that the listed operations form a group, and that it is the named one."""
+    _check_number(len(operations))
+    if gemmi.Op() not in operations:
+        raise Unfit("symmetry: x, y, z is not among its operations")
     group = gemmi.GroupOps(list(operations))
-    group.add_missing_elements()
-    if len(group) != len(operations):
+    try:
+        group.add_missing_elements()
+    except RuntimeError:  # no end of them
+        is_group = False
+    else:
+        is_group = len(group) == len(operations)
+    if not is_group:
         raise Unfit(f"symmetry: its {len(operations)} operations do not form a group")
     found = gemmi.find_spacegroup_by_ops(group)
     if found is not None and named and found.number not in {sg.number for sg in named}:
-        raise Unfit(f"symmetry: its operations are those of {found.xhm()}, and it names {named[0].xhm()}")
+        raise Unfit(f"symmetry: its operations are those of {found.xhm()}, but it names {named[0].xhm()}")
+
+
+def _check_number(operations: int) -> None:
+    if operations > MAX_OPERATIONS:
+        raise Unfit(f"symmetry: {operations:,} operations are more than any group has")
 
 
 def _operation(text: str) -> gemmi.Op:
@@ -123,7 +141,7 @@ def _operation(text: str) -> gemmi.Op:
             raise ValueError(text)
         return gemmi.Op(text.strip()).wrap()
     except (ValueError, RuntimeError) as error:
-        raise Unfit(f"symmetry: '{text[:40]}' is no operation") from error
+        raise Unfit(f"symmetry: '{text[:40]}' is not a symmetry operation") from error
 
 
 def _of_operations(name: str, operations: Iterable[gemmi.Op]) -> Setting:
@@ -137,7 +155,7 @@ def _setting(name: str, hall: str) -> Setting:
 
 
 def _fitting(settings: Sequence[Setting], metric: np.ndarray) -> list[Setting]:
-    """Those whose rotations leave the cell as it is, within METRIC."""
+    """The settings whose rotations leave the metric of the cell unchanged within METRIC."""
     scale = np.sqrt(np.outer(metric.diagonal(), metric.diagonal()))
     found = []
     for setting in settings:
@@ -145,17 +163,17 @@ def _fitting(settings: Sequence[Setting], metric: np.ndarray) -> list[Setting]:
         if (np.abs(turned - metric) <= METRIC * scale).all():
             found.append(setting)
     if not found:
-        raise Unfit(f"symmetry: the cell is not one of {settings[0].name}")
+        raise Unfit(f"symmetry: the cell does not have the symmetry of {settings[0].name}")
     return found
 
 
 def _named(block: Block, metric: np.ndarray, strict: bool) -> list[gemmi.SpaceGroup]:
-    """Every setting that the names and numbers of a file allow; [] where it gives none.
+    """All settings that the names and numbers of a file allow; [] if it gives none.
 
     Args:
         block: the values of a data block.
         metric: (3, 3) of the cell, which shows the unique axis of a monoclinic group.
-        strict: a name that cannot be found, or names that contradict each other, are errors; otherwise no name.
+        strict: whether unknown or contradictory names are errors; if not, they are ignored.
     """
     try:
         return _by_names(block, _unique_axis(metric))
@@ -166,7 +184,7 @@ def _named(block: Block, metric: np.ndarray, strict: bool) -> list[gemmi.SpaceGr
 
 
 def _unique_axis(metric: np.ndarray) -> str:
-    """The axis at right angles to the other two where these are oblique; "b", the usual one, where no axis is."""
+    """The axis that is perpendicular to the other two, if these are oblique; else "b", the usual unique axis."""
     scale = np.sqrt(np.outer(metric.diagonal(), metric.diagonal()))
     oblique = np.abs(metric / scale) > 0.01
     pairs = {"a": oblique[1, 2], "b": oblique[0, 2], "c": oblique[0, 1]}
@@ -181,7 +199,7 @@ def _by_names(block: Block, axis: str) -> list[gemmi.SpaceGroup]:
     found |= {text: settings for text in names or references if (settings := _by_name(text, axis))}
     unknown = [*names, *halls, *references]
     if not found and unknown:
-        raise Unfit(f"symmetry: '{unknown[0][:40]}' is no known space group")
+        raise Unfit(f"symmetry: '{unknown[0][:40]}' is not a known space group")
     if number is not None:
         found = found or {f"number {number}": _by_number(number)}
         text, settings = next(iter(found.items()))
@@ -220,7 +238,7 @@ def _by_hall(symbol: str) -> Sequence[gemmi.SpaceGroup]:
 
 @functools.lru_cache(230)
 def _by_number(number: int) -> Sequence[gemmi.SpaceGroup]:
-    """The standard setting, with both origins or both kinds of axes where there are two."""
+    """The standard setting, with both origin choices or both kinds of axes if there are two."""
     return _variants(gemmi.find_spacegroup_by_number(number))
 
 
@@ -230,12 +248,12 @@ def _variants(group: gemmi.SpaceGroup | None) -> Sequence[gemmi.SpaceGroup]:
 
 @functools.lru_cache(1024)
 def _by_name(name: str, axis: str) -> Sequence[gemmi.SpaceGroup]:
-    """The settings of a Hermann-Mauguin symbol; none of one that is unknown.
+    """The settings of a Hermann-Mauguin symbol; empty if it is unknown.
 
-    A short monoclinic symbol (P 21/n) is of the unique axis that the cell shows.
+    A short monoclinic symbol (P 21/n) is read with the unique axis of the cell.
 
-    Understood beside the symbols of the table: an origin or axes behind a colon, in words (`origin choice 2`) or as
-    in ICSD (S and Z for origins 1 and 2, H and R for the axes), full symbols, `2(1)` and `2_1`.
+    Besides the symbols of the table, these are understood: origin choice or axes after a colon, in words (`origin
+    choice 2`) or as in ICSD (S and Z for origins 1 and 2, H and R for the axes), full symbols, `2(1)` and `2_1`.
     """
     text, choice = _split_choice(re.sub(r"\s+", " ", name.strip()))
     text = re.sub(r"\((\d)\)", r"\1", text)
@@ -251,15 +269,15 @@ def _by_name(name: str, axis: str) -> Sequence[gemmi.SpaceGroup]:
 
 
 def _with_either_glide(symbol: str, group: gemmi.SpaceGroup) -> Sequence[gemmi.SpaceGroup]:
-    """Settings that a symbol with an e-glide (C m m e) stands for: C m m a and C m m b, which differ in the origin."""
+    """The settings of a symbol with an e-glide: C m m e is C m m a or C m m b, which differ in their origins."""
     pattern = symbol.replace(" ", "").replace("e", "[abc]")
     table = gemmi.spacegroup_table() if "[abc]" in pattern else ()
     meant = [sg for sg in table if sg.number == group.number and re.fullmatch(pattern, sg.hm.replace(" ", ""))]
-    return tuple({sg.hall: sg for sg in reversed(meant)}.values())  # C c c a and C c c b are one in origin choice 1
+    return tuple({sg.hall: sg for sg in reversed(meant)}.values())  # C c c a and C c c b are equal in origin choice 1
 
 
 def _split_choice(name: str) -> tuple[str, str]:
-    """A symbol and the origin or axes behind it: "1", "2", "H", "R" or ""."""
+    """Split a symbol from its origin choice or axes: "1", "2", "H", "R" or ""."""
     words = re.match(r"(.*?)\s*[\[(,]?\s*origin(?:\s+choice)?\s*(?:no\.?|at)?\s*([12])\s*[\])]?$", name, re.IGNORECASE)
     if words:
         return words.group(1).strip(), words.group(2)
@@ -276,13 +294,13 @@ def _split_choice(name: str) -> tuple[str, str]:
 
 
 def _monoclinic(symbol: str, axis: str) -> str:
-    """A short monoclinic symbol in full, for the unique axis; any other as it is: P 21/n -> P 1 1 21/n for "c"."""
+    """The full form of a short monoclinic symbol, P 21/n -> P 1 1 21/n for "c"; other symbols are not changed."""
     short = re.fullmatch(r"([ABCIFP]) ?(21?|(?:21?/)?[abcmn])", symbol)
     places = {"a": "{} {} 1 1", "b": "{} 1 {} 1", "c": "{} 1 1 {}"}
     return places[axis].format(*short.groups()) if short else symbol
 
 
 def _short(symbol: str) -> str:
-    """A full symbol as the table has it: P 21/b 21/n 21/m -> P b n m, F 4/m -3 2/m -> F m -3 m."""
+    """The short form of a full symbol, as in the table: P 21/b 21/n 21/m -> P b n m, F 4/m -3 2/m -> F m -3 m."""
     short = re.sub(r"(?<!4)21?/([a-emn])", r"\1", symbol)
     return re.sub(r"4[123]?/([a-emn])(?=\s*-3)", r"\1", short)

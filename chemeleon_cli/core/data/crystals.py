@@ -1,6 +1,6 @@
-"""The datum: a batch of crystals as dense tensors, and the one standard form of a crystal.
+"""A batch of crystals as dense tensors, and the canonical form of a crystal.
 
-Legend used everywhere: B crystals, N atoms padded to the largest crystal of this batch.
+Legend, used everywhere: B crystals, N atoms padded to the largest crystal of the batch.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ class Crystals:
     """A batch of periodic crystals.
 
     Attributes:
-        numbers: (B, N) int64 atomic numbers, 0 where there is no atom.
+        numbers: (B, N) int64 atomic numbers, 0 at padding.
         frac_coords: (B, N, 3) fractional coordinates in [0, 1).
         lattice: (B, 3, 3) lattice vectors as rows, Å, as in pymatgen.
         num_atoms: (B,) int64.
-        properties: named (B,) float labels, NaN where a crystal has none.
+        properties: named (B,) float labels, NaN for crystals without the label.
     """
 
     numbers: Tensor
@@ -42,14 +42,14 @@ class Crystals:
     def from_structures(
         cls, structures: Sequence[Structure], properties: Mapping[str, Sequence[float]] | None = None
     ) -> Crystals:
-        """Batch pymatgen structures, each in the cell it is given in.
+        """A batch of pymatgen structures, in their given cells.
 
         Args:
             structures: ordered structures.
             properties: labels, one sequence of length B per name.
 
         Returns:
-            A batch padded to its own largest crystal.
+            The batch, padded to its largest crystal.
         """
         num_atoms = torch.tensor([len(s) for s in structures], dtype=torch.int64)
         width = int(num_atoms.max()) if structures else 0
@@ -64,7 +64,7 @@ class Crystals:
         return cls(numbers, wrap(frac), lattice, num_atoms, labels)
 
     def to_structures(self) -> list[Structure]:
-        """The crystals as pymatgen structures, in the same cell and atom order."""
+        """The crystals as pymatgen structures, with the same cells and order of atoms."""
         numbers, frac, lattice = self.numbers.tolist(), self.frac_coords.double().cpu(), self.lattice.double().cpu()
         return [
             Structure(Lattice(lattice[b].numpy()), numbers[b][:n], frac[b, :n].numpy())
@@ -73,7 +73,7 @@ class Crystals:
 
     @classmethod
     def cat(cls, parts: Sequence[Crystals]) -> Crystals:
-        """Join batches, padding them to the largest; only labels that all of them have are kept."""
+        """Concatenate batches, padded to the largest crystal. Only labels that all batches have are kept."""
         width = max(p.numbers.shape[1] for p in parts)
 
         def pad(x: Tensor) -> Tensor:
@@ -97,7 +97,7 @@ class Crystals:
         return len(self.num_atoms)
 
     def __getitem__(self, index: slice | Tensor | Sequence[int]) -> Crystals:
-        """A sub-batch, trimmed to its own largest crystal."""
+        """A sub-batch, padded to its largest crystal."""
         if not isinstance(index, slice):
             index = torch.as_tensor(index, device=self.num_atoms.device)
         num_atoms = self.num_atoms[index]
@@ -111,7 +111,7 @@ class Crystals:
         )
 
     def to(self, device: torch.device | str) -> Crystals:
-        """The same batch on another device."""
+        """The batch on another device."""
         moved = {k: v.to(device) for k, v in self.properties.items()}
         return Crystals(
             self.numbers.to(device),
@@ -123,7 +123,7 @@ class Crystals:
 
     @property
     def mask(self) -> Tensor:
-        """(B, N) bool, True where there is an atom."""
+        """(B, N) bool, True for atoms and False for padding."""
         return atom_mask(self.num_atoms, self.numbers.shape[1])
 
     @property
@@ -155,9 +155,9 @@ def atom_mask(num_atoms: Tensor, width: int) -> Tensor:
 
 
 def wrap(frac: Tensor) -> Tensor:
-    """Fractional coordinates into [0, 1).
+    """Wrap fractional coordinates into [0, 1).
 
-    Twice, because in floating point -1e-9 % 1 rounds to 1.
+    The remainder is taken twice, because in floating point -1e-9 % 1 rounds to 1.
     """
     return frac.remainder(1.0).remainder(1.0)
 
@@ -170,7 +170,7 @@ def lattice_from_parameters(lengths: Tensor, angles: Tensor) -> Tensor:
         angles: (B, 3) degrees.
 
     Returns:
-        (B, 3, 3) rows a, b, c; NaN where no cell has these angles.
+        (B, 3, 3) rows a, b, c; NaN if no cell has these angles.
     """
     alpha, beta, gamma = torch.deg2rad(angles).unbind(-1)
     a, b, c = lengths.unbind(-1)
@@ -186,7 +186,7 @@ def lattice_from_parameters(lengths: Tensor, angles: Tensor) -> Tensor:
 
 
 def origin_atoms(crystals: Crystals) -> Tensor:
-    """(B, N) bool: the atoms of each crystal's rarest element (the lightest, on a tie), as in `canonical`."""
+    """(B, N) bool: the atoms of the rarest element of each crystal (the lightest on a tie), as in `canonical`."""
     same = crystals.numbers.unsqueeze(2) == crystals.numbers.unsqueeze(1)
     key = (same & crystals.mask.unsqueeze(1)).sum(2) * (MAX_Z + 1) + crystals.numbers
     key = key.masked_fill(~crystals.mask, torch.iinfo(torch.int64).max)
@@ -194,31 +194,34 @@ def origin_atoms(crystals: Crystals) -> Tensor:
 
 
 def shift_to_atom(crystals: Crystals, atom: Tensor) -> Crystals:
-    """Crystals with the atom of index `atom` (B, 1) of each at the origin."""
+    """Shift each crystal so that its atom of index `atom` (B, 1) is at the origin."""
     origin = crystals.frac_coords.gather(1, atom.unsqueeze(-1).expand(-1, -1, 3))
     return crystals.replace(frac_coords=wrap(crystals.frac_coords - origin) * crystals.mask.unsqueeze(-1))
 
 
-def canonical(structure: Structure, symprec: float = 0.01) -> Structure:
-    """The one standard form of a crystal: training, rollout and scoring all see this.
+SYMPREC = 0.01
+"""Distance, Å, within which two sites count as related by a translation."""
 
-    Primitive cell, Niggli-reduced, right-handed, in pymatgen's standard orientation, with an atom of
-    the rarest element (of the lightest, on a tie) at the origin and atoms sorted by atomic number,
-    then by coordinates. Copies of a crystal that are shifted, rotated, permuted or repeated come out
-    equal up to the choice among equivalent axes and origins.
+
+def canonical(structure: Structure) -> Structure:
+    """The canonical form of a crystal, which training, rollout and scoring all use.
+
+    It is the primitive cell, Niggli-reduced, right-handed and in pymatgen's standard orientation, with an atom of the
+    rarest element (the lightest on a tie) at the origin and atoms sorted by atomic number, then by coordinates.
+    Shifted, rotated, permuted or repeated descriptions of a crystal have the same canonical form, up to the choice
+    among equivalent axes and origins.
 
     Args:
         structure: an ordered structure with a cell of positive volume.
-        symprec: distance in Å within which two sites count as translations of each other.
 
     Raises:
-        ValueError: there is no such cell, or spglib finds no primitive one.
+        ValueError: cell or coordinates are not finite, or spglib finds no primitive or no Niggli cell.
     """
     matrix, frac = structure.lattice.matrix, structure.frac_coords
     if not np.isfinite(matrix).all() or not np.isfinite(frac).all():
         raise ValueError("cell or coordinates are not finite")
     cell: Any = (matrix, frac, structure.atomic_numbers)
-    primitive = spglib.standardize_cell(cell, to_primitive=True, no_idealize=True, symprec=symprec)
+    primitive = spglib.standardize_cell(cell, to_primitive=True, no_idealize=True, symprec=SYMPREC)
     if primitive is None:
         raise ValueError("no primitive cell found: atoms overlap or the cell is flat")
     matrix, frac, numbers = (np.asarray(part) for part in primitive)
@@ -227,7 +230,7 @@ def canonical(structure: Structure, symprec: float = 0.01) -> Structure:
         raise ValueError("the cell has no Niggli form")
     frac = frac @ matrix @ np.linalg.inv(reduced)
     if np.linalg.det(reduced) < 0:
-        reduced, frac = -reduced, -frac  # inverting axes and coordinates alike moves no atom
+        reduced, frac = -reduced, -frac  # inverting both axes and coordinates moves no atom
     found, counts = np.unique(numbers, return_counts=True)
     rarest = found[np.argmin(counts)]  # np.unique sorts, so a tie goes to the lightest
     order = _site_order(numbers, frac)
@@ -239,17 +242,17 @@ def canonical(structure: Structure, symprec: float = 0.01) -> Structure:
 
 
 def _wrap_close(frac: np.ndarray) -> np.ndarray:
-    """Into [0, 1), with what is a rounding error below 1 (or above 0) put to 0."""
+    """Wrap into [0, 1), and set coordinates within a rounding error of 0 or 1 to 0."""
     frac = frac % 1.0
     return np.where((frac > 1 - 1e-7) | (frac < 1e-7), 0.0, frac)
 
 
 def _site_order(numbers: np.ndarray, frac: np.ndarray) -> np.ndarray:
-    x, y, z = np.round(frac * 1e4).T % 1e4  # so that 0.99999 and 0 are one place
+    x, y, z = np.round(frac * 1e4).T % 1e4  # so that 0.99999 and 0 sort alike
     return np.lexsort((z, y, x, numbers))
 
 
 @functools.lru_cache(maxsize=200_000)
 def reduced_formula(numbers: tuple[int, ...]) -> str:
-    """pymatgen's reduced formula of the atoms with these atomic numbers."""
+    """The reduced formula, as pymatgen writes it, of atoms with these atomic numbers."""
     return Composition(Counter(Element.from_Z(z).symbol for z in numbers)).reduced_formula

@@ -1,7 +1,7 @@
-"""Tables of crystals: a split's CSV file to canonical crystals.
+"""Tables of crystals: reads the CSV file of a split as canonical crystals.
 
-Parsing a CIF and bringing it to canonical form takes milliseconds, so it is done once in worker
-processes and kept, keyed by the content of the file: in a cache, or beside the file where it comes with the program.
+Parsing a CIF and computing its canonical form takes milliseconds, so it is done once, in worker processes, and the
+result is stored by the hash of the file: in a cache, or beside the file for the set that comes with the program.
 """
 
 from __future__ import annotations
@@ -45,15 +45,15 @@ class Table:
     """Canonical crystals of one split, packed: M crystals with A atoms in all.
 
     Attributes:
-        path: the file they came from.
+        path: the file that they were read from.
         sha256: of that file.
         ids: M names.
         numbers: (A,) atomic numbers, one crystal after the other.
         frac_coords: (A, 3).
         lattice: (M, 3, 3) Å.
         num_atoms: (M,).
-        properties: named (M,) float32 labels, NaN where there is none.
-        rejected: (name, reason) of every row that is not in the table.
+        properties: named (M,) float32 labels, NaN for missing ones.
+        rejected: (name, reason) of every row of the file that is not in the table.
     """
 
     path: Path
@@ -74,7 +74,7 @@ class Table:
         return self.num_atoms.cumsum(0) - self.num_atoms
 
     def crystals(self, index: Sequence[int] | Tensor | slice = slice(None)) -> Crystals:
-        """The chosen rows as a batch padded to its largest crystal."""
+        """The chosen rows as a batch, padded to its largest crystal."""
         rows = torch.arange(len(self))[index] if isinstance(index, slice) else torch.as_tensor(index)
         atoms, mask = self.atoms_of(rows)
         return Crystals(
@@ -86,7 +86,7 @@ class Table:
         )
 
     def atoms_of(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Where the atoms of the chosen (B,) rows are packed: (B, N) indices, 0 at padding, and (B, N) mask."""
+        """(B, N) indices of the atoms of the chosen (B,) rows in the packed arrays, 0 at padding, and (B, N) mask."""
         num_atoms = self.num_atoms[rows]
         column = torch.arange(int(num_atoms.max()) if len(rows) else 0)
         mask = column < num_atoms.unsqueeze(1)
@@ -123,7 +123,7 @@ class Table:
 
     @functools.cached_property
     def space_groups(self) -> Tensor:
-        """(M,) numbers of the space groups, 0 where spglib finds none."""
+        """(M,) space group numbers, 0 if spglib finds none."""
         found = []
         atoms = self.num_atoms.tolist()
         for lattice, frac, numbers in zip(
@@ -135,7 +135,7 @@ class Table:
         return torch.tensor(found)
 
     def summary(self) -> dict[str, Any]:
-        """What a checkpoint remembers of the set it was trained on: counts, sizes, label statistics, hash."""
+        """The record of a training set in checkpoints: counts, sizes, label statistics, hash."""
         labels = {}
         for name, values in self.properties.items():
             known = values[~values.isnan()].double()
@@ -162,16 +162,16 @@ def load_split(folder: str | Path, split: str, max_atoms: int | None = None) -> 
     """Read one split of a data set.
 
     Args:
-        folder: holds `train.csv.gz` or `train.csv` (and so on), with a `cif` column, an id column
-            `material_id` if there is one, and numeric label columns; an empty cell is no label.
+        folder: contains `train.csv.gz` or `train.csv` (and so on) with a column `cif`, optionally a column
+            `material_id`, and numeric label columns; an empty cell is a missing label.
         split: "train", "val" or "test".
-        max_atoms: leave out crystals whose canonical cell is larger.
+        max_atoms: crystals with a larger canonical cell are left out.
 
     Returns:
-        The table, or None where the folder has no such split.
+        The table, or None if the folder has no such split.
 
     Raises:
-        UserError: the file cannot be read, has no `cif` column, or holds no usable crystal.
+        UserError: the file cannot be read, has no `cif` column, or contains no usable crystal.
     """
     path = split_path(folder, split)
     if path is None:
@@ -200,8 +200,8 @@ def load_split(folder: str | Path, split: str, max_atoms: int | None = None) -> 
 def of_thirds(table: Table, thirds: Sequence[int]) -> Table:
     """The crystals whose reduced formula is in one of the chosen thirds of all formulas.
 
-    Two models that learn from different thirds have no formula in common, so one can judge what was made to please
-    the other.
+    Two models that are trained on different thirds share no formula, so one can evaluate crystals that were optimised
+    for the other.
 
     Args:
         table: the crystals.
@@ -219,19 +219,19 @@ def of_thirds(table: Table, thirds: Sequence[int]) -> Table:
 
 
 def third_of(formula: str) -> int:
-    """0, 1 or 2, by a hash of a reduced formula: the same in every set, whatever else is in it."""
+    """0, 1 or 2, by a hash of a reduced formula, so that it does not depend on the set."""
     return int.from_bytes(hashlib.sha256(f"thirds:{formula}".encode()).digest()[:8], "big") % 3
 
 
 def parse_canonical(cif: str) -> Structure | str:
-    """One CIF to its canonical structure, or the reason why there is none."""
+    """The canonical structure of a CIF, or the reason why there is none."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             return canonical(plain(parse_cif(cif)))
         except ValueError as error:  # Unfit, and what `canonical` refuses
             return str(error)
-        except Exception as error:  # whatever the general parser stumbles over; the row is reported
+        except Exception as error:  # the parsers can raise anything on a malformed CIF; the row is reported
             return f"unreadable: {error}"[:100]
 
 
@@ -243,20 +243,20 @@ def _arrays(cif: str) -> tuple[np.ndarray, np.ndarray, np.ndarray] | str:
 
 
 def _parse(path: Path, digest: str, split: str | None) -> Table:
-    """The crystals of a table or, where its column `split` says which is where, of one split."""
+    """The crystals of a table or, if `split` is given, those of its rows with this value in the column `split`."""
     try:
         frame = pd.read_csv(path, dtype={ID_COLUMN: str, CIF_COLUMN: str})
         if ID_COLUMN in frame and bool(frame[ID_COLUMN].isna().to_numpy().any()):  # NA is a name
             frame[ID_COLUMN] = pd.read_csv(path, usecols=[ID_COLUMN], dtype=str, keep_default_na=False)[ID_COLUMN]
     except (OSError, EOFError, ValueError) as error:
         raise UserError(
-            f"{path}: not a readable CSV table: {error}", "is the file whole? download or write it again"
+            f"{path}: not a readable CSV table: {error}", "is the file complete? download or write it again"
         ) from error
     wanted = [CIF_COLUMN] if split is None else [CIF_COLUMN, SPLIT_COLUMN]
     if missing := [column for column in wanted if column not in frame]:
         raise UserError(
             f"{path}: no column '{missing[0]}'; found {', '.join(map(str, frame.columns[:12]))}",
-            "chemeleon fetch-data --source FILE brings other layouts to this one",
+            "chemeleon fetch-data --source FILE converts other layouts to this one",
         )
     if split is not None:
         frame = frame.take(np.flatnonzero(frame[SPLIT_COLUMN].to_numpy() == split))
@@ -290,7 +290,7 @@ def _parse(path: Path, digest: str, split: str | None) -> Table:
 
 
 def keep_beside(path: Path) -> None:
-    """Parse every split of a table that has a column `split`, and keep the results in a folder beside it."""
+    """Parse every split of a table that has a column `split`, and store the results in a folder beside it."""
     folder, digest = path.parent / PARSED, file_sha256(path)
     names = {_name(digest, split): split for split in SPLITS}
     for old in folder.glob("*-v*.safetensors"):
@@ -306,11 +306,12 @@ def _name(digest: str, split: str | None) -> str:
 
 @contextlib.contextmanager
 def keeping(cached: Path) -> Iterator[None]:
-    """Warn of a cache that cannot be written, and go on: what it is to hold is there, and is made again next time."""
+    """Turn a failure to write a cache file into a warning. The data are in memory and will be computed again next
+    time."""
     try:
         yield
     except (OSError, SafetensorError) as error:
-        warnings.warn(f"{cached}: not kept for the next time: {error}", stacklevel=2)
+        warnings.warn(f"{cached}: the cache could not be written: {error}", stacklevel=2)
 
 
 def _write_cache(cached: Path, table: Table) -> None:
@@ -323,7 +324,7 @@ def _save(cached: Path, table: Table) -> None:
     tensors |= {"num_atoms": table.num_atoms, **{f"property.{k}": v for k, v in table.properties.items()}}
     rows = json.dumps({"ids": table.ids, "rejected": table.rejected})
     with replacing(cached) as temporary:
-        save_file(tensors, temporary, metadata={"rows": rows})  # of two entries, safetensors draws the order
+        save_file(tensors, temporary, metadata={"rows": rows})  # one entry: safetensors orders several at random
 
 
 def _read_cache(cached: Path, path: Path, digest: str) -> Table | None:
@@ -333,7 +334,7 @@ def _read_cache(cached: Path, path: Path, digest: str) -> Table | None:
         with safe_open(cached, framework="pt") as file:
             rows = json.loads(file.metadata()["rows"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError):  # broken, or not ours; it is made again
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError):  # broken or unreadable; it is parsed again
         return None
     labels = {k.removeprefix("property."): v for k, v in tensors.items() if k.startswith("property.")}
     rejected = [(name, reason) for name, reason in rows["rejected"]]

@@ -1,8 +1,8 @@
-"""What chemistry knows of the elements, as numbers that a model can learn from.
+"""Properties of the elements, and their statistics over a composition, as features of a model.
 
-A few thousand labels are not enough to learn the periodic table from; these statistics over a composition
-follow Ward et al. 2016, "A general-purpose machine learning framework for predicting properties of inorganic
-materials" (npj Comput. Mater. 2, 16028).
+A few thousand labels are not enough to learn the periodic table. The statistics follow Ward et al. 2016, "A
+general-purpose machine learning framework for predicting properties of inorganic materials" (npj Comput. Mater. 2,
+16028).
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ PROPERTIES = (
     "valence_f",
 )
 STATISTICS = 4
-"""Mean, mean absolute deviation, smallest and largest."""
+"""Mean, mean absolute deviation, minimum and maximum."""
 
 
 def element_table() -> Tensor:
-    """(MAX_Z + 1, P) properties of the elements, standardised over them; row 0 is zero, as is what is not known."""
+    """(MAX_Z + 1, P) properties of the elements, standardised over them; row 0 and unknown values are zero."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pymatgen says aloud which values it does not have
+        warnings.simplefilter("ignore")  # pymatgen warns of every value that it does not have
         rows = [[_number(Element.from_Z(z), name) for name in PROPERTIES] for z in range(1, MAX_Z + 1)]
     values = torch.tensor(rows, dtype=torch.float64)
     known = ~values.isnan()
@@ -54,10 +54,10 @@ def composition_statistics(table: Tensor, numbers: Tensor) -> Tensor:
 
     Args:
         table: (MAX_Z + 1, P).
-        numbers: (B, N) atomic numbers, 0 where there is no atom.
+        numbers: (B, N) atomic numbers, 0 at padding.
 
     Returns:
-        (B, 4 P): mean, mean absolute deviation, smallest and largest of each property.
+        (B, 4 P): mean, mean absolute deviation, minimum and maximum of each property.
     """
     mask = (numbers > 0).unsqueeze(-1)
     values = table[numbers]

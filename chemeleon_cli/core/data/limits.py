@@ -1,9 +1,9 @@
-"""What counts as a crystal, in numbers; for data and for samples alike. Imports nothing."""
+"""Limits on what counts as a crystal, for data and for generated crystals. Imports nothing."""
 
 MAX_Z = 100
-"""Heaviest element (fermium): the models' element vocabulary is 1..MAX_Z, and 0 means no atom."""
+"""Heaviest element (fermium). The element vocabulary of the models is 1..MAX_Z, and 0 is padding."""
 MIN_DISTANCE = 0.5
-"""Å. The shortest bond there is, H-H, is 0.74 Å."""
+"""Å. The shortest known bond, H-H, is 0.74 Å long."""
 MIN_VOLUME, MAX_VOLUME = 4.0, 100.0
 """Å^3 per atom. Diamond has 5.7, solid xenon about 60."""
 MIN_ANGLE, MAX_ANGLE = 10.0, 170.0
@@ -11,7 +11,10 @@ MIN_ANGLE, MAX_ANGLE = 10.0, 170.0
 
 
 class Unfit(ValueError):
-    """What was read is no ordered crystal of known elements, or contradicts its own file.
+    """A file does not describe an ordered crystal of known elements, or contradicts itself.
 
-    The message is `code: detail`.
+    The message is `code: detail`, in one line.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.split()))

@@ -1,4 +1,4 @@
-"""Whether there can be such a crystal at all (geometry), and whether its charges balance (SMACT)."""
+"""Checks of whether a crystal is possible (geometry) and charge-balanced (SMACT)."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ from pymatgen.core import Composition, Element, Lattice, Structure
 from chemeleon_cli.core.data.limits import MAX_ANGLE, MAX_VOLUME, MAX_Z, MIN_ANGLE, MIN_DISTANCE, MIN_VOLUME
 
 ENUMERATED = 20_000
-"""Assignments of oxidation states that SMACT may try one by one (0.1 s); of more, the sums are counted."""
+"""Largest number of assignments of oxidation states that SMACT tries one by one (0.1 s); beyond it, `balanced` computes
+the sums of charges instead."""
 GUESSED = 100_000
-"""Of these ways pymatgen may try (about a second)."""
+"""Largest number of assignments that pymatgen tries (about 1 s); see `_ways`."""
 
 
 def problem(structure: Structure | None) -> str | None:
-    """Why this cannot be a crystal, or None if it can.
+    """Why a structure cannot be a crystal, or None if it can.
 
     Returns:
-        "no structure"; "element": one without a place among 1..100; "cell": lengths, angles or coordinates
-        that are not finite or angles outside 10-170 degrees; "volume": outside 4-100 Å^3 per atom;
-        "distance": two atoms, or an atom and its own image, closer than 0.5 Å.
+        "no structure"; "element": an atomic number outside 1..100, or disorder; "cell": lengths, angles or coordinates
+        that are not finite, or angles outside 10-170 degrees; "volume": outside 4-100 Å^3 per atom; "distance": two
+        atoms, or an atom and its periodic image, closer than 0.5 Å.
     """
     if structure is None or not len(structure):
         return "no structure"
@@ -44,17 +45,17 @@ def problem(structure: Structure | None) -> str | None:
 
 
 def any_closer(matrix: np.ndarray, frac_coords: np.ndarray, distance: float) -> bool:
-    """Whether two atoms of a periodic crystal, their own images included, are closer than `distance`.
+    """Whether two atoms of a crystal, periodic images included, are closer than `distance`.
 
     Args:
-        matrix: (3, 3) lattice vectors as rows, Å, of a cell with a volume.
+        matrix: (3, 3) lattice vectors as rows, Å, of a cell with positive volume.
         frac_coords: (N, 3).
         distance: Å.
     """
     if np.linalg.norm(matrix, axis=1).min() < distance:
         return True
     reach = _images_within(matrix, distance)
-    if reach.max() > 2:  # a long, skew cell needs many images; the reduced cell of the same crystal few
+    if reach.max() > 2:  # a long, skewed cell needs many images, the reduced cell of the same crystal few
         reduced = Lattice(matrix).get_lll_reduced_lattice().matrix
         matrix, frac_coords = reduced, frac_coords @ matrix @ np.linalg.inv(reduced)
         if np.linalg.norm(matrix, axis=1).min() < distance:
@@ -66,25 +67,25 @@ def any_closer(matrix: np.ndarray, frac_coords: np.ndarray, distance: float) -> 
     vectors = (difference[:, :, None] + offsets) @ matrix  # (N, N, images, 3)
     squares = (vectors**2).sum(-1)
     diagonal = np.arange(len(frac_coords))
-    squares[diagonal, diagonal, len(offsets) // 2] = np.inf  # the middle offset is 0: the atom itself
+    squares[diagonal, diagonal, len(offsets) // 2] = np.inf  # the middle offset is 0, the atom itself
     return bool(squares.min() < distance**2)
 
 
 def _images_within(matrix: np.ndarray, distance: float) -> np.ndarray:
-    """(3,) int: cells to look at along each vector, for fractional differences wrapped into [-0.5, 0.5]."""
+    """(3,) int, number of cells to search along each vector, for fractional differences in [-0.5, 0.5]."""
     return np.floor(distance * np.linalg.norm(np.linalg.inv(matrix), axis=0) + 0.5).astype(int)
 
 
 def shortest_contact(structure: Structure, longest: float) -> float | None:
-    """The shortest distance between two atoms, images included, over the sum of their covalent radii (Cordero et al.
-    2008, doi:10.1039/b801115j).
+    """The shortest distance between two atoms, periodic images included, over the sum of their covalent radii (Cordero
+    et al. 2008, doi:10.1039/b801115j).
 
     Args:
         structure: a possible crystal.
-        longest: contacts are looked for up to this; there may be none so short.
+        longest: largest ratio to search for.
 
     Returns:
-        At most `longest`; None where an element has no radius (heavier than curium).
+        The ratio, at most `longest`; None if an element has no radius (heavier than curium).
     """
     from pymatgen.analysis.local_env import CovalentRadius
 
@@ -97,9 +98,9 @@ def shortest_contact(structure: Structure, longest: float) -> float | None:
 
 
 def smact_valid(composition: Composition) -> bool:
-    """Whether oxidation states found in the ICSD (2024) balance, cations less electronegative than anions.
+    """Whether oxidation states found in the ICSD (2024) balance, with cations less electronegative than anions.
 
-    Elements and alloys, all of whose elements are metals, pass. Kept per reduced formula.
+    Elements and alloys (compounds of metals only) pass. Results are cached by reduced formula.
     """
     counts = {str(element): round(n) for element, n in composition.element_composition.items()}
     divisor = math.gcd(*counts.values())
@@ -124,13 +125,13 @@ def _smact_valid(formula: tuple[tuple[str, int], ...]) -> bool:
 def balanced(
     states: Sequence[Sequence[int]], counts: Sequence[int], electronegativities: Sequence[float | None]
 ) -> bool:
-    """SMACT's rule without trying every assignment: the charges that can be reached, for every cut between
-    ions.
+    """SMACT's rule without trying every assignment: for every electronegativity that may separate cations from anions,
+    compute all total charges that can be reached.
 
     Args:
-        states: oxidation states that each element may take, none of them 0.
-        counts: atoms of each element.
-        electronegativities: of each element; None where unknown, which SMACT lets no compound pass with.
+        states: possible oxidation states of each element, none of them 0.
+        counts: number of atoms of each element.
+        electronegativities: of each element; if one is None (unknown), the compound fails, as in SMACT.
     """
     known = [e for e in electronegativities if e is not None]
     if len(known) < len(electronegativities):
@@ -146,12 +147,13 @@ def balanced(
 
 
 def oxidation_states(composition: Composition) -> dict[str, float] | None:
-    """The likeliest oxidation states that balance, by pymatgen's statistics of the ICSD; 0 for elements and alloys.
+    """The likeliest balanced oxidation states, by pymatgen's statistics of the ICSD; 0 for elements and alloys.
 
-    Common states are tried first, then all that are known. Kept per reduced formula.
+    Common states are tried first, then all known ones. Results are cached by reduced formula.
 
     Returns:
-        The mean over its atoms by element; None where nothing balances, or where there are too many ways to try.
+        The oxidation state of each element, averaged over its atoms; None if no assignment balances or there are too
+        many to try.
     """
     return _oxidation_states(composition.element_composition.reduced_formula)
 
@@ -171,7 +173,7 @@ def _oxidation_states(formula: str) -> dict[str, float] | None:
 
 
 def _ways(counts: Mapping[Element, int], everything: bool) -> int:
-    """What pymatgen goes through: the ways of an element's atoms, one by one, and the sums of all elements together."""
+    """Number of assignments that pymatgen tries: those of each element's atoms, and the combinations of their sums."""
     one_by_one, together = 0, 1
     for element, n in counts.items():
         states = element.oxidation_states if everything else element.icsd_oxidation_states or element.oxidation_states
@@ -182,7 +184,7 @@ def _ways(counts: Mapping[Element, int], everything: bool) -> int:
 
 
 def alloy(symbols: Collection[str]) -> bool:
-    """Whether these are several elements, all of them metals by SMACT's list."""
+    """Whether these are several elements, all of them metals in SMACT's list."""
     from smact import metals
 
     return len(symbols) > 1 and all(symbol in metals for symbol in symbols)
@@ -190,9 +192,9 @@ def alloy(symbols: Collection[str]) -> bool:
 
 @functools.cache
 def neutral_binary(a: str, b: str) -> bool:
-    """Whether a compound of these two elements can be neutral, the less electronegative one being the cation.
+    """Whether a compound of these two elements can be neutral with the less electronegative one as the cation.
 
-    False for two metals: an alloy need not balance.
+    False for two metals, because an alloy need not balance.
     """
     from smact import Element, metals
 
@@ -210,7 +212,7 @@ def neutral_binary(a: str, b: str) -> bool:
 
 @functools.cache
 def _states() -> dict[str, list[int]]:
-    """Oxidation states by element symbol, as SMACT's default ICSD24 filter lists them."""
+    """Oxidation states by element symbol, from SMACT's default ICSD24 filter."""
     from smact.utils.oxidation import ICSD24OxStatesFilter
 
     table = ICSD24OxStatesFilter().filter(consensus=3, include_zero=False, commonality="low")

@@ -1,5 +1,5 @@
-"""The models: autoencoder, denoiser, crystal prior and the generator made of them; property predictors; their layers.
+"""The models: autoencoder, denoiser, crystal prior, the generator made of them, property predictors, and their layers.
 
-Imports `data` and `conditions`. Begin with `generator.py`, which says what a generator is and samples crystals;
-`build.py` has the tables from a checkpoint's config to its classes.
+Imports `data` and `conditions`. Begin with `generator.py`, the interface of a generator; `build.py` has the tables from
+the config of a checkpoint to its classes.
 """

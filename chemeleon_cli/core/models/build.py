@@ -1,20 +1,21 @@
-"""From a checkpoint's config to the class that it describes.
+"""Builds models from the config of a checkpoint.
 
-`CLASSES` has the models of each layout: ours, and another that a config names as its `layout`. `DENOISERS` has the
-networks that our generator can hold, by the `kind` that the denoiser's config names.
+`CLASSES` lists the models of each layout: ours, and others that a config names as its `layout`. `DENOISERS` lists the
+denoisers of our generator, by the `kind` in the config of the denoiser.
 """
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from chemeleon_cli.core.arguments import call
 
 if TYPE_CHECKING:
     from chemeleon_cli.core.models.denoiser import Denoiser
 
+T = TypeVar("T")
 OURS = "chemeleon"
 CLASSES = {
     OURS: {
@@ -37,36 +38,38 @@ DENOISERS = {
 
 
 def build(kind: str, config: Mapping[str, Any]) -> Any:
-    """A model with fresh weights.
+    """Build a model with newly initialised weights.
 
     Args:
         kind: "encoder", "vae", "ldm" or "predictor".
-        config: arguments of the class, and its `layout` where that is not ours.
+        config: arguments of the class and, if it is not ours, the `layout`.
 
     Raises:
-        ValueError: there is no such layout, or an argument is missing, unknown or of another type.
+        ValueError: there is no such layout, or an argument is missing, unknown or of the wrong type.
     """
     arguments = dict(config)
-    layout = arguments.pop("layout", OURS)
-    if not isinstance(layout, str) or layout not in CLASSES:
-        raise ValueError(f"{kind}.layout: found {layout!r}; expected {' or '.join(CLASSES)}")
-    return call(_find(CLASSES[layout][kind]), arguments, kind)
+    classes = _chosen(CLASSES, arguments.pop("layout", OURS), f"{kind}.layout")
+    return call(_find(classes[kind]), arguments, kind)
 
 
 def build_denoiser(config: Mapping[str, Any]) -> Denoiser:
-    """A denoiser of our generator, with fresh weights.
+    """Build a denoiser of our generator with newly initialised weights.
 
     Args:
-        config: arguments of the class, and its `kind` where that is not the diffusion transformer.
+        config: arguments of the class and, if it is not the diffusion transformer, the `kind`.
 
     Raises:
-        ValueError: there is no such kind, or an argument is missing, unknown or of another type.
+        ValueError: there is no such kind, or an argument is missing, unknown or of the wrong type.
     """
     arguments = dict(config)
-    kind = arguments.pop("kind", DIT)
-    if not isinstance(kind, str) or kind not in DENOISERS:
-        raise ValueError(f"denoiser.kind: found {kind!r}; expected {' or '.join(DENOISERS)}")
-    return call(_find(DENOISERS[kind]), arguments, "denoiser")
+    return call(_find(_chosen(DENOISERS, arguments.pop("kind", DIT), "denoiser.kind")), arguments, "denoiser")
+
+
+def _chosen(table: Mapping[str, T], name: Any, key: str) -> T:
+    """The entry of a table that a config names under a key."""
+    if not isinstance(name, str) or name not in table:
+        raise ValueError(f"{key}: found {name!r}; expected {' or '.join(table)}")
+    return table[name]
 
 
 def _find(path: str) -> Any:

@@ -40,7 +40,7 @@ def check_generator(model: Generator, sampling: Sampling | None = None) -> None:
     Raises:
         AssertionError: it does not keep the contract; the message says where.
     """
-    sampling = sampling or Sampling("ddim", 4)
+    sampling = sampling or Sampling("ddim", 4, 1.0)
     was_training = model.training
     model.eval()
     try:

@@ -1,4 +1,4 @@
-"""Conditions as vectors that a denoiser adds to what it knows of atoms and crystals.
+"""Embedding of conditions as vectors that a denoiser adds to its features of atoms and crystals.
 
 Legend: B crystals, N atoms padded, H hidden width, C conditions.
 """
@@ -16,7 +16,7 @@ from chemeleon_cli.core.models.layers import masked_mean, mlp
 
 
 class ConditionEmbedding(nn.Module):
-    """An MLP of the features of each condition, and a learned vector in its place where it is not given.
+    """An MLP on the features of each condition, and a learned vector for each condition that is not given.
 
     Args:
         hidden_dim: H.
@@ -30,7 +30,7 @@ class ConditionEmbedding(nn.Module):
         self.missing = nn.Parameter(torch.zeros(len(conditions), hidden_dim))  # (C, H)
 
     def forward(self, values: Mapping[str, Tensor], num_atoms: Tensor, width: int) -> tuple[Tensor, Tensor]:
-        """The sum over all conditions, those that are not given included.
+        """The sum over all conditions, including those that are not given.
 
         Args:
             values: see `ConditionBatch.values`.
@@ -38,8 +38,8 @@ class ConditionEmbedding(nn.Module):
             width: N.
 
         Returns:
-            (B, N, H) for atoms, the sum of the conditions that are per atom; (B, H) for crystals, the sum of all, with
-            the mean over the atoms of those that are per atom.
+            (B, N, H) for atoms, the sum over the per-atom conditions; (B, H) for crystals, the sum over all conditions,
+            where those per atom are averaged over the atoms.
         """
         B, mask = len(num_atoms), atom_mask(num_atoms, width)
         crystals = self.missing.new_zeros(B, self.missing.shape[1])
@@ -57,7 +57,7 @@ class ConditionEmbedding(nn.Module):
 
     @torch.no_grad()
     def copy_shared(self, old: ConditionEmbedding) -> set[str]:
-        """Copy what another model has learned of conditions that mean the same in every model; their names."""
+        """Copy the embeddings of shared conditions that are `same_in_every_model`, and return their names."""
         shared = set()
         for i, (name, condition) in enumerate(old.conditions.items()):
             own = self.conditions.get(name)
@@ -69,7 +69,7 @@ class ConditionEmbedding(nn.Module):
         return shared
 
     def sum_of_missing(self, names: Collection[str]) -> tuple[Tensor, Tensor]:
-        """(H,) for atoms and (H,) for crystals: what the named conditions add where they are not given."""
+        """(H,) for atoms and (H,) for crystals: the sums that the named conditions add when they are not given."""
         rows = [i for i, name in enumerate(self.conditions) if name in names]
         of_atoms = [i for i, c in enumerate(self.conditions.values()) if i in rows and c.per_atom]
         return self.missing[of_atoms].sum(0), self.missing[rows].sum(0)

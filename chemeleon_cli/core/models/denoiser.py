@@ -1,6 +1,6 @@
-"""Denoisers predict the noise in a batch of latents. Here: what one is, and the diffusion transformer.
+"""Denoisers, which predict the noise in a batch of latents: the base class and the diffusion transformer.
 
-Another kind of denoiser is another subclass of `Denoiser`, listed in `build.DENOISERS`.
+Another kind of denoiser is a subclass of `Denoiser` that is listed in `build.DENOISERS`.
 
 Legend: B crystals, N atoms padded, D latent width, H hidden width.
 """
@@ -27,13 +27,12 @@ EMBEDDING_WIDTH = 256
 class Denoiser(nn.Module, ABC):
     """Noise prediction for the latents of crystals of known size.
 
-    The constructor takes plain values (among them `latent_dim`, and `conditions` if it can be conditioned), and
-    `config` has them all, so that a checkpoint can build the denoiser again. A kind other than the default is in the
-    config too, as `kind`.
+    The constructor takes plain values (among them `latent_dim`, and `conditions` if it can be conditioned). `config`
+    has all of them and, if it is not the default, the `kind`, so that the denoiser can be rebuilt from a checkpoint.
 
     Attributes:
         config: the arguments of the constructor.
-        conditions: the embedding of its conditions, None if it has none.
+        conditions: the embedding of its conditions; None if it has none.
     """
 
     config: dict[str, Any]
@@ -49,7 +48,7 @@ class Denoiser(nn.Module, ABC):
             x: (B, N, D) noisy latents, standardised; zero at padding.
             timestep: (B,) training step of each crystal.
             num_atoms: (B,).
-            conditions: what the crystals are asked to be.
+            conditions: requested conditions.
 
         Returns:
             (B, N, D), zero at padding.
@@ -57,14 +56,14 @@ class Denoiser(nn.Module, ABC):
 
     @abstractmethod
     def add_always(self, of_atoms: Tensor, of_crystals: Tensor) -> None:
-        """Add (H,) to what it knows of each atom and (H,) to what it knows of each crystal, whatever the conditions."""
+        """Add (H,) to the features of each atom and (H,) to those of each crystal, for all conditions."""
 
     @torch.no_grad()
     def start_from(self, trained: Self) -> None:
         """Copy the weights of a trained denoiser of the same kind and size, which may have other conditions.
 
-        Without conditions, both then predict the same noise: conditions that mean the same in every model are copied,
-        and what the others add where they are not given is added always.
+        Without conditions, both then predict the same noise: the embeddings of conditions that are
+        `same_in_every_model` are copied, and the vectors of the others for "not given" are added to the biases.
         """
         weights = {k: v for k, v in trained.state_dict().items() if not k.startswith("conditions.")}
         lacking, _ = self.load_state_dict(weights, strict=False)
@@ -77,8 +76,8 @@ class Denoiser(nn.Module, ABC):
 class DiffusionTransformer(Denoiser):
     """The diffusion transformer (DiT, Peebles & Xie 2023).
 
-    Atoms carry an index embedding: training crystals come in canonical order, the lightest element first, and knowing
-    one's place in it makes the first steps out of pure noise easier.
+    Atoms have an index embedding. Training crystals are in canonical order, the lightest element first, and the index
+    of an atom helps in the first steps from pure noise.
 
     Args:
         latent_dim: D.
@@ -90,10 +89,10 @@ class DiffusionTransformer(Denoiser):
 
     def __init__(
         self,
-        latent_dim: int = 8,
-        hidden_dim: int = 256,
-        num_blocks: int = 6,
-        num_heads: int = 8,
+        latent_dim: int,
+        hidden_dim: int,
+        num_blocks: int,
+        num_heads: int,
         conditions: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         super().__init__()

@@ -1,14 +1,14 @@
-"""The noise schedule and one step of the reverse chain. No model in here.
+"""The noise schedule and one step of the reverse chain, without a model.
 
 The forward process turns data x0 into noise (Ho et al. 2020, "Denoising Diffusion Probabilistic Models"),
 
     x_t = sqrt(ab_t) x0 + sqrt(1 - ab_t) noise,        ab_t = prod_{s <= t} (1 - beta_s),
 
-and a network learns to tell `noise` from (x_t, t). Sampling goes back along a chain of steps t_{S-1} > ... >
-t_0, all of the T training steps or a few of them, and then to the clean data, where ab = 1.
+and a network learns to predict `noise` from (x_t, t). Sampling goes back along a chain of steps t_{S-1} > ... > t_0,
+which are all T training steps or some of them, and then to the clean data, where ab = 1.
 
-Legend: B crystals, T training steps, S steps of a chain. An *index* counts the rows of a chain, 0 the least
-noisy; `timesteps[index]` is the training step that the network is told.
+Legend: B crystals, T training steps, S steps of a chain. An *index* counts the rows of a chain from the least noisy, 0;
+`timesteps[index]` is the training step that the network gets as input.
 """
 
 from __future__ import annotations
@@ -29,22 +29,21 @@ Index = int | Tensor
 
 @dataclass(frozen=True, eq=False)
 class Schedule:
-    """A chain of noise levels: the whole of training, or some of its steps for sampling.
+    """A chain of noise levels: all those of training, or some of them for sampling.
 
-    Levels are kept in float64, because near the data 1 - ab loses four digits in float32. What comes out is
-    float32.
+    Levels are float64, because 1 - ab loses four digits in float32 near the clean data. Results are float32.
 
     Attributes:
-        timesteps: (S,) int64, ascending: the training step of each row.
-        alphas_cumprod: (S,) float64: the share of signal variance ab left at each row.
+        timesteps: (S,) int64, ascending, the training step of each row.
+        alphas_cumprod: (S,) float64, the remaining share ab of the signal variance at each row.
     """
 
     timesteps: Tensor
     alphas_cumprod: Tensor
 
     @classmethod
-    def linear(cls, timesteps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> Schedule:
-        """The full chain of `timesteps` steps whose betas rise linearly (Ho et al. 2020, section 4)."""
+    def linear(cls, timesteps: int, beta_start: float, beta_end: float) -> Schedule:
+        """The full chain of `timesteps` steps with linearly increasing betas (Ho et al. 2020, section 4)."""
         betas = torch.linspace(beta_start, beta_end, timesteps, dtype=torch.float64)
         return cls(torch.arange(timesteps), (1 - betas).cumprod(0))
 
@@ -53,23 +52,23 @@ class Schedule:
 
     @property
     def alphas_cumprod_prev(self) -> Tensor:
-        """(S,) float64: ab of the row that a step leads to; 1, clean data, for row 0."""
+        """(S,) float64, ab of the row that a step leads to; 1 (clean data) for row 0."""
         return torch.cat([self.alphas_cumprod.new_ones(1), self.alphas_cumprod[:-1]])
 
     def take(self, rows: Tensor) -> Schedule:
-        """The chain through these rows only, (S',) int64 ascending; every row keeps its noise level."""
+        """The chain of the given rows only, (S',) int64 ascending; every row keeps its noise level."""
         return Schedule(self.timesteps[rows], self.alphas_cumprod[rows])
 
     def respaced(self, steps: int) -> Schedule:
-        """A chain of `steps` evenly spaced rows, floor(T k / S) - 1 for k = 1..S, the noisiest among them.
+        """A chain of `steps` evenly spaced rows, floor(T k / S) - 1 for k = 1..S, including the noisiest one.
 
-        Sampling starts from pure noise, so its first step must be the noisiest that was trained, which a
-        fixed stride from 0 leaves out: the "trailing" spacing of Lin et al. 2024, "Common Diffusion Noise
-        Schedules and Sample Steps are Flawed". It also keeps RL stable: a chain with row 0 in it has a step
-        to almost clean data whose std is so small that its log-ratio outweighs all others.
+        This is the "trailing" spacing of Lin et al. 2024, "Common Diffusion Noise Schedules and Sample Steps are
+        Flawed". Sampling starts from pure noise, so its first step must be the noisiest one of training, which a fixed
+        stride from 0 leaves out. It also keeps RL stable: in a chain with row 0, the step to almost clean data has so
+        small a std that its log-ratio dominates all others.
 
         Raises:
-            UserError: if `steps` is not in 1..T.
+            UserError: `steps` is not in 1..T.
         """
         total = len(self)
         if not 1 <= steps <= total:
@@ -81,12 +80,12 @@ class Schedule:
         return self.take(rows)
 
     def random_rows(self, count: int, generator: torch.Generator) -> Tensor:
-        """(count,) random rows to train at, int64: most of them where elements and places are decided.
+        """(count,) int64 random rows for training, most of them at noise levels that determine elements and positions.
 
-        Four in five have a noise-to-signal ratio sqrt((1 - ab) / ab) whose logarithm is Normal(-0.5, 1.2), the
-        levels of EDM (Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based Generative Models",
-        table 1, for data of unit variance). One in five is any row: EDM hardly sees the last third of a linear chain,
-        where every sample begins. Were all of them any row, two thirds would go to what is almost pure noise.
+        Four in five have a noise-to-signal ratio sqrt((1 - ab) / ab) whose logarithm is Normal(-0.5, 1.2), as in EDM
+        (Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based Generative Models", table 1, for data of
+        unit variance). One in five is uniform over all rows, because EDM hardly covers the last third of a linear
+        chain, where sampling begins. If all were uniform, two thirds would be almost pure noise.
         """
         ratio = ((1 - self.alphas_cumprod) / self.alphas_cumprod).sqrt().log()
         levels = NOISE_MEAN + NOISE_STD * torch.randn(count, generator=generator, dtype=torch.float64)
@@ -106,36 +105,36 @@ class Schedule:
         return ab.sqrt().float() * x0 + (1 - ab).sqrt().float() * noise
 
     def predict_x0(self, x_t: Tensor, eps: Tensor, index: Index) -> Tensor:
-        """(x_t - sqrt(1 - ab) eps) / sqrt(ab): the clean data, if `eps` is the noise in `x_t`."""
+        """The clean data (x_t - sqrt(1 - ab) eps) / sqrt(ab), if `eps` is the noise in `x_t`."""
         ab = _rows(self.alphas_cumprod, index, x_t)
         return (x_t - (1 - ab).sqrt().float() * eps) / ab.sqrt().float()
 
     def step(
         self, x_t: Tensor, eps: Tensor, index: Index, sampler: Sampler = "ddim", eta: float = 1.0
     ) -> tuple[Tensor, Tensor]:
-        """One reverse step, as the Gaussian that the next x is sampled from: mean + std * noise.
+        """One reverse step: mean and std of the Gaussian from which the next x is sampled.
 
-        Song et al. 2021, "Denoising Diffusion Implicit Models", equations 12 and 16, x0 from `predict_x0`:
+        Song et al. 2021, "Denoising Diffusion Implicit Models", equations 12 and 16, with x0 from `predict_x0`:
 
             mean = sqrt(ab_prev) x0 + sqrt(1 - ab_prev - std^2) eps
             std  = eta sqrt((1 - ab_prev) / (1 - ab)) sqrt(1 - ab / ab_prev)
 
-        With eta = 0 the chain is deterministic. With eta = 1 it is DDPM: mean and std are those of the
-        posterior q(x_prev | x_t, x0), std^2 being the beta-tilde of Ho et al. 2020, equation 7. The step of
-        row 0 leads to clean data: its std is 0 for any eta, and it has no log-probability.
+        With eta = 0 the chain is deterministic. With eta = 1 it is DDPM: mean and std are those of the posterior
+        q(x_prev | x_t, x0), and std^2 is the beta-tilde of Ho et al. 2020, equation 7. The step of row 0 leads to clean
+        data: its std is 0 for any eta, and it has no log-probability.
 
         Args:
-            x_t: (B, ...) the noisy data.
-            eps: (B, ...) the noise that the network sees in them.
+            x_t: (B, ...) noisy data.
+            eps: (B, ...) noise predicted by the network.
             index: (B,) int64 rows of this chain, which may differ, or one int for all.
-            sampler: "ddim", or "ddpm", which is eta = 1 whatever `eta` says.
-            eta: 0..1, the share of noise put back.
+            sampler: "ddim", or "ddpm", which sets eta to 1.
+            eta: 0..1, scale of the noise that is added.
 
         Returns:
-            mean, shaped as x_t, and std, (B, 1, ...) or (1, 1, ...) where index is an int.
+            mean, of the shape of x_t, and std, (B, 1, ...), or (1, 1, ...) if index is an int.
 
         Raises:
-            ValueError: if eta is not in 0..1.
+            ValueError: eta is not in 0..1.
         """
         if sampler == "ddpm":
             eta = 1.0

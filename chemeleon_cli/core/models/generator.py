@@ -1,7 +1,8 @@
-"""What a generator of crystals is: a prior, a chain of denoising steps and a decoder, sampled one after the other.
+"""The interface of a generator of crystals: a prior, a chain of denoising steps, and a decoder, applied in this order.
 
-`Generator` is what sampling, reinforcement learning and scoring rely on. Ours is `latent_diffusion.LatentDiffusion`,
-the published one `chemeleon2.latent_diffusion.LatentDiffusion`; `check.check_generator` tests any.
+Sampling, reinforcement learning and scoring rely on `Generator`. Our implementation is
+`latent_diffusion.LatentDiffusion`, the published one `chemeleon2.latent_diffusion.LatentDiffusion`;
+`check.check_generator` tests any implementation.
 
 Legend: B crystals, N atoms padded, D latent width, S steps of the sampling chain.
 """
@@ -26,31 +27,31 @@ from chemeleon_cli.core.models.vae import VAE
 
 @dataclass(frozen=True)
 class Sampling:
-    """How noise becomes latents.
+    """Settings of the sampling of latents.
 
     Attributes:
         sampler: "ddim" or "ddpm".
         sampling_steps: S.
-        eta: the noise that DDIM adds, 0 for none.
-        guidance: scale of classifier-free guidance; 1 takes the conditions as they were learned, more exaggerates them.
+        eta: scale of the noise that DDIM adds, 0 for deterministic sampling.
+        guidance: scale of classifier-free guidance; 1 uses the conditional model itself, more strengthens conditions.
     """
 
-    sampler: Sampler = "ddim"
-    sampling_steps: int = 50
-    eta: float = 1.0
+    sampler: Sampler
+    sampling_steps: int
+    eta: float
     guidance: float = 1.0
 
 
 @dataclass(frozen=True)
 class Transition:
-    """One reverse step as it was sampled: `x_next` from Normal(`mean`, `std`) given `x`.
+    """One sampled reverse step: `x_next` from Normal(`mean`, `std`) given `x`.
 
     Attributes:
-        index: row of the sampling chain, S - 1 first and 0 last.
-        x: (B, N, D) before.
+        index: row of the sampling chain, S - 1 in the first step and 0 in the last.
+        x: (B, N, D) before the step.
         mean: (B, N, D).
-        std: (1, 1, 1) or (B, N, D); zero at the last step and for eta 0.
-        x_next: (B, N, D) after.
+        std: (1, 1, 1) or (B, N, D); zero in the last step and for eta 0.
+        x_next: (B, N, D) after the step.
     """
 
     index: int
@@ -61,18 +62,19 @@ class Transition:
 
 
 class Generator(nn.Module, ABC):
-    """Samples crystals: prior, then denoising in the latents of an autoencoder, then its decoder.
+    """Generates crystals: it samples the prior, denoises in the latent space of an autoencoder, and decodes.
 
-    A subclass builds the parts below in its constructor, which takes plain values, and says how a step goes back
-    (`chain`, `step`) and how the denoiser is trained (`loss`).
+    A subclass creates the attributes below in its constructor, which takes plain values, and defines the reverse steps
+    (`chain`, `step`) and the loss of the denoiser (`loss`).
 
     Attributes:
-        config: the arguments of the constructor, and its `layout` where that is not ours: it builds the model again.
+        config: the arguments of the constructor and, if it is not ours, the `layout`, from which `build` rebuilds the
+            model.
         vae: the autoencoder; frozen.
         prior: proposes numbers of atoms and oxidation states.
-        conditions: what crystals can be asked to be, by name.
-        latent_mean: (D,) subtracted from the autoencoder's latents before the denoiser sees them; a buffer.
-        latent_std: (D,) divided by; a buffer.
+        conditions: the conditions that the model was trained with, by name.
+        latent_mean: (D,) buffer, subtracted from the latents of the autoencoder for the denoiser.
+        latent_std: (D,) buffer, by which they are then divided.
     """
 
     config: dict[str, Any]
@@ -83,8 +85,8 @@ class Generator(nn.Module, ABC):
     latent_std: Tensor
 
     learns_variance: ClassVar[bool] = False
-    """Whether the std of a DDPM step is an output of the network. Reinforcement learning then cannot use DDPM, because
-    its update assumes a std that does not change."""
+    """Whether the std of a DDPM step is an output of the network. Reinforcement learning cannot use DDPM then, because
+    its update assumes a fixed std."""
 
     @abstractmethod
     def chain(self, sampling: Sampling) -> Schedule:
@@ -96,23 +98,18 @@ class Generator(nn.Module, ABC):
 
     @abstractmethod
     def step(
-        self,
-        x: Tensor,
-        index: int,
-        num_atoms: Tensor,
-        chain: Schedule,
-        sampling: Sampling,
+        self, x: Tensor, index: int, num_atoms: Tensor, chain: Schedule, sampling: Sampling,
         conditions: ConditionBatch = NO_CONDITIONS,
-    ) -> tuple[Tensor, Tensor]:
-        """The Gaussian of one reverse step. Gradients reach the denoiser.
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """The Gaussian of one reverse step, with gradients with respect to the denoiser.
 
         Args:
             x: (B, N, D) zero at padding.
             index: row of the chain; 0 is the last step, whose std is zero.
             num_atoms: (B,).
             chain: see `chain`.
-            sampling: how.
-            conditions: what the crystals are asked to be.
+            sampling: settings of sampling.
+            conditions: requested conditions.
 
         Returns:
             mean (B, N, D), and std (1, 1, 1) or (B, N, D).
@@ -120,24 +117,21 @@ class Generator(nn.Module, ABC):
 
     @abstractmethod
     def loss(
-        self,
-        latents: Tensor,
-        num_atoms: Tensor,
-        generator: torch.Generator,
+        self, latents: Tensor, num_atoms: Tensor, generator: torch.Generator,
         conditions: ConditionBatch = NO_CONDITIONS,
-    ) -> Tensor:
-        """() what training minimises on a batch, at random steps with random noise.
+    ) -> Tensor:  # fmt: skip
+        """() training loss of a batch, at random diffusion steps with random noise.
 
         Args:
             latents: (B, N, D) posterior means of the autoencoder, see `latents.encode`.
             num_atoms: (B,).
-            generator: of steps and noise, on the CPU.
-            conditions: those of the crystals, as far as the denoiser is given them.
+            generator: source of randomness for steps and noise, on the CPU.
+            conditions: those of the crystals, after some have been dropped.
         """
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """The device of the model."""
         return self.latent_mean.device
 
     @property
@@ -146,26 +140,26 @@ class Generator(nn.Module, ABC):
         return len(self.latent_mean)
 
     def train(self, mode: bool = True) -> Self:
-        """Training mode for the denoiser only; the autoencoder stays as it is."""
+        """Training mode for the denoiser only; the autoencoder stays in evaluation mode."""
         super().train(mode)
         self.vae.eval()
         return self
 
     def encode_requests(self, requests: Sequence[Request], num_atoms: Tensor) -> ConditionBatch:
-        """What B crystals of `num_atoms` (B,) atoms are asked to be, as the denoiser reads it.
+        """Encode the requests for B crystals of `num_atoms` (B,) atoms for the denoiser.
 
         Raises:
-            UserError: the model does not have the condition or does not know the value.
+            UserError: the model does not have a condition or does not know a value.
         """
         return encode_requests(self.conditions, requests, num_atoms).to(self.device)
 
     def check_request(self, request: Request) -> None:
-        """Raise a UserError if no crystal can be asked to be this."""
+        """Raise a UserError if the model cannot fulfil this request."""
         proposal = self.prior.propose(1, torch.Generator(), request)
         self.encode_requests(proposal.requests, proposal.num_atoms)
 
     def decode(self, x: Tensor, num_atoms: Tensor, conditions: ConditionBatch = NO_CONDITIONS) -> Crystals:
-        """The denoiser's latents (B, N, D) to crystals; a composition that was asked for is what they have."""
+        """Decode latents (B, N, D) of the denoiser; a requested composition is imposed on the crystals."""
         latents = (x * self.latent_std + self.latent_mean) * atom_mask(num_atoms, x.shape[1]).unsqueeze(-1)
         with torch.no_grad():
             return self.vae.decoder(latents, num_atoms).to_crystals(conditions.numbers)
@@ -178,13 +172,13 @@ class Generator(nn.Module, ABC):
         generator: torch.Generator,
         conditions: ConditionBatch = NO_CONDITIONS,
     ) -> Iterator[Transition]:
-        """Sample latents from noise, one reverse step after the other; the last `x_next` is the result.
+        """Sample latents from noise and yield each reverse step; the last `x_next` is the result.
 
         Args:
             num_atoms: (B,).
-            sampling: how.
-            generator: source of all noise, on the CPU so that every device samples the same.
-            conditions: what the crystals are asked to be.
+            sampling: settings of sampling.
+            generator: source of all noise, on the CPU, so that every device samples the same.
+            conditions: requested conditions.
         """
         chain = self.chain(sampling)
         num_atoms = num_atoms.to(self.device)
@@ -220,15 +214,15 @@ def sample_many(
     batch_size: int,
     requests: Sequence[Request],
 ) -> Iterator[tuple[Tensor, Crystals]]:
-    """Generate crystals in batches of similar sizes: (positions in `num_atoms`, crystals on the CPU).
+    """Generate crystals in batches of similar size, and yield (indices into `num_atoms`, crystals on the CPU).
 
     Args:
         model: the generator.
         num_atoms: (M,).
-        sampling: how.
-        generator: of all noise.
-        batch_size: crystals at a time.
-        requests: what each of the M crystals is asked to be.
+        sampling: settings of sampling.
+        generator: source of all noise.
+        batch_size: crystals per batch.
+        requests: the request for each of the M crystals.
     """
     for rows in torch.argsort(num_atoms, stable=True).split(batch_size):
         conditions = model.encode_requests([requests[row] for row in rows.tolist()], num_atoms[rows])

@@ -28,9 +28,9 @@ class LatentDiffusion(Generator):
 
     Args:
         vae: config of the autoencoder.
-        denoiser: config of the denoiser; in it, `conditions` has the settings of what crystals can be asked to be.
+        denoiser: config of the denoiser, with the settings of the conditions of the model in `conditions`.
         diffusion: arguments of `Schedule.linear`.
-        sizes: how many training crystals have so many atoms, by that number as text.
+        sizes: number of training crystals by their number of atoms (as text).
     """
 
     def __init__(
@@ -58,15 +58,15 @@ class LatentDiffusion(Generator):
 
     @classmethod
     def fine_tuned_from(cls, base: Generator, conditions: Conditions, sizes: Mapping[str, int]) -> LatentDiffusion:
-        """A generator with the weights of another, to be trained on other crystals.
+        """A generator with the weights of another one, for fine-tuning on other crystals.
 
-        At first it predicts the same noise. Conditions that mean the same in every model keep what was learned of them,
-        as does the prior; values and categories are learned anew.
+        Before training it predicts the same noise. The weights of conditions that are `same_in_every_model` and of the
+        prior are kept; those of values and categories are initialised anew.
 
         Args:
             base: the other generator.
-            conditions: those of the new one.
-            sizes: of the other crystals, as in the constructor.
+            conditions: of the new generator.
+            sizes: of the new crystals, as in the constructor.
 
         Raises:
             UserError: the other generator is a published one.
@@ -92,12 +92,9 @@ class LatentDiffusion(Generator):
         self.latent_std.copy_(posterior_means.std(0, correction=0).clamp(min=1e-4))
 
     def loss(
-        self,
-        latents: Tensor,
-        num_atoms: Tensor,
-        generator: torch.Generator,
+        self, latents: Tensor, num_atoms: Tensor, generator: torch.Generator,
         conditions: ConditionBatch = NO_CONDITIONS,
-    ) -> Tensor:
+    ) -> Tensor:  # fmt: skip
         """Mean squared error of the predicted noise over the atoms of a batch; arguments as in `Generator.loss`."""
         mask = atom_mask(num_atoms, latents.shape[1])
         x0 = (latents - self.latent_mean) / self.latent_std * mask.unsqueeze(-1)
@@ -111,14 +108,9 @@ class LatentDiffusion(Generator):
         return self.schedule.respaced(sampling.sampling_steps)
 
     def step(
-        self,
-        x: Tensor,
-        index: int,
-        num_atoms: Tensor,
-        chain: Schedule,
-        sampling: Sampling,
+        self, x: Tensor, index: int, num_atoms: Tensor, chain: Schedule, sampling: Sampling,
         conditions: ConditionBatch = NO_CONDITIONS,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """The Gaussian of one reverse step: mean (B, N, D) and std (1, 1, 1)."""
         timestep = chain.timesteps[index].to(x.device).expand(len(x))
         noise = self.guided_noise(x, timestep, num_atoms, conditions, sampling.guidance)

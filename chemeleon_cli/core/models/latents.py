@@ -1,6 +1,6 @@
-"""A table of crystals as latents, encoded once, and the conditions of each crystal: what a denoiser trains on.
+"""The training data of a denoiser: the latents of a table of crystals, and the conditions of each crystal.
 
-The autoencoder is frozen by then, so encoding every batch anew would repeat the same work.
+The autoencoder is frozen while a denoiser is trained, so crystals are encoded only once.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from chemeleon_cli.core.models.vae import VAE
 
 @dataclass(frozen=True)
 class Latents:
-    """Posterior means of a table's crystals with A atoms in all.
+    """Posterior means of the crystals of a table, with A atoms in all.
 
-    Each crystal is there in its canonical form alone. Other origins are other descriptions of the same crystal, and
-    a generator that learns all of them spreads itself over copies.
+    Each crystal is encoded only in its canonical form. Other origins describe the same crystal, and a generator trained
+    on all of them would spend its capacity on copies.
 
     Attributes:
-        means: (A, D), the atoms of one crystal after the other.
+        means: (A, D), one crystal after the other.
         table: the M crystals.
-        conditions: what the model can be asked for, by name.
-        labels: by the same names, the condition of each crystal, see `Condition.labels`.
+        conditions: those of the model, by name.
+        labels: the condition of each crystal, by the same names, see `Condition.labels`.
     """
 
     means: Tensor
@@ -43,7 +43,7 @@ class Latents:
         return self.means[atoms] * mask.unsqueeze(-1), self.table.num_atoms[rows]
 
     def conditions_of(self, rows: Tensor) -> ConditionBatch:
-        """The conditions of the chosen crystals, as far as they have labels."""
+        """The conditions of the chosen crystals; crystals without a label have no condition."""
         width = int(self.table.num_atoms[rows].max())
         values = {name: labels[rows] for name, labels in self.labels.items()}
         per_atom = [name for name in values if self.conditions[name].per_atom]
@@ -52,7 +52,7 @@ class Latents:
 
 @torch.no_grad()
 def encode(vae: VAE, table: Table, batch_size: int, conditions: Conditions | None = None) -> Latents:
-    """Encode a table of canonical crystals, `batch_size` at a time, on the device where the VAE is."""
+    """Encode a table of canonical crystals in batches, on the device of the VAE."""
     device = next(vae.parameters()).device
     means = torch.zeros(len(table.numbers), vae.config["latent_dim"])
     for rows, crystals in in_batches(table, batch_size):
@@ -64,8 +64,8 @@ def encode(vae: VAE, table: Table, batch_size: int, conditions: Conditions | Non
 
 @torch.no_grad()
 def elements_kept(vae: VAE, latents: Latents, rows: Tensor) -> float:
-    """The share of atoms of the chosen crystals that the decoder gives their element: near 1, unless the autoencoder
-    was trained on other elements."""
+    """The share of atoms of the chosen crystals whose element the autoencoder reconstructs. It is close to 1 unless the
+    autoencoder was trained on other elements."""
     device = next(vae.parameters()).device
     x, num_atoms = latents.batch(rows)
     found = vae.decoder(x.to(device), num_atoms.to(device)).to_crystals().numbers.cpu()

@@ -1,4 +1,4 @@
-"""The transformer that every model shares, and the small embeddings around it.
+"""The transformer that all models share, and small embeddings.
 
 Legend: B crystals, N atoms padded, H width.
 """
@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention over the atoms of a crystal; padding is never attended to.
+    """Multi-head self-attention over the atoms of a crystal; padding is masked.
 
-    Written out instead of calling the fused kernel: at 20 tokens its backward pass took 60 % of a
-    training step on a CPU, and the whole step was 2.3 times slower with it.
+    Torch's fused kernel is not used, because at 20 tokens its backward pass took 60 % of a training step on a CPU, and
+    the whole step was 2.3 times slower with it.
     """
 
     def __init__(self, dim: int, num_heads: int) -> None:
@@ -27,7 +27,7 @@ class Attention(nn.Module):
         self.out = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """(B, N, H) tokens, mixed; `mask` (B, N) marks atoms."""
+        """Apply attention to (B, N, H) tokens; `mask` (B, N) marks atoms."""
         B, N, H = x.shape
         q, k, v = self.qkv(x).view(B, N, 3, self.num_heads, H // self.num_heads).permute(2, 0, 3, 1, 4)
         scores = (q * (H // self.num_heads) ** -0.5) @ k.transpose(-1, -2)  # (B, heads, N, N)
@@ -56,7 +56,7 @@ class Block(nn.Module):
         self.modulation = zero_init(nn.Linear(dim, 6 * dim)) if conditioned else None
 
     def forward(self, x: Tensor, mask: Tensor, condition: Tensor | None = None) -> Tensor:
-        """(B, N, H) tokens to tokens; `condition` (B, H) where the block was built for one."""
+        """Transform (B, N, H) tokens; `condition` (B, H) is needed if the block is conditioned."""
         if self.modulation is None or condition is None:
             x = x + self.dropout(self.attention(self.norm1(x), mask))
             return x + self.dropout(self.mlp(self.norm2(x)))
@@ -66,10 +66,10 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """A stack of blocks. The only place where bfloat16 is used; input and output are float32.
+    """A stack of blocks. bfloat16 is used only here; input and output are float32.
 
     Attributes:
-        bf16: run the blocks under bfloat16 autocast; set by `set_precision`.
+        bf16: whether the blocks run under bfloat16 autocast; set by `set_precision`.
     """
 
     def __init__(
@@ -88,14 +88,14 @@ class Transformer(nn.Module):
 
 
 def set_precision(model: nn.Module, precision: str) -> str:
-    """Choose the arithmetic of every transformer inside a model.
+    """Set the precision of all transformers in a model.
 
     Args:
         model: any model of this package.
-        precision: "float32", "bf16", or "auto": bf16 where the processor or GPU multiplies it fast.
+        precision: "float32", "bf16", or "auto", which is bf16 on a processor or GPU with fast bf16 arithmetic.
 
     Returns:
-        The precision chosen, "float32" or "bf16".
+        The chosen precision, "float32" or "bf16".
     """
     if precision == "auto":
         precision = "bf16" if _bf16_is_fast(next(model.parameters()).device) else "float32"
@@ -112,7 +112,7 @@ def _bf16_is_fast(device: torch.device) -> bool:
 
 
 def zero_init(linear: nn.Linear) -> nn.Linear:
-    """The layer with weight and bias zero, so that what follows starts as the identity."""
+    """Set weight and bias of a layer to zero, so that a residual branch starts as the identity."""
     nn.init.zeros_(linear.weight)
     nn.init.zeros_(linear.bias)
     return linear
@@ -128,7 +128,7 @@ def sinusoidal(x: Tensor, dim: int, max_period: float = 10_000.0) -> Tensor:
 def periodic_features(frac: Tensor, frequencies: int) -> Tensor:
     """Sines and cosines of 2 pi k x, k = 1..frequencies: (..., 3) -> (..., 6 * frequencies).
 
-    The same for x and x + 1, so that a cell's edge is no edge to the network.
+    The features of x and x + 1 are equal, so the boundary of the cell does not matter to the network.
     """
     k = torch.arange(1, frequencies + 1, device=frac.device)
     phase = (2 * math.pi * frac.unsqueeze(-1) * k).flatten(-2)

@@ -1,4 +1,4 @@
-"""Properties of a crystal from the VAE's encoder and its composition: what reinforcement learning steers by.
+"""Prediction of properties of a crystal from the encoder of a VAE and from its composition, for example for rewards.
 
 Legend: B crystals, N atoms padded, K targets, F features per atom.
 """
@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from chemeleon_cli.core.data.batches import in_batches
 from chemeleon_cli.core.data.crystals import Crystals, origin_atoms, shift_to_atom
+from chemeleon_cli.core.data.dataset import Table
 from chemeleon_cli.core.data.elements import STATISTICS, composition_statistics, element_table
 from chemeleon_cli.core.models.build import build
 from chemeleon_cli.core.models.layers import masked_mean
@@ -19,27 +21,27 @@ from chemeleon_cli.core.models.vae import Encoder
 
 
 class Predictor(nn.Module):
-    """An encoder, and a small head on its pooled features and on what is known of the elements.
+    """An encoder, and a small head on its pooled features and on statistics of the elements.
 
     Args:
         encoder: config of the encoder.
         targets: names of the properties.
-        use_encoder_features: pool the encoder's last layer beside the latent means.
-        use_composition_features: see `elements.composition_statistics`; beside the pooled features.
+        use_encoder_features: whether to pool the last layer of the encoder in addition to the latent means.
+        use_composition_features: whether to add `elements.composition_statistics` to the pooled features.
         reduce: "mean" or "sum" over the atoms of a crystal.
         dropout: of the head.
-        origins: how many of a crystal's origins a prediction averages over at most.
+        origins: largest number of origins of a crystal that a prediction is averaged over.
     """
 
     def __init__(
         self,
         encoder: Mapping[str, Any],
         targets: Sequence[str],
-        use_encoder_features: bool = True,
-        use_composition_features: bool = True,
-        reduce: str = "mean",
-        dropout: float = 0.1,
-        origins: int = 4,
+        use_encoder_features: bool,
+        use_composition_features: bool,
+        reduce: str,
+        dropout: float,
+        origins: int,
     ) -> None:
         super().__init__()
         self.encoder: Encoder = build("encoder", encoder)
@@ -77,14 +79,14 @@ class Predictor(nn.Module):
         self.std: Tensor
 
     def train(self, mode: bool = True) -> Predictor:
-        """Training mode; an encoder that is frozen keeps out of it."""
+        """Training mode; a frozen encoder stays in evaluation mode."""
         super().train(mode)
         if not any(p.requires_grad for p in self.encoder.parameters()):
             self.encoder.eval()
         return self
 
     def forward(self, crystals: Crystals) -> Tensor:
-        """Standardised predictions (B, K) at the origin that the crystals are given in."""
+        """Standardised predictions (B, K) at the given origins."""
         posterior = self.encoder(crystals)
         atoms = torch.cat([posterior.mean, posterior.hidden], -1) if self.use_encoder_features else posterior.mean
         pooled = self.norm(masked_mean(atoms, posterior.mask))
@@ -98,11 +100,11 @@ class Predictor(nn.Module):
         """Mean absolute error of the standardised targets, each over the crystals that have the label.
 
         Args:
-            crystals: a batch whose `properties` hold the targets, NaN where a label is missing.
-            weights: (K,) how much each target counts.
+            crystals: a batch whose `properties` hold the targets; missing labels are NaN.
+            weights: (K,) weight of each target.
 
         Returns:
-            `loss`, and one term per target by its name; zero for a target that no crystal here has.
+            `loss`, and the term of each target by its name; zero for a target without labels in this batch.
         """
         truth = torch.stack([crystals.properties[name] for name in self.targets], -1)  # (B, K)
         known = ~truth.isnan()
@@ -113,10 +115,10 @@ class Predictor(nn.Module):
 
     @torch.no_grad()
     def predict(self, crystals: Crystals) -> Tensor:
-        """Predictions (B, K) in the targets' own units, averaged over origins.
+        """Predictions (B, K) in the units of the targets, averaged over origins.
 
-        The origins are the atoms that `canonical` chooses among, `origins` of them at most. Where a
-        crystal has no more, copies of it that are shifted or permuted average over the same set.
+        The origins are the atoms that `canonical` chooses among, at most `origins` of them. If a crystal has no more
+        than that, its prediction does not depend on shifts and permutations.
         """
         candidates = origin_atoms(crystals)
         count = candidates.sum(1).clamp(max=self.origins)
@@ -127,3 +129,11 @@ class Predictor(nn.Module):
             atom = (rank == k).int().argmax(1, keepdim=True)[rows]
             total[rows] += self(shift_to_atom(crystals[rows], atom))
         return total / count.unsqueeze(1) * self.std + self.mean
+
+
+def predict_table(model: Predictor, table: Table) -> Tensor:
+    """(M, K) predictions for the M crystals of a table, in the targets' units, on the CPU."""
+    out = torch.zeros(len(table), len(model.targets))
+    for rows, crystals in in_batches(table, 256):
+        out[rows] = model.predict(crystals.to(model.mean.device)).cpu()
+    return out

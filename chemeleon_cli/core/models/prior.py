@@ -1,7 +1,7 @@
-"""The crystal prior: what a generator settles before it places any atom.
+"""The crystal prior: what a generator samples before it denoises.
 
-That is the number of atoms and, in a model that was trained with them, the oxidation state of each atom. Both are
-sampled as often as they occur in the training set, until reinforcement learning changes how often.
+This is the number of atoms and, in a model that was trained with them, the oxidation state of each atom. Both are
+sampled with their frequencies in the training set, which reinforcement learning may change for oxidation states.
 
 Legend: B crystals, K combinations of oxidation states that occur in the training set.
 """
@@ -25,21 +25,21 @@ from chemeleon_cli.core.conditions.requests import Conditions, requested_formula
 from chemeleon_cli.errors import UserError
 
 Sizes = Annotated[Mapping[Annotated[str, Field(pattern=r"^[1-9]\d{0,3}$")], PositiveInt], Field(min_length=1)]
-"""How many training crystals have so many atoms, by that number as text."""
+"""Number of training crystals by their number of atoms, which is a text."""
 GAIN = 100.0
-"""Factor on the learned weights. Adam's steps are as long as the learning rate, so with it a rate that suits the
-denoiser suits the prior too."""
+"""Factor on the learned weights. Adam's steps are about as long as the learning rate; with this factor, a rate that
+suits the denoiser also suits the prior."""
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """What B crystals are to be.
+    """The sizes and conditions proposed for B crystals.
 
     Attributes:
         num_atoms: (B,).
-        requests: for each crystal, what the denoiser is conditioned on.
-        rows: (B,) which of the K combinations of oxidation states each has, where they were sampled; else None, and
-            there is no probability to learn from.
+        requests: what the denoiser is conditioned on, for each crystal.
+        rows: (B,) indices of the sampled combinations of oxidation states, out of K; None if none were sampled, and
+            the proposal then has no probability to learn from.
     """
 
     num_atoms: Tensor
@@ -48,7 +48,7 @@ class Proposal:
 
 
 class CrystalPrior:
-    """Samples numbers of atoms and oxidation states, and knows the probability of the latter.
+    """Samples numbers of atoms and oxidation states, and computes the probability of the latter.
 
     The probability of a combination of oxidation states is proportional to
 
@@ -57,13 +57,13 @@ class CrystalPrior:
     and the weights are zero unless reinforcement learning has changed them.
 
     Args:
-        sizes: how many training crystals have so many atoms, by that number as text; or any other weights.
+        sizes: number of training crystals by their number of atoms (as text), or any other weights.
         conditions: those of the model, by name.
 
     Attributes:
         sizes: the numbers of atoms that can be proposed, with their weights.
-        weights: (STATE_CODES,) what can be learned; None in a model without oxidation states. The prior is no module
-            of its own: a generator registers this parameter as its own, which puts it into checkpoints and optimisers.
+        weights: (STATE_CODES,) learnable weights; None in a model without oxidation states. The prior is not a module:
+            a generator registers this parameter as its own, so that checkpoints and optimisers include it.
     """
 
     def __init__(self, sizes: Mapping[str, float], conditions: Conditions) -> None:
@@ -75,17 +75,17 @@ class CrystalPrior:
     def propose(
         self, count: int, generator: torch.Generator, request: Request | None = None, z: int | None = None
     ) -> Proposal:
-        """What `count` crystals are to be, given what all of them are asked to be.
+        """Propose sizes and conditions for `count` crystals with the same request.
 
-        Oxidation states are sampled only where nothing is asked for. Beside another request they are not given,
-        because the prior does not know which of them fit it: a metal cannot have a band gap of 3 eV. A request that
-        names them with the value None leaves them open, too.
+        Oxidation states are sampled only for an empty request. With any other request they are not given, because the
+        prior does not know which of them are compatible with it: a metal cannot have a band gap of 3 eV. They are not
+        given either if the request names them with the value None.
 
         Args:
             count: B.
             generator: source of randomness, on the CPU.
-            request: what the crystals are asked to be.
-            z: formula units of a requested composition in each crystal; None: any number.
+            request: the request for all crystals.
+            z: formula units of a requested composition in each crystal; None for any number.
 
         Raises:
             UserError: see `propose_sizes`.
@@ -106,16 +106,16 @@ class CrystalPrior:
     def propose_sizes(
         self, count: int, generator: torch.Generator, request: Request | None = None, z: int | None = None
     ) -> Tensor:
-        """(B,) numbers of atoms, each with its frequency in the training set; arguments as in `propose`.
+        """(B,) numbers of atoms, sampled with their frequencies in the training set; arguments as in `propose`.
 
-        A composition leaves the sizes that hold whole formula units of it.
+        With a requested composition, only sizes that are whole multiples of its formula unit are sampled.
 
         Raises:
-            UserError: the training set has no crystal of such a size, or the model does not have the condition.
+            UserError: the training set has no crystal of such a size, or the model does not have a condition.
         """
         formula = requested_formula(self.conditions, request or {})
         if z is not None and formula is None:
-            raise UserError(f"z is {z}, and no composition is asked for", "z counts the formula units of a composition")
+            raise UserError(f"z is {z}, but no composition is requested", "z is its number of formula units")
         unit = 1 if formula is None else len(formula_unit(formula))
         sizes, weights = torch.tensor(list(self.sizes)), torch.tensor(list(self.sizes.values()))
         fits = (sizes % unit == 0) if z is None else (sizes == z * unit)
@@ -127,18 +127,18 @@ class CrystalPrior:
         return sizes[fits][torch.multinomial(weights[fits], count, replacement=True, generator=generator)]
 
     def samples_states(self, request: Request) -> bool:
-        """Whether oxidation states are sampled for this request: it asks for nothing and does not name them."""
+        """Whether oxidation states are sampled for this request: it is empty and does not name them."""
         return self.states is not None and self.states.name not in request and not resolve(self.conditions, request)
 
     # --- what reinforcement learning needs --------------------------------------------------------
 
     def learn(self) -> None:
-        """Let reinforcement learning change the probabilities, if there are any to change."""
+        """Make the weights trainable, if there are any."""
         if self.weights is not None:
             self.weights.requires_grad_(True)
 
     def learns_from(self, request: Request) -> bool:
-        """Whether what is proposed for this request has a probability that is being learned."""
+        """Whether a proposal for this request has a probability that is being trained."""
         return self.weights is not None and self.weights.requires_grad and self.samples_states(request)
 
     def log_odds(self) -> Tensor:
@@ -151,16 +151,16 @@ class CrystalPrior:
         """(B,) log-probability of a proposal, and () the divergence KL(self || base), both with gradient.
 
         Args:
-            proposal: one with `rows`.
+            proposal: with `rows`.
             base: a prior with the same oxidation states; it gets no gradient.
         """
-        assert proposal.rows is not None, "nothing was sampled whose probability is known"
+        assert proposal.rows is not None, "this proposal has no probability: no oxidation states were sampled"
         log_odds = self.log_odds()
         kl = (log_odds.exp() * (log_odds - base.log_odds().detach())).sum()
         return log_odds[proposal.rows.to(log_odds.device)], kl
 
     @functools.cached_property
     def shares(self) -> Tensor:
-        """(K, STATE_CODES) share of the atoms of each combination that has each state."""
+        """(K, STATE_CODES) share of the atoms with each state, for each combination."""
         assert self.states is not None
         return state_shares(self.states.known)

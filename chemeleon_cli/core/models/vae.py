@@ -1,10 +1,11 @@
-"""The variational autoencoder: a crystal to one small vector per atom, and back.
+"""The variational autoencoder, which encodes a crystal as one small vector per atom and decodes it.
 
 Kingma & Welling 2014; the per-atom latent space follows Park & Walsh 2025 (arXiv 2511.07158).
 Legend: B crystals, N atoms padded, H hidden width, D latent width.
 
-The networks see the cell as lengths and angles and atoms as an unordered set, so orientation and
-atom order cannot matter. The origin can: training draws it anew (`dataset.augment`), predictions average.
+The networks see the cell as lengths and angles and the atoms as an unordered set, so results do not depend on
+orientation and order of atoms. They depend on the origin: training chooses it at random (`batches.augment`), and
+predictors average over origins.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ from chemeleon_cli.core.data.limits import MAX_Z
 from chemeleon_cli.core.models.layers import Transformer, masked_mean, mlp, periodic_features
 
 FREQUENCIES = 6
-"""Harmonics of each fractional coordinate that the encoder sees."""
+"""Number of harmonics of each fractional coordinate in the input of the encoder."""
 
 
 @dataclass(frozen=True)
 class Posterior:
-    """What the encoder says of a batch: mean and std of each atom's latent, and its last layer.
+    """The output of the encoder for a batch: mean and std of the latent of each atom, and the last layer.
 
     Attributes:
         mean: (B, N, D), zero at padding.
@@ -44,10 +45,10 @@ class Posterior:
 
 @dataclass(frozen=True)
 class Decoded:
-    """What the decoder says of a batch of latents.
+    """The output of the decoder for a batch of latents.
 
     Attributes:
-        element_logits: (B, N, MAX_Z); column k stands for atomic number k + 1, so "no atom" cannot come out.
+        element_logits: (B, N, MAX_Z); column k stands for atomic number k + 1, so there is no column for padding.
         coord_waves: (B, N, 6) sine then cosine of 2 pi x for the three fractional coordinates.
         lengths: (B, 3) cell lengths, Å.
         angles: (B, 3) cell angles, degrees.
@@ -61,10 +62,10 @@ class Decoded:
     num_atoms: Tensor
 
     def to_crystals(self, elements: Tensor | None = None) -> Crystals:
-        """The most probable crystals. A cell that cannot exist comes out as NaN, for the validity gate to see.
+        """The most probable crystals. The lattice is NaN if no cell has the decoded angles, see `validity.problem`.
 
         Args:
-            elements: (B, N) atomic numbers that the crystals must have, in any order, 0 at padding; None: any.
+            elements: (B, N) atomic numbers that the crystals must have, in any order, 0 at padding; None for any.
         """
         mask = atom_mask(self.num_atoms, self.coord_waves.shape[1])
         sin, cos = self.coord_waves.chunk(2, -1)
@@ -77,19 +78,19 @@ class Decoded:
 
 
 def assign_elements(logits: Tensor, elements: Tensor) -> Tensor:
-    """The most probable way to give atoms the elements that they must have, each as often as it occurs.
+    """The most probable assignment of given elements to the atoms, with each element as often as it is given.
 
     Args:
         logits: (B, N, MAX_Z) of a decoder; column k stands for atomic number k + 1.
         elements: (B, N) atomic numbers of each crystal in any order, 0 at padding.
 
     Returns:
-        (B, N) the same atomic numbers of each crystal in the order of its atoms.
+        (B, N) the same atomic numbers in the order of the atoms.
     """
     from scipy.optimize import linear_sum_assignment
 
     costs = -logits.detach().double().log_softmax(-1).cpu().numpy()
-    costs = np.nan_to_num(costs, nan=0.0, posinf=1e6)  # logits that are not finite still get these elements
+    costs = np.nan_to_num(costs, nan=0.0, posinf=1e6)  # also assign elements if logits are not finite
     out = np.zeros(elements.shape, np.int64)
     for row, cost, padded in zip(out, costs, elements.cpu().numpy(), strict=True):
         own = padded[padded > 0]
@@ -109,7 +110,7 @@ class Encoder(nn.Module):
         dropout: inside the transformer blocks.
     """
 
-    def __init__(self, hidden_dim: int, num_heads: int, num_layers: int, latent_dim: int, dropout: float = 0.0) -> None:
+    def __init__(self, hidden_dim: int, num_heads: int, num_layers: int, latent_dim: int, dropout: float) -> None:
         super().__init__()
         self.config: dict[str, Any] = {
             "hidden_dim": hidden_dim,
@@ -139,9 +140,9 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latents to crystals; the arguments are the encoder's."""
+    """Latents to crystals, with the same arguments as the encoder."""
 
-    def __init__(self, hidden_dim: int, num_heads: int, num_layers: int, latent_dim: int, dropout: float = 0.0) -> None:
+    def __init__(self, hidden_dim: int, num_heads: int, num_layers: int, latent_dim: int, dropout: float) -> None:
         super().__init__()
         self.embedding = nn.Linear(latent_dim, hidden_dim)
         self.transformer = Transformer(hidden_dim, num_layers, num_heads, dropout)
@@ -173,12 +174,12 @@ class VAE(nn.Module):
 
     def __init__(
         self,
-        hidden_dim: int = 256,
-        num_heads: int = 8,
-        encoder_layers: int = 4,
-        decoder_layers: int = 4,
-        latent_dim: int = 8,
-        dropout: float = 0.0,
+        hidden_dim: int,
+        num_heads: int,
+        encoder_layers: int,
+        decoder_layers: int,
+        latent_dim: int,
+        dropout: float,
     ) -> None:
         super().__init__()
         self.config: dict[str, Any] = {
@@ -193,15 +194,15 @@ class VAE(nn.Module):
         self.decoder = Decoder(hidden_dim, num_heads, decoder_layers, latent_dim, dropout)
 
     def loss(
-        self, crystals: Crystals, generator: torch.Generator | None = None, latent_noise: float = 0.0
+        self, crystals: Crystals, generator: torch.Generator, latent_noise: float
     ) -> dict[str, Tensor]:
         """The terms of the evidence lower bound, unweighted, for one sample of the posterior.
 
         Args:
             crystals: a batch.
-            generator: source of the posterior's noise.
-            latent_noise: std of further noise on what is decoded, as a share of each channel's spread over the
-                batch: practice for a generator's latents, which are never exact.
+            generator: source of the noise of the posterior.
+            latent_noise: std of additional noise on the decoded latents, as a share of the spread of each channel over
+                the batch. It makes the decoder robust to the latents of a generator, which are never exact.
 
         Returns:
             Scalars: `types` (cross-entropy per atom), `coords` (squared error of the sines and cosines of

@@ -1,4 +1,4 @@
-"""What a potential is, and what all backends share: refusing crystals, computing many at once, loading quietly."""
+"""The interface of a potential, and what all backends share: refusal of crystals, batching, and quiet loading."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from pymatgen.core import Structure
 
 UNKNOWN_SCALE = "unknown"
-"""The energy scale of a model file that nobody has named one for."""
+"""The energy scale of a model file for which the user has not named one."""
 EVERY_ELEMENT = frozenset(range(1, 119))
-"""Atomic numbers of a potential that takes whatever it is given."""
+"""Atomic numbers of a potential without a known restriction."""
 FAILURES = (ArithmeticError, AssertionError, LookupError, MemoryError, RuntimeError, ValueError)
 """What backends raise for a crystal that they cannot compute. Anything else is a bug and keeps its traceback."""
 BATCH_ATOMS = 100
@@ -36,7 +36,7 @@ class Energy:
     """The energy of a crystal, or the reason why it has none.
 
     Attributes:
-        value: of the whole cell, eV; NaN where there is none.
+        value: of the whole cell, eV; NaN if there is none.
         problem: the reason why there is none, or None.
     """
 

@@ -1,4 +1,4 @@
-"""Every potential that has a name, with its energy scale, and how one is loaded."""
+"""The named potentials with their energy scales, and the loading of a potential."""
 
 from __future__ import annotations
 

@@ -2,6 +2,9 @@
 
 The optimiser is ASE's FIRE (Bitzek et al., Phys. Rev. Lett. 97, 170201, 2006). It moves the positions together with the
 logarithm of the cell's deformation (ASE's FrechetCellFilter).
+
+The workers are not those of `machine.worker_pool`: a pool of `concurrent.futures` is broken for good when one of its
+processes dies, and cannot end one that hangs without ending all.
 """
 
 from __future__ import annotations

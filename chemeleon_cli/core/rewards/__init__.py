@@ -1,7 +1,7 @@
-"""What a crystal can be rewarded for. Recipes read these classes, so none imports torch before it computes.
+"""The rewards of crystals. Recipes are checked with these classes, so they import torch only when they compute.
 
-Imports `scoring` and, of a checkpoint, what `training` reads without torch; nothing of `rl`. Begin with `base.py`,
-which every reward inherits from; `sum.py` adds the rewards of a recipe and lists them by name.
+Imports `scoring` and the part of `training` that reads checkpoints without torch; nothing of `rl`. Begin with
+`base.py`, the base class of all rewards; `sum.py` lists them by name and adds up those of a recipe.
 """
 
 from chemeleon_cli.core.rewards.base import RewardComponent, check_reward

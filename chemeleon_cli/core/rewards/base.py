@@ -1,4 +1,4 @@
-"""What a reward component is, and a test for components written elsewhere."""
+"""The base class of reward components, and a test for components of your own."""
 
 from __future__ import annotations
 
@@ -21,56 +21,55 @@ if TYPE_CHECKING:
     from chemeleon_cli.core.scoring.context import ScoringContext
 
 class RewardComponent(Section):
-    """One thing that a crystal can be rewarded for.
+    """One term of the reward of a crystal.
 
-    A subclass says what it `needs` and how to `compute`; its recipe fields are its attributes.
+    A subclass defines what it `needs` and how to `compute` it. Its attributes are its fields in the recipe.
     """
 
     weight: float = 1.0
-    """What the normalised number is multiplied by in the sum. 0: it is only reported, and leaves no crystal
-    unscored."""
+    """Factor on the normalised value in the sum. With 0 it is only reported, and leaves no crystal unscored."""
     normalize_fn: NormalizeFn = None
-    """Over all scored crystals of the step: norm, to [0, 1]; std, to mean 0 and standard deviation 1;
-    subtract_mean; clip, to [-1, 1]; none or null, as it is."""
+    """Normalisation over all scored crystals of the step: norm, to [0, 1]; std, to mean 0 and standard deviation 1;
+    subtract_mean; clip, to [-1, 1]; none or null, no normalisation."""
     eps: Annotated[float, Field(gt=0)] = 1e-4
-    """A spread below this counts as none: all crystals then get 0. In the component's unit."""
+    """If the spread over the step is smaller than this, all crystals get 0. In the unit of the component."""
 
     relative: ClassVar[bool] = False
-    """Whether a crystal's number depends on the others of the batch: it is then computed after those that do not, so
-    that a crystal which one of these has no number for is left out of it."""
+    """Whether the value of a crystal depends on the others of the batch. Such components are computed last, without
+    crystals that another component has no value for."""
 
     @property
     def name(self) -> str:
-        """What its metric and its column are called: its `type`, unless a subclass says more."""
+        """Name of its metric and its column: its `type`, unless a subclass overrides it."""
         return self.type  # type: ignore[attr-defined]
 
     def needs(self) -> Needs:
-        """What is to be loaded for it."""
+        """What must be loaded for it."""
         return Needs()
 
     def check(self, find_model: FindModel) -> list[tuple[str, str]]:
-        """Look at what its fields name, without torch and without reading data.
+        """Check its fields, without importing torch and without reading data.
 
         Returns:
-            (field, what is wrong with it) of every mistake.
+            (field, message) for every mistake.
         """
         return []
 
     def prepare(self, context: ScoringContext) -> None:
-        """Called once, before the first `compute`, with all that is loaded."""
+        """Called once before the first `compute`, with everything that was loaded."""
 
     def compute(self, candidates: Candidates) -> Tensor:
-        """A number for each of the B crystals.
+        """Compute a value for each of the B crystals.
 
         Returns:
-            (B,) float; NaN where there is none, with the reason given to `candidates.note` if the crystal is
+            (B,) float; NaN for a crystal without a value, whose reason is passed to `candidates.note` if the crystal is
             possible.
         """
         raise NotImplementedError
 
 
 def reference_mistake(folder: str | None) -> list[tuple[str, str]]:
-    """What is wrong with the data folder that a `reference_dataset` names, as `RewardComponent.check` has it."""
+    """Check the data folder that a `reference_dataset` names; the result is as in `RewardComponent.check`."""
     if folder is None or split_path(folder, "train") is not None:
         return []
     found = "which has no train.csv(.gz)" if Path(folder).is_dir() else "no such folder"
@@ -80,19 +79,20 @@ def reference_mistake(folder: str | None) -> list[tuple[str, str]]:
 def check_reward(
     component: Any, structures: Sequence[Structure | None] | None = None, context: ScoringContext | None = None
 ) -> None:
-    """Test a component, yours or ours, against what training and scoring rely on.
+    """Test that a component, yours or ours, does what training and scoring rely on.
 
-    It must return one float per crystal, NaN but never an infinity; give impossible crystals no say in what
-    others get; return the same for the same crystals; edit none of the facts that it is handed; and survive a batch in
-    which nothing is possible. In a run an edit reaches no other component, but all that this one reads after it.
+    It must return one float per crystal, which may be NaN but not infinite; the values must not depend on impossible
+    crystals in the batch, and must be the same for the same crystals; it must not edit the candidates; and it must not
+    fail for a batch without possible crystals. In a run, edits do not affect other components, but they do affect what
+    the component itself reads later.
 
     Args:
-        component: anything with `compute(candidates) -> (B,)`.
-        structures: crystals to try it on, possible ones; None takes four simple ones.
-        context: what it needs loaded, see `core.scoring.loading.load_context`.
+        component: any object with `compute(candidates) -> (B,)`.
+        structures: possible crystals to test it on; None for four simple ones.
+        context: what it needs to have loaded, see `core.scoring.loading.load_context`.
 
     Raises:
-        AssertionError: it does not keep the contract; the message says where.
+        AssertionError: the component breaks one of these rules, which the message names.
     """
     import torch
     from pymatgen.core import Lattice, Structure
@@ -104,22 +104,22 @@ def check_reward(
         candidates = OwnCopies(Candidates(batch, context), "reward")
         values = component.compute(candidates)
         edited = candidates.edited()
-        assert edited is None, f"compute edited candidates.{edited}; expected it to edit a copy, as structure.copy() is"
+        assert edited is None, f"compute edited candidates.{edited}; expected it to edit a copy (structure.copy())"
         assert isinstance(values, torch.Tensor), f"compute returned {type(values).__name__}, expected a torch.Tensor"
         assert values.shape == (len(batch),), f"compute returned shape {tuple(values.shape)}, expected ({len(batch)},)"
         assert values.is_floating_point(), f"compute returned {values.dtype}, expected floats"
         assert not values.requires_grad, "compute returned a tensor that requires a gradient"
-        assert not values.isinf().any(), "compute returned an infinity; NaN stands for 'no number'"
+        assert not values.isinf().any(), "compute returned an infinity; expected NaN for a crystal without a value"
         return values.double().cpu()
 
     possible = _simple_crystals() if structures is None else list(structures)
     overlapping = Structure(Lattice.cubic(4), ["Na", "Cl"], [[0, 0, 0], [0, 0, 0.01]])
     no_cell = Structure(Lattice([[float("nan")] * 3] * 3), ["Na"], [[0, 0, 0]])
     values = compute(possible)
-    assert torch.equal(values.nan_to_num(), compute(possible).nan_to_num()), "the same crystals got other numbers"
+    assert torch.equal(values.nan_to_num(), compute(possible).nan_to_num()), "the same crystals got other values"
     mixed = compute([overlapping, *possible, no_cell, None])
     assert torch.allclose(mixed[1:-2], values, rtol=1e-4, atol=1e-6, equal_nan=True), (
-        "crystals got other numbers because impossible ones were in the batch"
+        "crystals got other values because impossible ones were in the batch"
     )
     compute([overlapping, no_cell, None])
 

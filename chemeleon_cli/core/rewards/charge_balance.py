@@ -13,15 +13,15 @@ if TYPE_CHECKING:
 
 
 class ChargeBalanceReward(RewardComponent):
-    """1 where oxidation states of the ICSD balance by SMACT's rule, 0 where none do; elements and alloys, which need
-    not balance, get 1. It takes the place of the guard `charge_imbalance`, which leaves the others unscored: take
-    that guard out of `guards` beside it."""
+    """1 if oxidation states of the ICSD balance by SMACT's rule, else 0; elements and alloys, which need not balance,
+    get 1. It replaces the guard `charge_imbalance`, which leaves unbalanced crystals unscored and must be removed from
+    `guards`."""
 
     type: Literal["charge_balance"] = "charge_balance"
     """The kind of reward."""
 
     def compute(self, candidates: Candidates) -> Tensor:
-        """(B,) without unit, 0 or 1; see `validity.smact_valid`."""
+        """(B,) dimensionless, 0 or 1; see `validity.smact_valid`."""
         import torch
 
         return candidates.smact_valid.double().masked_fill(~candidates.has_form, torch.nan)

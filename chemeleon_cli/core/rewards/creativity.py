@@ -1,4 +1,4 @@
-"""A reward for what is new."""
+"""A reward for unique and novel crystals."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ if TYPE_CHECKING:
 
 
 class CreativityReward(RewardComponent):
-    """1 for a crystal that is unique in all that the run has generated and novel against a reference set, 0 for one
-    that is neither, and for one that is only one of the two its distance from what it repeats, below 1. It is that of
-    the relaxed crystal where the reward section says `relax`."""
+    """1 for a crystal that is unique among all that the run has generated and novel against a reference set, 0 for one
+    that is neither, and for one that is only one of the two its distance, below 1, from the crystals that it copies.
+    Computed for the relaxed crystal if the reward section has `relax`."""
 
     type: Literal["creativity"] = "creativity"
     """The kind of reward."""
     reference_dataset: str | None = None
-    """A data folder, with all of whose splits crystals are compared; null: the train split of the set that the
-    generator was trained on."""
+    """A data folder; crystals are compared with all of its splits. Null for the train split of the generator's training
+    set."""
 
     def needs(self) -> Needs:
-        """The reference set's crystals, and the run's memory."""
+        """The crystals of the reference set; a run then also keeps a memory of what it generated."""
         return Needs(known=frozenset([self.reference_dataset]))
 
     def check(self, find_model: FindModel) -> list[tuple[str, str]]:
-        """Whether there is such a data folder."""
+        """Check that the data folder exists."""
         return reference_mistake(self.reference_dataset)
 
     def compute(self, candidates: Candidates) -> Tensor:
-        """(B,) without unit, in [0, 1]; see `novelty.creativity`."""
+        """(B,) dimensionless, in [0, 1]; see `novelty.creativity`."""
         evaluated = candidates.evaluated
         values = evaluated.creativity_against(self.reference_dataset)
         for i in (values.isnan() & candidates.has_form).nonzero().flatten().tolist():

@@ -1,4 +1,4 @@
-"""A reward of the user's own: a class in a file or in an installed module."""
+"""A reward that the user writes: a class in a file or in an installed module."""
 
 from __future__ import annotations
 
@@ -34,15 +34,16 @@ FACTS = {
     "novelty": Needs(known=frozenset([None])),
     "hull": Needs(hull=True),
 }
-"""What a class may need: `structure_features` and `composition_features`; `unique`, `novel` and `creativity` against
-the set that the generator was trained on; `e_above_hull`."""
+"""What a class may need: "features" for `structure_features` and `composition_features`; "novelty" for `unique`,
+`novel` and `creativity` against the training set of the generator; "hull" for `e_above_hull`."""
 
 
 class CustomReward(RewardComponent):
-    """Your own reward. The class has `compute(candidates)`, which returns a number per crystal, NaN for none.
+    """Your own reward. Its class has a method `compute(candidates)` that returns one number per crystal, or NaN.
 
-    Facts that take loading are named in an attribute `needs` of the class, a tuple of `FACTS`. A parameter of its
-    constructor that is annotated as `Predictor` takes the name of a checkpoint and gets the model.
+    If it uses facts that need loading, the class has an attribute `needs`, a tuple of keys of `FACTS`. For a parameter
+    of its constructor that is annotated as `Predictor`, the recipe gives the name of a checkpoint, and the constructor
+    gets the model.
     """
 
     model_config = ConfigDict(populate_by_name=True)
@@ -50,19 +51,19 @@ class CustomReward(RewardComponent):
     type: Literal["custom"] = "custom"
     """The kind of reward."""
     class_: str = Field(alias="class")
-    """`module:Class`, or `./file.py:Class`, from the folder of the recipe."""
+    """`module:Class`, or `./file.py:Class` relative to the folder of the recipe."""
     kwargs: dict[str, Any] = {}
-    """Arguments of the class."""
+    """Arguments of the constructor of the class."""
 
     _instance: Any = PrivateAttr(default=None)
 
     @property
     def name(self) -> str:
-        """The class's name in small letters, words joined by underscores."""
+        """The name of the class in snake case."""
         return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", self.class_.rpartition(":")[2]).lower()
 
     def needs(self) -> Needs:
-        """The predictors that its arguments name, and the facts that its class needs."""
+        """The predictors that the arguments name, and the facts that the class needs."""
         cls = find_class(self.class_)
         named = predictor_parameters(cls)
         needs = Needs(predictors=frozenset(self.kwargs[key] for key in named if self.kwargs.get(key) is not None))
@@ -71,8 +72,7 @@ class CustomReward(RewardComponent):
         return needs
 
     def check(self, find_model: FindModel) -> list[tuple[str, str]]:
-        """Whether there is such a class, whether it takes these arguments, and whether its predictors are
-        there."""
+        """Check that the class exists, that it takes these arguments, and that its predictors exist."""
         try:
             cls = find_class(self.class_)
             needed_facts(cls)
@@ -87,10 +87,10 @@ class CustomReward(RewardComponent):
         return [(f"kwargs.{key}", text) for key, text in mistakes if text]
 
     def prepare(self, context: ScoringContext) -> None:
-        """Make the object, with its predictors.
+        """Create the object, with its predictors.
 
         Raises:
-            UserError: its constructor failed.
+            UserError: the constructor failed.
         """
         cls = find_class(self.class_)
         bind(cls, self.kwargs)
@@ -100,10 +100,10 @@ class CustomReward(RewardComponent):
             self._instance = cls(**kwargs)
 
     def compute(self, candidates: Candidates) -> Tensor:
-        """(B,) float64, in the unit of the class, which sees copies of the candidates' facts.
+        """(B,) float64, in the unit of the class, which gets copies of the facts of the candidates.
 
         Raises:
-            UserError: the class failed, or returned something else than a number per crystal.
+            UserError: the class failed, or did not return one number per crystal.
         """
         import torch
 
@@ -124,36 +124,35 @@ class CustomReward(RewardComponent):
 
     @contextlib.contextmanager
     def _blamed(self) -> Iterator[None]:
-        """Turn what the user's code raises into a UserError that names its class and line. `sys.exit` is one of them:
-        a run that a reward ends did not end well."""
+        """Turn an exception of the user's code into a UserError that names its class and line. That includes
+        `sys.exit`, because a run that a reward ends has not succeeded."""
         try:
             yield
         except UserError:
             raise
         except (Exception, SystemExit) as error:
             own = inspect.getsourcefile(find_class(self.class_))
-            hint = "mend the class; --debug shows the traceback"
+            hint = "correct the class; --debug shows the traceback"
             raise UserError(f"{self.class_}: {_cause(error, own)}", hint) from error
 
 
-_EXPECTED = "it returns one number per candidate, in order; NaN for a crystal without one"
+_EXPECTED = "return one number per candidate, in order, with NaN for a crystal without a value"
 
 
-def find_class(path: str, folder: Path | None = None) -> type:
+def find_class(path: str) -> type:
     """Import a class.
 
     Args:
         path: `module:Class` or `file.py:Class`.
-        folder: where a relative file starts; None: the working folder.
 
     Raises:
-        ValueError: no such file, module or class, the import fails, or the class has no
+        ValueError: there is no such file, module or class, its import fails, or it has no method
             `compute(candidates)`.
     """
     where, colon, name = path.rpartition(":")
     if not colon or not where or not name.isidentifier():
         raise ValueError(f"found '{path}'; expected module:Class or ./file.py:Class")
-    module = _load_file((folder or Path()) / Path(where).expanduser()) if where.endswith(".py") else _import(where)
+    module = _load_file(Path(where).expanduser()) if where.endswith(".py") else _import(where)
     found = getattr(module, name, None)
     if not inspect.isclass(found):
         own = [n for n, value in vars(module).items() if inspect.isclass(value) and value.__module__ == module.__name__]
@@ -171,10 +170,10 @@ def find_class(path: str, folder: Path | None = None) -> type:
 
 
 def bind(cls: type, kwargs: dict[str, Any]) -> None:
-    """Check arguments against a class's constructor.
+    """Check arguments against the constructor of a class.
 
     Raises:
-        ValueError: one is missing, unknown, or no name where a predictor's is needed.
+        ValueError: an argument is missing or unknown, or is not a name although it is a predictor.
     """
     signature = inspect.signature(cls)
     try:
@@ -189,10 +188,10 @@ def bind(cls: type, kwargs: dict[str, Any]) -> None:
 
 
 def needed_facts(cls: type) -> tuple[str, ...]:
-    """What a class says that it needs, if anything.
+    """The attribute `needs` of a class; empty if it has none.
 
     Raises:
-        ValueError: that is no tuple or list of FACTS.
+        ValueError: it is not a tuple or list of keys of FACTS.
     """
     needed = getattr(cls, "needs", ())
     if not isinstance(needed, tuple | list) or not set(needed) <= FACTS.keys():
@@ -201,7 +200,7 @@ def needed_facts(cls: type) -> tuple[str, ...]:
 
 
 def predictor_parameters(cls: type) -> set[str]:
-    """The parameters of a class that are annotated as a Predictor, by the annotation's text or type."""
+    """The constructor parameters that are annotated as a Predictor, by the text or the type of the annotation."""
     found = set()
     for name, parameter in inspect.signature(cls).parameters.items():
         annotation = parameter.annotation
@@ -228,7 +227,7 @@ def _load_file(path: Path) -> ModuleType:
         assert spec is not None
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module  # before execution: dataclasses look their own module up there
+        sys.modules[name] = module  # before execution, because dataclasses look up their module there
         try:
             spec.loader.exec_module(module)
         except (Exception, SystemExit) as error:
@@ -238,7 +237,7 @@ def _load_file(path: Path) -> ModuleType:
 
 
 def _cause(error: BaseException, file: str | None = None) -> str:
-    """The error in one line, with the line of the file that raised it: the innermost of `file` where one is named."""
+    """The error in one line, with the place that raised it: the innermost one, in `file` if that is given."""
     lines = [line for line in traceback.extract_tb(error.__traceback__) if not line.filename.startswith("<")]
     last = next((line for line in reversed(lines) if line.filename == file), lines[-1])
     where = "" if isinstance(error, SyntaxError) else f" ({Path(last.filename).name}:{last.lineno})"

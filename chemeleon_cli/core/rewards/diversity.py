@@ -1,16 +1,15 @@
 """Rewards for covering the distribution of a reference set.
 
-The distance between the batch X (n crystals) and the reference Y (R crystals) is the unbiased estimate of the
-squared maximum mean discrepancy (Gretton et al. 2012, "A Kernel Two-Sample Test", equation 3), with the
-kernel k(x, y) = (x.y / d + 1)^3 on features of width d. A crystal's reward is how much the distance would
-grow without it:
+The distance between the batch X (n crystals) and the reference Y (R crystals) is the unbiased estimate of the squared
+maximum mean discrepancy (Gretton et al. 2012, "A Kernel Two-Sample Test", equation 3), with the kernel
+k(x, y) = (x.y / d + 1)^3 on features of width d. The reward of a crystal m is the increase of the distance without it:
 
     r_m = MMD2(X without m, Y) - MMD2(X, Y)
 
-It is high for a crystal where the reference is dense and the batch is thin, so the batch comes to cover the
-reference, without repeating itself. It does not ask a crystal to differ from the reference.
+It is high where the reference is dense and the batch is sparse, so the batch learns to cover the reference without
+repeating itself. It does not reward differing from the reference.
 
-Over a batch the r_m add up to zero: they rank the crystals of one batch and say nothing of how far it has come.
+The r_m of a batch add up to zero: they rank the crystals of one batch and do not measure the progress of a run.
 """
 
 from __future__ import annotations
@@ -28,26 +27,25 @@ if TYPE_CHECKING:
     from chemeleon_cli.core.scoring.candidates import Candidates
 
 BLOCK = 4096
-"""Crystals that are compared with as many at a time: a kernel of 128 MB."""
+"""Rows and columns of the kernel that are computed at a time, which takes 128 MB."""
 
 
 class Diversity(RewardComponent):
-    """A crystal's share in bringing the batch close to a reference set; without unit, and relative to its
-    batch."""
+    """How much a crystal brings its batch closer to a reference set; dimensionless, and relative to the batch."""
 
     relative: ClassVar[bool] = True
     eps: Annotated[float, Field(gt=0)] = 1e-8
-    """A spread below this counts as none. Far below that of other components: a crystal's drop falls with the number
-    of crystals, to 1e-4 for some thousands."""
+    """If the spread over the step is smaller than this, all crystals get 0. It is much smaller than for other
+    components, because values decrease with the number of crystals, to about 1e-4 for some thousands."""
     reference_dataset: str | None = None
-    """A data folder, whose train split is the reference; null: the set that the generator was trained on."""
+    """A data folder whose train split is the reference; null for the training set of the generator."""
 
     def needs(self) -> Needs:
-        """An autoencoder and the reference set's features."""
+        """An autoencoder and the features of the reference set."""
         return Needs(references=frozenset([self.reference_dataset]), encoder=True)
 
     def check(self, find_model: FindModel) -> list[tuple[str, str]]:
-        """Whether there is such a data folder."""
+        """Check that the data folder exists."""
         return reference_mistake(self.reference_dataset)
 
     def _drop(self, candidates: Candidates, features: Tensor, reference: Tensor) -> Tensor:
@@ -64,25 +62,25 @@ class Diversity(RewardComponent):
 
 
 class StructureDiversity(Diversity):
-    """Cover the structures of a reference set. Feature: the mean of a crystal's latents."""
+    """Cover the structures of a reference set. The feature of a crystal is the mean of its latents."""
 
     type: Literal["structure_diversity"] = "structure_diversity"
     """The kind of reward."""
 
     def compute(self, candidates: Candidates) -> Tensor:
-        """(B,) without unit."""
+        """(B,) dimensionless."""
         reference = candidates.context.references[self.reference_dataset].structure_features
         return self._drop(candidates, candidates.structure_features, reference)
 
 
 class CompositionDiversity(Diversity):
-    """Cover the compositions of a reference set. Feature: the mean of a crystal's atom-type embeddings."""
+    """Cover the compositions of a reference set. The feature of a crystal is the mean of its atom-type embeddings."""
 
     type: Literal["composition_diversity"] = "composition_diversity"
     """The kind of reward."""
 
     def compute(self, candidates: Candidates) -> Tensor:
-        """(B,) without unit."""
+        """(B,) dimensionless."""
         reference = candidates.context.references[self.reference_dataset].composition_features
         return self._drop(candidates, candidates.composition_features, reference)
 
@@ -92,7 +90,7 @@ def mmd_drop(x: Tensor, y: Tensor) -> Tensor:
 
     With s_m the sum of k(m, other rows of x), S of all s_m, t_m the mean of k(m, rows of y) and T the sum of all
     t_m, MMD2(x, y) is S / n(n-1) - 2 T / n and, without m, (S - 2 s_m) / (n-1)(n-2) - 2 (T - t_m) / (n-1), both
-    plus a term of y alone, which cancels. So this takes O(n^2 + n R) and never forms R x R.
+    plus a term in y alone, which cancels. The cost is O(n^2 + n R); the R x R kernel is not needed.
 
     Args:
         x: (n, d), n >= 3.
@@ -112,7 +110,7 @@ def mmd_drop(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _kernel_sums(x: Tensor, y: Tensor) -> Tensor:
-    """(n,) sum of k(x_i, y_j) over the rows of y, in blocks, as n x R numbers need not fit the memory."""
+    """(n,) sum of k(x_i, y_j) over the rows of y, in blocks, because n x R numbers may not fit into memory."""
     width = x.shape[1]
     sums = x.new_zeros(len(x))
     for some, total in zip(x.split(BLOCK), sums.split(BLOCK), strict=True):

@@ -14,26 +14,26 @@ if TYPE_CHECKING:
 
 
 class EnergyReward(RewardComponent):
-    """Minus the energy above the hull, within limits; as Chemeleon2 has it (Park & Walsh 2025, arXiv:2511.07158).
+    """Minus the clipped energy above the hull, as in Chemeleon2 (Park & Walsh 2025, arXiv:2511.07158).
 
-    It is that of the relaxed crystal where the reward section says `relax`. A crystal for which hull or potential are
-    not to be believed has no number, where Chemeleon2 gives it the worst one.
+    Computed for the relaxed crystal if the reward section has `relax`. A crystal for which the hull lacks references or
+    the potential fails is unscored, while Chemeleon2 gives it the worst value.
     """
 
     type: Literal["energy"] = "energy"
     """The kind of reward."""
     clip_min: float | None = 0.0
-    """Energies above the hull that are lower, eV/atom, count as this: below the hull is as good as on it. Null: no
+    """Lower limit of the energy above the hull, eV/atom; with 0, below the hull is as good as on it. Null for no
     limit."""
     clip_max: float | None = 1.0
-    """Energies above the hull that are higher, eV/atom, count as this. Null: no limit."""
+    """Upper limit of the energy above the hull, eV/atom; null for no limit."""
 
     def needs(self) -> Needs:
         """A potential and a hull."""
         return Needs(hull=True)
 
     def check(self, find_model: FindModel) -> list[tuple[str, str]]:
-        """Whether the limits are in order."""
+        """Check that clip_min is below clip_max."""
         if self.clip_min is not None and self.clip_max is not None and self.clip_min >= self.clip_max:
             return [("clip_min", f"found {self.clip_min:g}; expected less than clip_max, {self.clip_max:g}")]
         return []

@@ -1,7 +1,7 @@
-"""The candidates that a user's reward is handed: copies of its own, so that no other component sees what it edits.
+"""The candidates that a user's reward gets: copies, so that its edits do not affect other components.
 
-pymatgen's usual methods edit a structure in place (`make_supercell`, `add_oxidation_state_by_guess`), and so do
-torch's (`clamp_`). Nobody who writes a reward should have to think of the components that are computed after it.
+Common methods of pymatgen (`make_supercell`, `add_oxidation_state_by_guess`) and torch (`clamp_`) work in place. The
+author of a reward should not have to think of the components that are computed after it.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from chemeleon_cli.core.scoring.novelty import Novelty
 
 
 class OwnCopies(Candidates):
-    """The candidates of one component: each fact is copied when the component first asks for it.
+    """The candidates of one component: each fact is copied when the component first reads it.
 
-    Facts are still computed once for all components. Notes and context are shared: notes are what a component is meant
-    to write, and the context is models and reference sets.
+    Facts are still computed once for all components. Notes and context are not copied, because components are meant to
+    write notes, and the context holds models and reference sets.
 
     Args:
         shared: the candidates of all components.
-        component: whose copies these are; the reasons of `each` are noted under this name.
+        component: name of the component, under which `each` notes reasons.
     """
 
     def __init__(self, shared: Candidates, component: str) -> None:
@@ -47,23 +47,23 @@ class OwnCopies(Candidates):
         return own[name]
 
     def each(self, function: Callable[[Structure], float], component: str | None = None) -> Tensor:
-        """As of `Candidates`, on the component's own copies and in its name."""
+        """See `Candidates.each`; applied to the copies, with reasons noted under the name of the component."""
         return super().each(function, component or self._component)
 
     def novelty(self, name: str | None = None) -> Novelty:
-        """As of `Candidates`."""
+        """See `Candidates.novelty`."""
         return _copy(self._shared.novelty(name), self._component)
 
     def creativity_against(self, name: str | None) -> Tensor:
-        """As of `Candidates`."""
+        """See `Candidates.creativity_against`."""
         return self._shared.creativity_against(name).clone()
 
     def predict(self, name: str) -> dict[str, Tensor]:
-        """As of `Candidates`."""
+        """See `Candidates.predict`."""
         return _copy(self._shared.predict(name), self._component)
 
     def edited(self) -> str | None:
-        """The first fact that the component has edited in place, as in `canonical[3] (NaCl)`, or None."""
+        """The first fact that the component has edited in place, for example `canonical[3] (NaCl)`, or None."""
         for name, value in vars(self).items():
             if name.startswith("_") or name in ("context", "notes") or value is self:
                 continue
@@ -75,7 +75,7 @@ class OwnCopies(Candidates):
 
 def _copy(value: Any, component: str) -> Any:
     if isinstance(value, Structure):
-        return value.copy()  # a third of what deepcopy takes
+        return value.copy()  # three times as fast as deepcopy
     if isinstance(value, Candidates):
         return OwnCopies(value, component)
     if isinstance(value, list):
@@ -84,7 +84,7 @@ def _copy(value: Any, component: str) -> Any:
 
 
 def _difference(own: Any, shared: Any) -> str | None:
-    """Where an own copy differs from what it was copied of: the rest of its name, "" for all of it; or None."""
+    """Where a copy differs from its original, as a suffix of the name of the fact ("" for all of it); None if equal."""
     if isinstance(own, OwnCopies):
         edited = own.edited()
         return None if edited is None else f".{edited}"

@@ -1,4 +1,4 @@
-"""A reward for atoms that keep their distance."""
+"""A reward against atoms that are too close."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ class ShortestContact(RewardComponent):
     """The shortest distance between two atoms of a crystal, in units of the sum of their covalent radii (Cordero et
     al. 2008, doi:10.1039/b801115j).
 
-    It says how far a crystal is from one whose atoms overlap, where the check of distances says only that it is none;
-    and it needs no potential. Of the starter's 2,964 relaxed crystals for training, 3 % are below 0.8, none below 0.66.
+    It measures how far a crystal is from overlapping atoms, while the check of distances only tells whether a crystal
+    is possible, and it needs no potential. Of the starter's 2,964 relaxed training crystals, 3 % are below 0.8 and none
+    below 0.66.
     """
 
     type: Literal["shortest_contact"] = "shortest_contact"
     """The kind of reward."""
     clip_max: Annotated[float, Field(gt=0, le=2)] = 0.6
-    """Longer contacts count as this. At 0.8 a generator's crystals became less dense than its training set's."""
+    """Upper limit of the value. With 0.8, a generator's crystals became less dense than those of its training set."""
 
     def compute(self, candidates: Candidates) -> Tensor:
-        """(B,) without unit, at most `clip_max`; NaN where an element has no radius, heavier than curium."""
+        """(B,) dimensionless, at most `clip_max`; NaN if an element has no radius (heavier than curium)."""
         import torch
 
         from chemeleon_cli.core.data.validity import shortest_contact

@@ -1,4 +1,4 @@
-"""The whole reward: a weighted sum of normalised components."""
+"""The total reward: a weighted sum of normalised components."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ BUILT_IN: dict[str, type[RewardComponent]] = {
     "composition_diversity": CompositionDiversity,
     "custom": CustomReward,
 }
-"""Every `type` that a recipe may name."""
+"""The class of each `type` that a recipe may name."""
 
 Guard = Literal["charge_imbalance", "single_element", "uncharted_alloy"]
-"""Facts of `Candidates` by which a possible crystal is not to be rewarded."""
+"""Facts of `Candidates` that exclude a possible crystal from rewards."""
 
 UNCHARTED = "uncharted_alloy"
 
@@ -51,25 +51,24 @@ else:
 
 
 class ReinforceReward(EnergySettings):
-    """What a crystal is worth: its components, each normalised over the batch and weighted, added up."""
+    """The total reward of a crystal: the weighted sum of its components, each normalised over the batch."""
 
     components: Annotated[list[AnyComponent], Field(min_length=1)]
     """The rewards to add up, each with its `type`."""
     normalize_fn: NormalizeFn = "std"
-    """How sums are compared, within each group or over the batch: norm, std, subtract_mean, clip, none or
-    null."""
+    """Normalisation of the sums, within each group or over the batch: norm, std, subtract_mean, clip, none or null."""
     eps: Annotated[float, Field(gt=0)] = 1e-4
-    """A spread of sums below this counts as none: no crystal is then preferred."""
+    """If the spread of the sums is smaller than this, no crystal is preferred."""
     guards: list[Guard] = ["charge_imbalance", "single_element"]
-    """Crystals that are possible but easy to be paid for: compounds whose charges do not balance by SMACT's rule, and
-    crystals of one element. `uncharted_alloy`, which needs a hull, adds alloys two of whose metals have no compound in
-    it. They are not scored, so nothing pulls towards them."""
+    """Possible crystals that are left unscored, because their rewards would be too easy to obtain: compounds that are
+    not charge-balanced by SMACT's rule (`charge_imbalance`), crystals of one element (`single_element`) and, with a
+    hull, alloys two of whose metals have no compound in it (`uncharted_alloy`)."""
     refused: list[Guard] = []
-    """Crystals, named as in `guards`, that count as the worst of their group instead, as impossible ones do. What is
-    only left unscored can become more frequent where it is easier to make."""
+    """Crystals, named as in `guards`, that count as the worst of their group instead, like impossible ones. Crystals
+    that are only unscored can become more frequent if they are easier to generate."""
 
     def names(self) -> list[str]:
-        """The components' names, made distinct by a number where two are equal."""
+        """The names of the components; repeated names are numbered."""
         seen: Counter[str] = Counter()
         names = []
         for component in self.components:
@@ -78,17 +77,17 @@ class ReinforceReward(EnergySettings):
         return names
 
     def needs(self) -> Needs:
-        """What is to be loaded for all components."""
+        """What must be loaded for all components."""
         needs = Needs(hull=UNCHARTED in (*self.guards, *self.refused))
         for component in self.components:
             needs |= component.needs()
         return needs
 
     def check(self, find_model: FindModel) -> list[tuple[tuple[str | int, ...], str]]:
-        """Look at what the components name, without torch and without reading data.
+        """Check all fields, without importing torch and without reading data.
 
         Returns:
-            (path of the field within this section, what is wrong with it) of every mistake.
+            (path of the field within this section, message) for every mistake.
         """
         mistakes: list[tuple[tuple[str | int, ...], str]] = [((field,), text) for field, text in self.check_energies()]
         lacking = " and ".join(name for name in ("energy_model", "hull") if getattr(self, name) is None)
@@ -113,13 +112,12 @@ class ReinforceReward(EnergySettings):
         return mistakes
 
     def prepare(self, context: ScoringContext) -> None:
-        """Called once, when all that is needed is loaded."""
+        """Called once, after everything that is needed has been loaded."""
         for component in self.components:
             component.prepare(context)
 
     def __call__(self, candidates: Candidates) -> Scores:
-        """Judge a batch. The total is not yet normalised: that is done per group, by
-        `grpo.group_advantage`."""
+        """Score a batch. `normalize_fn` is not yet applied to the total; `grpo.group_advantage` does that."""
         import torch
 
         impossible = ~candidates.valid
@@ -131,15 +129,15 @@ class ReinforceReward(EnergySettings):
                     candidates.note("reward", i, name)
                 fired |= found
         named = dict(zip(self.names(), self.components, strict=True))
-        raw = dict.fromkeys(named, torch.zeros(0))  # in the recipe's order, whatever is computed first
+        raw = dict.fromkeys(named, torch.zeros(0))  # in the order of the recipe, whatever is computed first
         stopped = impossible | refused | guarded
         scored = ~stopped
         for relative in (False, True):
-            candidates.left_out = ~scored & ~impossible  # the same for all of a kind, whatever their order
+            candidates.left_out = ~scored & ~impossible  # so that the order of the components does not matter
             for name, component in named.items():
                 if component.relative is relative:
                     raw[name] = _known(component, candidates, stopped)
-                    if component.weight:  # what only watches has no say in what is scored
+                    if component.weight:  # a component that is only reported leaves no crystal unscored
                         scored = scored & ~raw[name].isnan()
         total = torch.zeros(len(candidates), dtype=torch.float64).masked_fill(~scored, torch.nan)
         weighted: dict[str, Tensor] = {}
@@ -153,8 +151,8 @@ class ReinforceReward(EnergySettings):
         return Scores(total.float(), impossible, refused, raw, weighted)
 
     def why_unscored(self, candidates: Candidates, scores: Scores) -> Counter[str]:
-        """Why crystals have no total, each counted once: what makes it impossible, the guard that stopped it, or the
-        first component that has no number for it, with its reason."""
+        """Why crystals have no total, with counts. The reason of a crystal is what makes it impossible, the guard that
+        stopped it, or the first component without a value for it."""
         found: Counter[str] = Counter()
         for i in scores.total.isnan().nonzero().flatten().tolist():
             stopped = candidates.notes["reward"].get(i)
@@ -168,17 +166,17 @@ class ReinforceReward(EnergySettings):
         return found
 
     def _without_number(self, candidates: Candidates, scores: Scores, i: int) -> str:
-        """The first component that has no number for crystal i, and why."""
+        """The first component that has no value for crystal i, and why."""
         for (name, values), component in zip(scores.raw.items(), self.components, strict=True):
             if component.weight and values[i].isnan():
                 notes = (candidates.notes.get(key, {}) for key in (component.name, "canonical"))
                 reason = next((reasons[i] for reasons in notes if i in reasons), None)
-                return f"{name}: {reason or 'no number'}"
-        raise AssertionError("a crystal without a total has a component without a number")
+                return f"{name}: {reason or 'no value'}"
+        raise AssertionError("a crystal without a total has a component without a value")
 
 
 def _known(component: RewardComponent, candidates: Candidates, stopped: Tensor) -> Tensor:
-    """(B,) float64 of a component, NaN for crystals that are stopped or have no number."""
+    """(B,) float64 values of a component, NaN for crystals that are stopped or have no value."""
     import torch
 
     values = component.compute(candidates).detach().cpu().double().masked_fill(stopped, torch.nan)
@@ -186,11 +184,11 @@ def _known(component: RewardComponent, candidates: Candidates, stopped: Tensor) 
 
 
 def _in_float32(values: Tensor, candidates: Candidates, component: str) -> Tensor:
-    """The numbers that float32 can hold; the others are none, and the candidates are told why."""
+    """Replace values that float32 cannot represent by NaN, and note the reason."""
     import torch
 
     beyond = values.float().isinf()
     for i in beyond.nonzero().flatten().tolist():
         found = values[i].item()
-        candidates.note(component, i, "infinite" if math.isinf(found) else "beyond the numbers of float32, 3.4e38")
+        candidates.note(component, i, "infinite" if math.isinf(found) else "beyond the range of float32, 3.4e38")
     return values.masked_fill(beyond, torch.nan)

@@ -1,15 +1,15 @@
-"""Reinforcement learning of a generator: rollout, score, update. It knows no reward by name.
+"""One step of reinforcement learning of a generator: rollout, score, update. No reward is known here by name.
 
-Denoising is a Markov decision process whose actions are Gaussian (DDPO, Black et al. 2023); crystals are
-judged against others of their group (GRPO, Shao et al. 2024); the arithmetic is in `grpo`.
+Denoising is a Markov decision process whose actions are Gaussian (DDPO, Black et al. 2023). The reward of a crystal is
+compared with those of its group (GRPO, Shao et al. 2024). The formulas are in `grpo`.
 
-What the generator's prior proposes for a group is the first of its decisions. Where the prior learns, this decision is
-judged by the group's mean reward among the groups of the step.
+The first action of a group is the proposal of the generator's prior. If the prior is trained too, the advantage of this
+action is the mean reward of the group compared with the other groups of the step.
 
-The crystals of a group share one request, and the base model that KL is measured against is given it too. Rollout and
-update use the conditions without guidance, because the probability of a step is that of the network alone.
+The crystals of a group share one request, which conditions the policy and the base model that KL is measured against.
+Rollout and update use no classifier-free guidance, because the probability of a step is that of the network alone.
 
-Legend: G crystals of a group, all of one size N (so nothing is padded), D latent width, S chain steps.
+Legend: G crystals in a group, all of one size N (so nothing is padded), D latent width, S steps of the sampling chain.
 """
 
 from __future__ import annotations
@@ -32,31 +32,31 @@ from chemeleon_cli.core.training.ranks import on_first_rank
 from chemeleon_cli.core.training.trainer import Run
 
 PRIOR_SCALE = 1e-4
-"""Factor on the gradient of the prior. Adam's steps are as long at any scale, and a small gradient takes no part in the
-norm by which the gradient of all weights together is clipped."""
+"""Factor on the gradient of the prior. The length of Adam's steps does not depend on it, and so small a gradient hardly
+adds to the norm by which the gradient of all weights is clipped."""
 
 
 RewardFn = Callable[[Crystals], Scores]
-"""Judges the crystals of a whole step at once."""
+"""Scores all crystals of a step in one call."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """One RL step; names as in the section `rl:` of the recipe, whose defaults are the only ones.
+    """Settings of an RL step, named as in the section `rl:` of the recipe, which holds their defaults.
 
     Attributes:
-        groups_per_step: groups of all ranks together.
+        groups_per_step: number of groups, summed over all ranks.
         num_group_samples: G.
-        group_reward_norm: advantages within each group (GRPO), or over the whole step (REINFORCE).
-        normalize_fn: how rewards become advantages.
-        eps: a smaller spread than this is none.
-        num_inner_batch: optimiser steps on one rollout, each on whole groups.
-        clip_ratio: of the surrogate.
-        log_prob: "sum" over a crystal's latents, or "mean".
-        kl_weight: of the divergence from the base model.
-        trajectory_steps: denoising steps of each trajectory that are trained on; None for all.
-        conditions: requests; each group takes one at random, and None asks for nothing. Without any, nothing is asked
-            for.
+        group_reward_norm: whether advantages are taken within each group (GRPO) or over the whole step (REINFORCE).
+        normalize_fn: how rewards are normalised to advantages.
+        eps: see `normalise`.
+        num_inner_batch: optimiser steps per rollout, each on whole groups.
+        clip_ratio: clip range of the surrogate loss.
+        log_prob: whether log-probabilities are the "sum" or the "mean" over the latents of a crystal.
+        kl_weight: weight of the KL divergence from the base model.
+        trajectory_steps: number of denoising steps of each trajectory that are trained on; None for all.
+        conditions: requests, one of which is chosen at random for each group; None is an unconditional request. If
+            empty, all groups are unconditional.
     """
 
     groups_per_step: int
@@ -74,12 +74,12 @@ class Settings:
 
 @dataclass(frozen=True)
 class Decision:
-    """A denoising step that is trained on, with what was true when it was sampled.
+    """A denoising step that is trained on, as it was at the time of sampling.
 
     Attributes:
-        transition: x, mean, std and x_next of the policy that sampled it.
-        log_prob: (G,) of x_next by that policy.
-        base_mean: (G, N, D) the frozen base model's mean at the same x.
+        transition: x, mean, std and x_next by the policy that sampled it.
+        log_prob: (G,) log-probability of x_next by that policy.
+        base_mean: (G, N, D) mean of the frozen base model at the same x.
     """
 
     transition: Transition
@@ -89,11 +89,11 @@ class Decision:
 
 @dataclass(frozen=True)
 class PriorDecision:
-    """What the prior proposed for a group, the first of its decisions.
+    """The proposal of the prior for a group, which is the first action of its trajectories.
 
     Attributes:
-        proposal: of one crystal, which all of the group share.
-        log_prob: (1,) of it by the prior that proposed it.
+        proposal: for one crystal; all crystals of the group share it.
+        log_prob: (1,) log-probability of the proposal by the prior that made it.
     """
 
     proposal: Proposal
@@ -102,7 +102,7 @@ class PriorDecision:
 
 @dataclass(frozen=True)
 class Group:
-    """G crystals of one size that share a request, and the decisions that led to them."""
+    """G crystals of one size that share a request, and the denoising steps that are trained on."""
 
     num_atoms: Tensor
     decisions: list[Decision]
@@ -114,16 +114,16 @@ class Group:
 def rollout_group(
     model: Generator, base: Generator, settings: Settings, sampling: Sampling, generator: torch.Generator
 ) -> Group:
-    """Sample one group with the model's live weights.
+    """Sample one group with the current weights of the model.
 
-    The last step of a chain is deterministic, so it is never among the decisions.
+    The last step of a chain is deterministic and has no log-probability, so it is never trained on.
 
     Args:
-        model: the policy; in evaluation mode or without dropout, so that the update can repeat its numbers.
+        model: the policy; in evaluation mode or without dropout, so that the update can reproduce its outputs.
         base: the frozen model that KL is measured against.
         settings: of the RL step.
-        sampling: with noise at every step but the last.
-        generator: source of the request, what the prior proposes, the choice of decisions and all noise.
+        sampling: adds noise at every step but the last.
+        generator: source of randomness for the request, the proposal, the choice of steps to train on, and all noise.
     """
     request = _request(settings, generator)
     proposal = model.prior.propose(1, generator, request)
@@ -150,13 +150,13 @@ def rollout_group(
 def train_step(
     run: Run, model: Generator, base: Generator, reward: RewardFn, settings: Settings, sampling: Sampling
 ) -> dict[str, float]:
-    """One RL step: sample groups, score them, update the denoiser and, where it learns, the prior.
+    """One RL step: sample groups, score them, update the denoiser and, if it is trained, the prior.
 
-    Group g has a source of randomness of its own, so that the groups are the same however many ranks share them.
+    Each group has its own random generator, so the groups do not depend on the number of ranks.
 
     Returns:
-        What to log. `log_ratio_first` is the largest |log-ratio| before the first update: about 0, or the
-        update does not repeat the rollout's arithmetic.
+        Metrics to log. `log_ratio_first` is the largest |log-ratio| before the first update. It should be about 0; a
+        larger value means that the update does not reproduce the arithmetic of the rollout.
     """
     rank, ranks = run.fabric.global_rank, run.fabric.world_size
     mine = range(rank, settings.groups_per_step, ranks)
@@ -203,18 +203,18 @@ def train_step(
 def accumulate(
     model: Generator, group: Group, advantage: Tensor, settings: Settings, sampling: Sampling, share: float
 ) -> dict[str, float]:
-    """Add one group's gradient: clipped surrogate plus KL to the base model, mean over its decisions.
+    """Accumulate the gradient of one group: clipped surrogate plus KL to the base model, averaged over its decisions.
 
     Args:
-        model: the policy, at its present weights.
-        group: of the rollout.
+        model: the policy with its current weights.
+        group: from the rollout.
         advantage: (G,).
         settings: of the RL step.
         sampling: as in the rollout.
-        share: of this group in its inner batch.
+        share: weight of this group in the mean over its inner batch.
 
     Returns:
-        Means over the decisions of loss, kl and the numbers of `grpo.clipped_loss`; of `log_ratio_max` the largest.
+        `loss`, `kl` and the metrics of `grpo.clipped_loss`, averaged over the decisions; `log_ratio_max` is a maximum.
     """
     chain = model.chain(sampling)
     totals: dict[str, float] = defaultdict(float)
@@ -238,21 +238,21 @@ def accumulate(
 def accumulate_prior(
     model: Generator, base: Generator, group: Group, advantage: Tensor, settings: Settings, share: float
 ) -> dict[str, float]:
-    """Add the gradient of what the prior proposed for a group, by the same surrogate and KL.
+    """Accumulate the gradient of the prior's proposal for a group, with the same surrogate loss and KL.
 
-    Where log-probabilities are means over the latents of a crystal, this one is divided by their number as well, so
-    that one `clip_ratio` and one `kl_weight` fit both.
+    If log-probabilities are means over the latents of a crystal, that of the proposal is divided by the number of
+    latents as well, so that the same `clip_ratio` and `kl_weight` suit both.
 
     Args:
-        model: the policy, at its present weights.
+        model: the policy with its current weights.
         base: the frozen model that KL is measured against.
-        group: of the rollout, with a `prior_decision`.
-        advantage: () of the group among those of the step.
+        group: from the rollout, with a `prior_decision`.
+        advantage: () of the group over the other groups of the step.
         settings: of the RL step.
-        share: of this group in its inner batch.
+        share: weight of this group in the mean over its inner batch.
 
     Returns:
-        `prior_kl`, the divergence from the base model's prior.
+        `prior_kl`, the KL divergence from the prior of the base model.
     """
     decision = group.prior_decision
     assert decision is not None
@@ -266,12 +266,12 @@ def accumulate_prior(
 
 
 def score_everywhere(run: Run, crystals: Mapping[int, Crystals], settings: Settings, reward: RewardFn) -> Scores:
-    """Scores of all groups of all ranks, in order, the same on every rank.
+    """Scores of the groups of all ranks, in order of their index and identical on every rank.
 
-    Rewards compare a crystal with the whole step, so one rank scores everything and tells the others.
+    A reward may compare a crystal with the whole step, so the first rank scores all crystals and broadcasts the result.
 
     Raises:
-        UserError: of the reward, on every rank.
+        UserError: the reward raised it; it is raised on every rank.
     """
     moved = {g: c.to("cpu") for g, c in crystals.items()}
     gathered: list[dict[int, Crystals]] = [moved]
@@ -287,14 +287,14 @@ def score_everywhere(run: Run, crystals: Mapping[int, Crystals], settings: Setti
 
 
 def raw_reward(scores: Scores, weights: Sequence[float]) -> float:
-    """Weighted sum of the components' raw means, comparable between steps where normalised totals are not.
+    """Weighted sum of the mean raw value of each component. Unlike normalised totals, it is comparable between steps.
 
-    A crystal of the worst counts in each component as the worst one scored, which is the largest where the
-    weight is negative; one that is only unscored does not count, nor does a component of weight 0.
+    A crystal in `scores.worst` gets the least favourable value of the scored crystals in each component: the lowest, or
+    the highest if the weight is negative. Unscored crystals and components of weight 0 are left out.
     """
     total = 0.0
     for weight, values in zip(weights, scores.raw.values(), strict=True):
-        if not weight:  # it only watches, and may have nothing scored
+        if not weight:  # such a component is only reported, and may have scored nothing
             continue
         scored = weight * values[values.isfinite()].double()
         if len(scored):
@@ -306,14 +306,14 @@ def raw_reward(scores: Scores, weights: Sequence[float]) -> float:
 
 
 def _request(settings: Settings, generator: torch.Generator) -> Request:
-    """What a group is asked for, which is the first thing that its source of randomness decides."""
+    """The request of a group. It takes the first number of the group's random generator."""
     if not settings.conditions:
         return {}
     return settings.conditions[int(torch.randint(len(settings.conditions), (), generator=generator))] or {}
 
 
 def _prior_advantage(run: Run, model: Generator, scores: Scores, settings: Settings) -> Tensor:
-    """(groups_per_step,) `grpo.prior_advantage` among the groups, of all ranks, that the prior learns from; else 0."""
+    """(groups_per_step,) `grpo.prior_advantage` over the groups of all ranks that train the prior; 0 for the others."""
     groups, size = settings.groups_per_step, settings.num_group_samples
     requests = [_request(settings, run.generator(run.step * groups + g)) for g in range(groups)]
     rows = [g for g in range(groups) if model.prior.learns_from(requests[g])]

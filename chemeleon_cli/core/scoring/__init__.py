@@ -1,5 +1,5 @@
-"""What is known of generated crystals: unique, novel, energy above hull, features, and the reports made of these.
+"""Evaluation of generated crystals: uniqueness, novelty, energy above the hull, features, and reports on them.
 
-Imports `training`, `models`, `potentials` and `data`. Begin with `candidates.py`: each fact of a crystal, computed
-once; `context.py` says what that takes (models, hull, reference sets), and `loading.py` fills it.
+Imports `training`, `models`, `potentials` and `data`. Begin with `candidates.py`, which computes each fact about a
+crystal once; `context.py` holds what that needs (models, hull, reference sets), and `loading.py` loads it.
 """

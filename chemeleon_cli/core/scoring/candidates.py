@@ -1,6 +1,6 @@
-"""Generated crystals and what is known of them, each fact computed once, for rewards and for `score` alike.
+"""Generated crystals and the facts about them, each computed once, for rewards and for `score`.
 
-Legend: B candidates; V of them possible, with a canonical form.
+Legend: B candidates, of which V are possible and have a canonical form.
 """
 
 from __future__ import annotations
@@ -29,14 +29,15 @@ from chemeleon_cli.errors import UserError
 
 
 class Candidates:
-    """B crystals to be scored. Every fact has B rows, on the CPU, with NaN, False or None where there is none.
+    """B crystals to be scored. Every fact about them (`valid`, `novel`, `e_above_hull`, ...) has B rows, on the CPU,
+    with NaN, False or None for missing values.
 
     Attributes:
-        structures: as they came; None where there is none. An impossible one may hold NaN.
+        structures: as generated; None if there is no structure. An impossible one may contain NaN.
         context: what they are scored with.
-        notes: why a possible crystal has no number: component or fact -> row -> reason.
-        left_out: (B,) bool: possible, but stopped by a guard of the reward; it is not scored, and has no say in what
-            others get. Set by the reward.
+        notes: why a possible crystal has no value: component or fact -> row -> reason.
+        left_out: (B,) bool: possible crystals that a guard of the reward stopped. They are not scored and do not
+            affect the scores of others. Set by the reward.
     """
 
     def __init__(self, structures: Sequence[Structure | None], context: ScoringContext | None = None) -> None:
@@ -52,23 +53,23 @@ class Candidates:
         return len(self.structures)
 
     def note(self, component: str, index: int, reason: str) -> None:
-        """Say why a possible crystal gets no number from a component."""
+        """Record why a possible crystal gets no value from a component."""
         self.notes[component][index] = reason
 
     @functools.cached_property
     def problems(self) -> list[str | None]:
-        """Why each cannot be a crystal (see `validity.problem`), or None."""
+        """(B) Why each structure cannot be a crystal (see `validity.problem`), or None."""
         return [problem(structure) for structure in self.structures]
 
     @functools.cached_property
     def valid(self) -> Tensor:
-        """(B,) bool: a crystal is possible: known elements, a sane cell, 4-100 Å^3 per atom, distances >= 0.5
-        Å."""
+        """(B,) bool: the crystal is possible: known elements, a sane cell, 4-100 Å^3 per atom, distances of at least
+        0.5 Å."""
         return torch.tensor([reason is None for reason in self.problems], dtype=torch.bool)
 
     @functools.cached_property
     def canonical(self) -> list[Structure | None]:
-        """The standard form of each possible crystal, which everything below sees; None where there is
+        """(B) The canonical form of each possible crystal, from which all facts below are computed; None if there is
         none."""
         forms: list[Structure | None] = []
         for i, (structure, reason) in enumerate(zip(self.structures, self.problems, strict=True)):
@@ -83,34 +84,34 @@ class Candidates:
 
     @functools.cached_property
     def rows(self) -> Tensor:
-        """(V,) int64: which candidates have a canonical form."""
+        """(V,) int64 indices of the candidates that have a canonical form."""
         return torch.tensor([i for i, form in enumerate(self.canonical) if form is not None], dtype=torch.int64)
 
     @functools.cached_property
     def crystals(self) -> Crystals:
-        """The V canonical crystals; `scatter` brings what is computed from them back to B rows."""
+        """The V canonical crystals; `scatter` maps values computed from them back to B rows."""
         return Crystals.from_structures([form for form in self.canonical if form is not None])
 
     @property
     def has_form(self) -> Tensor:
-        """(B,) bool: there is a canonical form."""
+        """(B,) bool: the crystal has a canonical form."""
         return torch.tensor([form is not None for form in self.canonical], dtype=torch.bool)
 
     def scatter(self, values: Tensor) -> Tensor:
-        """(V, ...) to (B, ...), on the CPU, with NaN for candidates that have no canonical form."""
+        """Map (V, ...) to (B, ...), on the CPU, with NaN for candidates that have no canonical form."""
         out = torch.full((len(self), *values.shape[1:]), torch.nan)
         out[self.rows] = values.detach().float().cpu()
         return out
 
     def each(self, function: Callable[[Structure], float], component: str = "each") -> Tensor:
-        """function(canonical structure) of each possible crystal.
+        """Apply a function to the canonical structure of each possible crystal.
 
         Args:
-            function: may raise ValueError for a crystal that has no number; the message becomes its reason.
-            component: whose reason it is.
+            function: may raise ValueError for a crystal that it has no value for; the message is noted as the reason.
+            component: name under which reasons are noted.
 
         Returns:
-            (B,) float64 with NaN where there is no number.
+            (B,) float64, NaN where there is no value.
         """
         out = torch.full((len(self),), torch.nan, dtype=torch.float64)
         for i, form in enumerate(self.canonical):
@@ -123,7 +124,7 @@ class Candidates:
 
     @functools.cached_property
     def smact_valid(self) -> Tensor:
-        """(B,) bool: possible, and charges balance by SMACT's rule (see `validity.smact_valid`)."""
+        """(B,) bool: possible, and charge-balanced by SMACT's rule (see `validity.smact_valid`)."""
         found = [form is not None and smact_valid(form.composition) for form in self.canonical]
         return torch.tensor(found, dtype=torch.bool)
 
@@ -131,24 +132,24 @@ class Candidates:
 
     @property
     def ranking(self) -> list[float] | None:
-        """(B) eV/atom, of which the lowest stands for its duplicates: the energy or, with a hull, that above the hull,
-        so that a copy which fell into a hole of the potential does not stand for the others. None without a
-        potential."""
+        """(B) eV/atom, the energy or, with a hull, the energy above it; None without a potential. The duplicate with
+        the lowest value is the representative. Where the potential fails, the energy above the hull is NaN, and NaN
+        counts as the highest."""
         if self.context.energy_model is None:
             return None
         return (self.energy_per_atom if self.context.hull is None else self.e_above_hull).tolist()
 
     @functools.cached_property
     def uniqueness(self) -> Uniqueness:
-        """The duplicates among these crystals and, in a run, among all that it generated before. Of duplicates the
-        best by `ranking` counts."""
+        """The duplicates among these crystals and, in a training run, of crystals generated earlier. Of duplicates
+        only the one with the lowest `ranking` is unique."""
         return find_duplicates(self.canonical, self.context.memory, self.ranking, self.context.matching)
 
     def novelty(self, name: str | None = None) -> Novelty:
-        """How these crystals compare with a reference set.
+        """Comparison of these crystals with a reference set.
 
         Args:
-            name: of the set, as in the context; None is the generator's training set.
+            name: of the set in the context; None for the training set of the generator.
 
         Raises:
             UserError: the context holds no such set.
@@ -159,10 +160,10 @@ class Candidates:
         return self._novelty[name]
 
     def creativity_against(self, name: str | None) -> Tensor:
-        """(B,) float64, without unit: how new each crystal is, see `novelty.creativity`; NaN where unknown.
+        """(B,) float64, dimensionless: `novelty.creativity` of each crystal; NaN where unknown.
 
         Args:
-            name: of the reference set, as of `novelty`.
+            name: of the reference set, as in `novelty`.
         """
         if name not in self._creativity:
             values = creativity(self.canonical, self.uniqueness, self.novelty(name), self.context.matching)
@@ -171,22 +172,22 @@ class Candidates:
 
     @property
     def unique(self) -> list[bool | None]:
-        """(B) Whether each is the first of its kind in the batch and in the run; None where unknown.
+        """(B) Whether each crystal is unique in the batch and in the run (see `Uniqueness.unique`); None where unknown.
 
         Raises:
-            UserError: the context holds no reference set; a run then keeps no memory either.
+            UserError: the context holds no reference set; a run then keeps no memory of earlier crystals either.
         """
         self._check_known(next(iter(self.context.known), None))
         return self.uniqueness.unique
 
     @property
     def novel(self) -> list[bool | None]:
-        """(B) Whether each is not in the set that the generator was trained on; None where unknown."""
+        """(B) Whether each crystal is absent from the training set of the generator; None where unknown."""
         return self.novelty().novel
 
     @property
     def creativity(self) -> Tensor:
-        """(B,) `creativity_against` the set that the generator was trained on."""
+        """(B,) `creativity_against` the training set of the generator."""
         return self.creativity_against(None)
 
     def _check_known(self, name: str | None) -> None:
@@ -198,7 +199,7 @@ class Candidates:
 
     @functools.cached_property
     def energy_per_atom(self) -> Tensor:
-        """(B,) eV/atom by the potential, float64, of each crystal as it is."""
+        """(B,) eV/atom, float64, by the potential, of the crystals without relaxation."""
         model = self.context.energy_model
         if model is None:
             raise UserError("these energies need a potential", "name one: --set reward.energy_model=chgnet")
@@ -212,8 +213,8 @@ class Candidates:
 
     @functools.cached_property
     def e_above_hull(self) -> Tensor:
-        """(B,) eV/atom above the hull, below it negative, float64; NaN with its reason noted where the potential
-        fails, the hull holds too little, or the crystal lies too far below it to be believed."""
+        """(B,) energy above the hull, eV/atom, float64, negative below it. NaN, with the reason noted, where the
+        potential fails, the hull lacks references, or the crystal lies implausibly far below the hull."""
         energies = self.energy_per_atom.tolist()
         out = torch.full((len(self),), torch.nan, dtype=torch.float64)
         for i, form in enumerate(self.canonical):
@@ -229,7 +230,7 @@ class Candidates:
 
     @functools.cached_property
     def relaxations(self) -> list[Relaxed | None]:
-        """What became of each possible crystal when it was relaxed as the context says."""
+        """(B) The relaxation of each possible crystal, with the settings of the context; None for the others."""
         model, how = self.context.energy_model, self.context.relax
         if model is None or how is None:
             raise UserError(
@@ -246,7 +247,7 @@ class Candidates:
 
     @functools.cached_property
     def relaxed(self) -> Candidates:
-        """The relaxed crystals, converged or not, in the same context; None where nothing is left."""
+        """The relaxed crystals, converged or not, in the same context; a structure is None if the relaxation failed."""
         structures = [None if result is None else result.structure for result in self.relaxations]
         relaxed = Candidates(structures, replace(self.context, relax=None))
         for i in self.rows.tolist():
@@ -257,7 +258,7 @@ class Candidates:
 
     @property
     def evaluated(self) -> Candidates:
-        """The candidates that rewards are given for: the relaxed ones, if the context says so."""
+        """The candidates that rewards are computed for: the relaxed ones if the context says so, else these."""
         return self.relaxed if self.context.relax is not None and self.context.reward_relaxed else self
 
     # --- guards ---------------------------------------------------------------------------------
@@ -269,42 +270,42 @@ class Candidates:
 
     @functools.cached_property
     def bad_cell(self) -> Tensor:
-        """(B,) bool: no sane cell, or a volume outside 4-100 Å^3 per atom."""
+        """(B,) bool: a degenerate cell, or a volume outside 4-100 Å^3 per atom."""
         return torch.tensor([reason in ("cell", "volume") for reason in self.problems], dtype=torch.bool)
 
     @property
     def charge_imbalance(self) -> Tensor:
-        """(B,) bool: possible, but charges do not balance by SMACT's rule; elements and alloys pass."""
+        """(B,) bool: possible, but not charge-balanced by SMACT's rule; elements and alloys pass."""
         return self.has_form & ~self.smact_valid
 
     @functools.cached_property
     def single_element(self) -> Tensor:
-        """(B,) bool: possible, and made of one element."""
+        """(B,) bool: possible, but made of a single element."""
         alone = [form is not None and len(form.composition.element_composition) == 1 for form in self.canonical]
         return torch.tensor(alone, dtype=torch.bool)
 
     @functools.cached_property
     def sparse_hull(self) -> Tensor:
-        """(B,) bool: possible, but the hull holds too little to measure it."""
+        """(B,) bool: possible, but the hull lacks references for it (see `Hull.gap`)."""
         gaps = [form is not None and self._hull.gap(form.composition) is not None for form in self.canonical]
         return torch.tensor(gaps, dtype=torch.bool)
 
     @functools.cached_property
     def uncharted_alloy(self) -> Tensor:
-        """(B,) bool: possible, and an alloy two of whose elements have no compound in the hull."""
+        """(B,) bool: possible, but an alloy two of whose elements have no compound in the hull."""
         alone = [form is not None and self._hull.uncharted_alloy(form.composition) for form in self.canonical]
         return torch.tensor(alone, dtype=torch.bool)
 
     @property
     def potential_hole(self) -> Tensor:
-        """(B,) bool: further below a hull that is not sparse than a potential is to be believed."""
+        """(B,) bool: so far below a hull that is not sparse that the potential is more likely wrong."""
         _ = self.e_above_hull
         reasons = self.notes.get("e_above_hull", {})
         return torch.tensor([reasons.get(i, "").startswith(HOLE) for i in range(len(self))], dtype=torch.bool)
 
     @property
     def guards(self) -> dict[str, Tensor]:
-        """(B,) bool of each guard by name, True where it stops a crystal; those of the hull where there is one."""
+        """(B,) bool of each guard by name, True where it stops a crystal; guards on the hull only if there is one."""
         names = ["too_close", "bad_cell", "charge_imbalance", "single_element"]
         if self.context.hull is not None:
             names += ["sparse_hull", "uncharted_alloy"] + ["potential_hole"] * (self.context.energy_model is not None)
@@ -330,18 +331,18 @@ class Candidates:
 
     @property
     def structure_features(self) -> Tensor:
-        """(B, D) mean latent of each crystal."""
+        """(B, D) latents of each crystal, averaged over its atoms."""
         return self._features[0]
 
     @property
     def composition_features(self) -> Tensor:
-        """(B, E) mean atom-type embedding of each crystal."""
+        """(B, E) atom-type embedding of each crystal, averaged over its atoms."""
         return self._features[1]
 
     @property
     def predictions(self) -> dict[str, Tensor]:
-        """(B,) every target of every predictor, in the target's unit, by the target's name; a target that an earlier
-        predictor has too is called by its predictor as well."""
+        """(B,) every target of every predictor, in the target's unit, by the target's name. If an earlier predictor has
+        the same target, the name of the predictor is appended."""
         found: dict[str, Tensor] = {}
         for name in self.context.predictors:
             for target, values in self.predict(name).items():
@@ -349,10 +350,10 @@ class Candidates:
         return found
 
     def predict(self, name: str) -> dict[str, Tensor]:
-        """Every target of a predictor, (B,) each, in the target's unit.
+        """(B,) every target of one predictor, in the target's unit.
 
         Args:
-            name: what the recipe calls the predictor.
+            name: of the predictor in the recipe.
         """
         if name not in self._predictions:
             predictor = self.context.predictors[name]
@@ -362,7 +363,7 @@ class Candidates:
         return self._predictions[name]
 
     def _in_batches(self, function: Callable[[Crystals], Tensor], width: int) -> Tensor:
-        """function of all canonical crystals, like sizes together; (V, width)."""
+        """Apply a function to all canonical crystals, in batches of similar size; (V, width)."""
         if not len(self.rows):
             return torch.zeros(0, width)
         order = torch.argsort(self.crystals.num_atoms, stable=True)

@@ -1,7 +1,7 @@
-"""Whether two crystals are the same one, within a time limit, and many such comparisons in worker processes.
+"""Comparison of two crystals within a time limit, and of many crystals in worker processes.
 
-Two crystals match if pymatgen's StructureMatcher says so of their reduced cells, which are found once per crystal.
-The matcher can take hours over an odd pair, so each comparison has a time limit, after which its answer is unknown.
+Two crystals match if pymatgen's StructureMatcher matches their reduced cells, which are computed once per crystal. A
+rare pair can take the matcher hours, so each comparison has a time limit, after which the result is unknown.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from chemeleon_cli.core.machine import processors, worker_pool
 from chemeleon_cli.core.scoring.settings import Matching
 
 PARALLEL_FROM = 1000
-"""Crystals to compare from which worker processes repay the seconds that they take to start."""
+"""Number of crystals to compare from which worker processes save more time than their start takes."""
 
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """A crystal as plain arrays, a fifth of a Structure's memory.
+    """A crystal as plain arrays, which take a fifth of the memory of a Structure.
 
     Attributes:
         numbers: (N,) uint8 atomic numbers.
@@ -43,19 +43,19 @@ class Cell:
 
     @classmethod
     def of(cls, structure: Structure) -> Cell:
-        """Of an ordered structure."""
+        """The cell of an ordered structure."""
         return cls(
             np.array(structure.atomic_numbers, np.uint8), structure.frac_coords, np.array(structure.lattice.matrix)
         )
 
     def structure(self) -> Structure:
-        """As pymatgen has it."""
+        """The crystal as a pymatgen Structure."""
         return Structure(Lattice(self.lattice), self.numbers.tolist(), self.frac_coords)
 
     @functools.cached_property
     def reduced(self) -> Cell | None:
-        """The primitive Niggli cell in which StructureMatcher compares, found once instead of once per pair; None
-        where it finds none."""
+        """The primitive Niggli cell that StructureMatcher compares, computed once per crystal instead of once per pair;
+        None if there is none."""
         with quietly():
             try:
                 return Cell.of(StructureMatcher._get_reduced_structure(self.structure()))
@@ -64,13 +64,13 @@ class Cell:
 
     @functools.cached_property
     def content(self) -> str:
-        """A key that two equal descriptions share; it puts crystals in an order that is theirs, not their set's."""
+        """A hash of the arrays. Sorting by it gives an order that does not depend on the order of the set."""
         parts = (self.numbers, self.lattice.round(4) + 0.0, self.frac_coords.round(4) % 1)
         return hashlib.sha256(b"".join(np.ascontiguousarray(part).tobytes() for part in parts)).hexdigest()
 
 
 def comparison(settings: Matching) -> Callable[[Cell, Cell], bool | None]:
-    """A function of two reduced cells of one reduced formula: whether they match, None where it ran out of time."""
+    """A function that tells whether two reduced cells of one reduced formula match; None if it ran out of time."""
     matcher = settings.matcher()
 
     @functools.cache
@@ -95,13 +95,13 @@ class OutOfTime(Exception):
 
 @contextmanager
 def at_most(seconds: float) -> Iterator[None]:
-    """Raises OutOfTime after so many seconds of processor time; only in a process's main thread, see `parallel`."""
+    """Raise OutOfTime after this many seconds of processor time. Works only in the main thread of a process."""
 
     def stop(*_: Any) -> None:
         raise OutOfTime
 
     before = signal.signal(signal.SIGVTALRM, stop)
-    signal.setitimer(signal.ITIMER_VIRTUAL, seconds, 1.0)  # again, where a destructor ate the exception
+    signal.setitimer(signal.ITIMER_VIRTUAL, seconds, 1.0)  # repeats, because a destructor may swallow the exception
     try:
         yield
     finally:
@@ -112,13 +112,15 @@ def at_most(seconds: float) -> Iterator[None]:
 def parallel(
     function: Callable[..., Any], jobs: Iterable[tuple[Any, ...]], crystals: int
 ) -> Iterator[Any]:
-    """function(*job) of each job in order, in worker processes where that repays their start, and where this is not
-    a main thread, in which alone a time limit holds.
+    """Yield function(*job) of each job in order.
+
+    Worker processes are used if there are enough crystals to repay their start, or if this is not the main thread,
+    because time limits work only in the main thread of a process.
 
     Args:
-        function: importable by name; arguments and results can be pickled.
+        function: importable by name; its arguments and results can be pickled.
         jobs: arguments of each call.
-        crystals: how many are compared in all jobs together.
+        crystals: number of crystals compared in all jobs together.
     """
     jobs = list(jobs)
     workers = processors() if crystals >= PARALLEL_FROM else 1
@@ -132,7 +134,7 @@ def parallel(
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Without pymatgen's warnings."""
+    """Suppress the warnings of pymatgen."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

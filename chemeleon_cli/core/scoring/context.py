@@ -1,4 +1,4 @@
-"""What crystals are scored with. `loading` fills it; `Candidates` reads it."""
+"""The models, sets and settings that crystals are scored with. `loading` loads them; `Candidates` uses them."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class References:
 
     Attributes:
         name: of the set.
-        structure_features: (R, D) mean latent of each crystal.
-        composition_features: (R, E) mean atom-type embedding of each crystal.
+        structure_features: (R, D) latents of each crystal, averaged over its atoms.
+        composition_features: (R, E) atom-type embedding of each crystal, averaged over its atoms.
     """
 
     name: str
@@ -35,23 +35,23 @@ class References:
 
 @dataclass(frozen=True)
 class ScoringContext:
-    """All that candidates are scored with: models, a hull, reference sets and settings. Nothing in it changes but the
-    memory, which a training run adds to after each step.
+    """Everything that candidates are scored with: models, a hull, reference sets and settings. Only the memory changes:
+    a training run adds crystals to it after each step.
 
     Attributes:
-        encoder: of the autoencoder in whose features diversity is measured.
-        predictors: by the name that the recipe gives them.
-        references: features of reference sets, by the recipe's `reference_dataset`; None is the generator's training
-            set.
-        device: where the models are.
+        encoder: of the autoencoder whose features diversity is measured in.
+        predictors: by their name in the recipe.
+        references: features of reference sets, by the recipe's `reference_dataset`; None for the training set of the
+            generator.
+        device: of the models.
         known: crystals that novelty is measured against, by the same names.
-        memory: the crystals that a run has generated so far; None outside of a run.
-        matching: tolerances by which two crystals are the same.
+        memory: the crystals that a training run has generated so far; None outside a run.
+        matching: tolerances within which two crystals are the same.
         energy_model: the potential.
-        hull: reference energies, on the potential's energy scale.
-        relax: how crystals are relaxed; None: they are not.
-        reward_relaxed: whether rewards are given for the relaxed crystals. A report may relax crystals that were
-            rewarded as they were generated.
+        hull: reference energies, on the energy scale of the potential.
+        relax: how crystals are relaxed; None for no relaxation.
+        reward_relaxed: whether rewards are computed for the relaxed crystals. A report may relax crystals that were
+            rewarded without relaxation.
     """
 
     encoder: Encoder | None = None
@@ -68,7 +68,7 @@ class ScoringContext:
 
     @property
     def energies(self) -> str | None:
-        """The potential and the hull in words, for people; None without a potential."""
+        """A line that describes the potential and the hull, for reports; None without a potential."""
         if self.energy_model is None:
             return None
         by, hull = f"energies by {self.energy_model.name} ({self.energy_model.energy_scale})", self.hull

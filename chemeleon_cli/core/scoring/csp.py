@@ -1,8 +1,8 @@
-"""Crystal structure prediction: is the known crystal of a composition among those that were generated for it?
+"""Crystal structure prediction: is the known crystal of a composition among those generated for it?
 
-Match rate and RMSE as Jiao et al. 2023, "Crystal Structure Prediction by Joint Equivariant Diffusion" (DiffCSP):
-pymatgen's StructureMatcher with stol 0.5, ltol 0.3 and 10 degrees, looser than for novelty. A comparison that runs
-out of time finds nothing, and is counted.
+Match rate and RMSE are those of Jiao et al. 2023, "Crystal Structure Prediction by Joint Equivariant Diffusion"
+(DiffCSP): pymatgen's StructureMatcher with stol 0.5, ltol 0.3 and 10 degrees, looser than for novelty. A comparison
+that runs out of time counts as no match, and the number of these is reported.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ MATCHING = Matching(ltol=0.3, stol=0.5, angle_tol=10.0)
 
 @dataclass(frozen=True)
 class Prediction:
-    """How well R known crystals were found.
+    """How well R known crystals were predicted.
 
     Attributes:
-        rms: of each, the least distance of its matching candidates: root mean square displacement of the atoms per
-            cube root of the volume per atom, no unit; None where no candidate matches.
-        candidates: how many each had.
-        right: of all candidates, how many have the formula of their crystal.
-        timed_out: how many candidates match nothing because the comparison ran out of time.
+        rms: of each known crystal, the smallest distance to a matching candidate: root mean square displacement of the
+            atoms in units of the cube root of the volume per atom; None if no candidate matches.
+        candidates: number of candidates of each known crystal.
+        right: number of candidates with the formula of their known crystal.
+        timed_out: number of candidates whose comparison ran out of time.
     """
 
     rms: list[float | None]
@@ -41,18 +41,18 @@ class Prediction:
 
     @property
     def match_rate(self) -> float:
-        """Share of the known crystals with a match; one without candidates has none."""
+        """Share of the known crystals with a match; one without candidates counts as not matched."""
         return sum(value is not None for value in self.rms) / len(self.rms)
 
     @property
     def rmse(self) -> float:
-        """Mean of `rms` over the matched; NaN without any."""
+        """Mean of `rms` over the matched crystals; NaN if there are none."""
         found = [value for value in self.rms if value is not None]
         return sum(found) / len(found) if found else float("nan")
 
     @property
     def right_formulas(self) -> float:
-        """Share of the candidates with the right formula; NaN without any."""
+        """Share of the candidates with the right formula; NaN if there are no candidates."""
         return self.right / sum(self.candidates) if sum(self.candidates) else float("nan")
 
 
@@ -61,15 +61,15 @@ def predict(
     references: Sequence[Structure],
     settings: Matching = MATCHING,
 ) -> Prediction:
-    """Look for each known crystal among its candidates.
+    """Compare each known crystal with its candidates.
 
     Args:
-        candidates: of each reference; None and what cannot be a crystal (see `validity.problem`) match nothing.
+        candidates: of each reference; None and impossible crystals (see `validity.problem`) match nothing.
         references: R known crystals, at least one.
         settings: tolerances, and the time limit of one comparison.
     """
     pairs: list[tuple[Structure, Structure]] = []
-    rows: list[int] = []  # of each pair's reference
+    rows: list[int] = []  # index of the reference of each pair
     right = 0
     for row, (found, reference) in enumerate(zip(candidates, references, strict=True)):
         formula = reference.composition.reduced_formula
@@ -95,21 +95,22 @@ def pair(
     reference_ids: Sequence[str],
     references: Sequence[Structure],
 ) -> tuple[list[list[Structure | None]], str]:
-    """Which generated crystals are candidates for which known ones.
+    """Assign generated crystals to the known crystals that they are candidates for.
 
     Args:
-        ids: of the generated crystals.
-        structures: likewise, None where there is none.
-        reference_ids: of the known crystals.
-        references: likewise.
+        ids: names of the generated crystals.
+        structures: the generated crystals; None if there is no structure.
+        reference_ids: names of the known crystals.
+        references: the known crystals.
 
     Returns:
-        The candidates of each reference, and how they were told: "id" where every generated crystal is named as a
-        reference, or every one so with "-" and a number after it, as `sample` with `like` does; "order" where there is
-        one for each with its formula; else "formula", where crystals of one formula share their candidates.
+        The candidates of each reference, and how they were assigned. "id": all generated crystals have the names of
+        references, or all have such names followed by "-" and a number, as written by `sample` with `like`. "order":
+        there is one generated crystal per reference, in the same order and of the same formula. "formula": otherwise;
+        references of one formula then share their candidates.
     """
     place = {name: i for i, name in enumerate(reference_ids)}
-    # one reading for all, as with references mp-1 and mp-1-2, mp-1-2 can be a candidate of either
+    # one rule for all names: with references mp-1 and mp-1-2, the name mp-1-2 can be a candidate of either
     for names in (ids, [re.sub(r"-\d+$", "", name) for name in ids]):
         if len(place) == len(reference_ids) and all(name in place for name in names):
             out: list[list[Structure | None]] = [[] for _ in references]

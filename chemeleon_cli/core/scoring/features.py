@@ -1,4 +1,4 @@
-"""What an autoencoder sees in a crystal, as one vector for its structure and one for its composition.
+"""Features of a crystal from an autoencoder: one vector for its structure and one for its composition.
 
 Legend: B crystals, D latent width, E width of the atom-type embedding.
 """
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from chemeleon_cli.core.models.vae import Encoder
 
 BATCH = 256
-"""Crystals that go through a model at once."""
+"""Crystals per forward pass of a model."""
 
 
 @torch.no_grad()
 def features(encoder: Encoder, crystals: Crystals) -> tuple[Tensor, Tensor]:
-    """(B, D) mean latent and (B, E) mean atom-type embedding of canonical crystals, float32."""
+    """(B, D) latents and (B, E) atom-type embeddings of canonical crystals, averaged over atoms, float32."""
     crystals = crystals.to(encoder.atom_embedding.weight.device)
     mask = crystals.mask.unsqueeze(-1)
     latents, atoms = encoder(crystals).mean, encoder.atom_embedding(crystals.numbers)

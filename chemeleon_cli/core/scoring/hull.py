@@ -1,15 +1,15 @@
 """Energy above the convex hull of a table of reference crystals.
 
-The energy of the hull at a composition is a small linear program: of all mixtures of reference crystals that have
-this composition, the lowest energy. With x_i the share of atoms in entry i, e_i its energy per atom and f_i its
-atomic fractions:
+The energy of the hull at a composition f is the lowest energy of all mixtures of reference crystals that have this
+composition. It is the solution of a small linear program, with x_i the share of atoms in entry i, e_i its energy per
+atom and f_i its atomic fractions:
 
-    minimise sum_i x_i e_i  so that  sum_i x_i f_i = f,  x_i >= 0
+    minimise sum_i x_i e_i  subject to  sum_i x_i f_i = f,  x_i >= 0
 
-Only entries whose elements are all among the candidate's can take part, and of those that share a reduced formula
-only the lowest. A hull can be wrong in two ways that a generator would learn to exploit: where the table holds too
-little, everything looks stable (`SPARSE`), and where the potential fails, a crystal lies far below (`HOLE`). Neither
-gets a number.
+Only entries all of whose elements are in the candidate can contribute, and of entries with the same reduced formula
+only the lowest. A hull can be wrong in two ways that a generator would learn to exploit: where the table lacks
+references, everything looks stable (`SPARSE`); where the potential fails, a crystal lies far below the hull (`HOLE`).
+In both cases the energy above the hull is NaN.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from chemeleon_cli.errors import UserError
 HOLE_BELOW = 0.5
 """eV/atom. This far below a hull that is not sparse, the potential is more likely wrong than the reference set."""
 SPARSE, HOLE = "sparse", "hole"
-"""What the reason begins with where the table holds too little, and where the potential is not to be believed."""
+"""First word of the reason where the table lacks references, and where the potential fails."""
 COLUMNS = ("composition", "energy_per_atom", "id")
 
 _PART = re.compile(r"([A-Z][a-z]?)(\d+\.?\d*|\.\d+)?")
@@ -50,14 +50,14 @@ Key = tuple[tuple[str, float], ...]
 
 
 class Hull:
-    """The convex hull of reference crystals. Make one by `load` or `from_entries`.
+    """The convex hull of reference crystals. Build one with `load` or `from_entries`.
 
     Args:
         formulas: of each of M entries.
         energies: (M,) eV/atom.
         ids: of each entry.
-        manifest: what is known of the table.
-        name: what to call it in messages.
+        manifest: metadata of the table.
+        name: for messages.
     """
 
     def __init__(
@@ -94,18 +94,18 @@ class Hull:
         energy_scale: str,
         date: str | None = None,
     ) -> Hull:
-        """A hull of crystals that are in memory.
+        """The hull of crystals in memory.
 
         Args:
             compositions: of M crystals.
             energies_per_atom: (M,) eV/atom, all finite.
             ids: of each crystal.
-            source: where they come from.
-            energy_scale: what the energies mean, as a potential's `energy_scale`.
+            source: where the crystals and energies come from.
+            energy_scale: see `Potential.energy_scale`.
             date: of the source, ISO 8601.
 
         Raises:
-            UserError: a composition or an energy is none.
+            UserError: a composition is invalid or an energy is not finite.
         """
         formulas = [_formula(_amounts(c)) for c in compositions]
         energies = np.asarray(energies_per_atom, float)
@@ -117,13 +117,13 @@ class Hull:
         """Read a table of `composition,energy_per_atom,id` (`.csv.gz` or `.csv`) and the manifest beside it.
 
         Raises:
-            UserError: one of the two is missing, not what it should be, or not of the other.
+            UserError: the table or the manifest is missing or malformed, or they do not belong together.
         """
         path = Path(path).expanduser()
         manifest = read_manifest(path)
         if file_sha256(path) != manifest.sha256:
             raise UserError(
-                f"{path}: is not the table that {manifest_path(path).name} describes (its sha256 differs)",
+                f"{path}: not the table that {manifest_path(path).name} describes (its sha256 differs)",
                 "fetch or write the hull again",
             )
         try:
@@ -139,10 +139,10 @@ class Hull:
         return cls(formulas, values, ids, manifest, path.name)
 
     def write(self, path: str | Path) -> Manifest:
-        """Write the table (gzipped where the name ends in .gz) and the manifest beside it; returns the latter.
+        """Write the table (gzipped if the name ends in .gz) and the manifest beside it, and return the manifest.
 
         Raises:
-            UserError: there is no writing there.
+            UserError: the files cannot be written.
         """
         path = Path(path).expanduser()
         content = _csv(*self._table).encode()
@@ -160,41 +160,42 @@ class Hull:
 
     @property
     def energy_scale(self) -> str:
-        """What the energies mean."""
+        """The scale of the energies, see `Potential.energy_scale`."""
         return self.manifest.energy_scale
 
     @property
     def elements_without_reference(self) -> list[str]:
-        """Elements of the table that have no crystal of their own in it, in alphabetical order: nothing that contains
-        one of them can be measured by this hull."""
+        """Elements that the table contains only in compounds, in alphabetical order. Crystals that contain one of them
+        have no energy above this hull."""
         elements = {symbol for system in self._lowest for symbol in system}
         return sorted(symbol for symbol in elements if (symbol,) not in self._lowest)
 
     def gap(self, composition: Composition | str) -> str | None:
-        """Why the table holds too little to judge this composition, or None.
+        """Why the table lacks references for this composition, or None if it has them.
 
-        There must be a reference of each element, and a binary compound of each pair whose charges can balance (see
-        `validity.neutral_binary`): without SrO, any compound of strontium and oxygen is below a hull of metal and gas.
+        The table must contain a crystal of each element, and a binary compound of each pair whose charges can balance
+        (see `validity.neutral_binary`): without SrO, any compound of strontium and oxygen is below a hull of metal and
+        gas.
         """
         return self._gap(tuple(symbol for symbol, _ in _key(_amounts(composition))))
 
     def uncharted_alloy(self, composition: Composition | str) -> bool:
-        """Whether this is an alloy two of whose elements have no compound in the table: next to the elements alone,
-        or to too few alloys, any attraction between metals looks stable."""
+        """Whether this is an alloy two of whose elements have no compound in the table. If the table has only the
+        elements or few alloys, any attraction between metals looks stable."""
         elements = tuple(symbol for symbol, _ in _key(_amounts(composition)))
         pairs = itertools.combinations(elements, 2)
         return alloy(elements) and any(pair not in self._lowest for pair in pairs)
 
     def e_above_hull(self, composition: Composition | str, energy_per_atom: float) -> tuple[float, str | None]:
-        """How far above the hull a crystal lies; below it, negative.
+        """The energy of a crystal above the hull, negative below it.
 
         Args:
             composition: of the crystal.
-            energy_per_atom: eV/atom, on the hull's energy scale.
+            energy_per_atom: eV/atom, on the energy scale of the hull.
 
         Returns:
-            eV/atom and None, or NaN and the reason: it begins with `SPARSE` or `HOLE` where the hull or the
-            potential is not to be believed here.
+            eV/atom and None, or NaN and the reason. The reason begins with `SPARSE` or `HOLE` if the hull or the
+            potential is not reliable here.
         """
         if not math.isfinite(energy_per_atom):
             return math.nan, "no energy"
@@ -217,10 +218,10 @@ class Hull:
         return None
 
     def _solve(self, key: Key) -> tuple[float, str | None]:
-        """Energy of the hull, eV/atom, of a composition all of whose elements have a reference."""
+        """Energy of the hull, eV/atom, at a composition all of whose elements have a reference."""
         shares, energies = self._system(tuple(symbol for symbol, _ in key))
         composition = np.array([share for _, share in key])
-        # without integers milp is HiGHS's linear solver, with half the overhead of linprog
+        # without integer variables milp runs the linear solver of HiGHS, with half the overhead of linprog
         found = milp(energies, constraints=LinearConstraint(shares, composition, composition))  # type: ignore[arg-type]
         return (float(found.fun), None) if found.status == 0 else (math.nan, f"no hull: {found.message}")
 
@@ -249,14 +250,14 @@ def _csv(formulas: Sequence[str], energies: np.ndarray, ids: Sequence[str]) -> s
 
 
 def _amounts(composition: Composition | str) -> Mapping[str, float]:
-    """Atoms by element symbol.
+    """Number of atoms by element symbol.
 
     Raises:
-        ValueError: it is no formula, or an empty one.
+        ValueError: not a formula, or an empty one.
     """
     if isinstance(composition, str) and _PLAIN.fullmatch(composition):
         amounts: dict[str, float] = defaultdict(float)
-        for symbol, number in _PART.findall(composition):  # 50 times as fast as pymatgen, which loading relies on
+        for symbol, number in _PART.findall(composition):  # 50 times as fast as pymatgen, which matters when loading
             amounts[symbol] += float(number or 1)
     else:
         amounts = {str(e): n for e, n in Composition(composition).element_composition.items()}
@@ -272,7 +273,7 @@ def _key(amounts: Mapping[str, float]) -> Key:
 
 
 def _formula(amounts: Mapping[str, float]) -> str:
-    """Elements in alphabetical order, without brackets; whole numbers by their divisor."""
+    """A formula with elements in alphabetical order and no brackets; integers are divided by their common divisor."""
     numbers = amounts.values()
     divisor = math.gcd(*map(round, numbers)) if all(n == round(n) for n in numbers) else 1
     return "".join(f"{s}{n:.10g}" if (n := amounts[s] / divisor) != 1 else s for s in sorted(amounts))

@@ -1,4 +1,4 @@
-"""Where a hull's table lies and what is said of it, read without numpy: recipes are checked by it."""
+"""The files of a hull and its manifest, read without numpy, because recipes are checked with them."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ TABLE = "hull.csv.gz"
 
 @dataclass(frozen=True)
 class Manifest:
-    """What is said of a table in the JSON file beside it.
+    """Metadata of a table, from the JSON file beside it.
 
     Attributes:
         source: where the crystals and energies come from.
-        energy_scale: what the energies mean, as a potential's `energy_scale`.
-        count: rows.
-        sha256: of the table's file.
+        energy_scale: see `Potential.energy_scale`.
+        count: number of rows.
+        sha256: of the table file.
         date: of the source, ISO 8601.
     """
 
@@ -33,13 +33,13 @@ class Manifest:
 
 
 def find_hull(name: str) -> Path:
-    """The table that a recipe names.
+    """The path of the table that a recipe names.
 
     Args:
-        name: a table's file, a data folder that holds `hull.csv.gz`, or "starter" for the one of the package.
+        name: a table file, a data folder that holds `hull.csv.gz`, or "starter" for the one in the package.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no such table.
     """
     path = data_folder(name)
     table = path / TABLE if path.is_dir() else path
@@ -47,7 +47,7 @@ def find_hull(name: str) -> Path:
         return table
     hint = "name a hull.csv.gz, or compute one: chemeleon write-hull SET"
     if path.is_dir():
-        raise UserError(f"{name} has no {TABLE}; fetch-data writes one where its recipe asks for `entries`", hint)
+        raise UserError(f"{name} has no {TABLE}; fetch-data writes one if its recipe asks for `entries`", hint)
     raise UserError(f"no hull '{name}': no such file or folder", hint)
 
 
@@ -57,10 +57,10 @@ def manifest_path(path: Path) -> Path:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """What is said of a table.
+    """The manifest of a table.
 
     Raises:
-        UserError: the table or its manifest is missing, or the manifest is none.
+        UserError: the table or its manifest is missing, or the manifest is malformed.
     """
     beside = manifest_path(path)
     for file in (path, beside):
@@ -69,25 +69,27 @@ def read_manifest(path: Path) -> Manifest:
     try:
         manifest = Manifest(**json.loads(beside.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
-        raise UserError(f"{beside}: not a hull's manifest: {error}", "fetch or write the hull again") from error
+        raise UserError(f"{beside}: not the manifest of a hull: {error}", "fetch or write the hull again") from error
     if not (isinstance(manifest.energy_scale, str) and isinstance(manifest.count, int)):
-        raise UserError(f"{beside}: energy_scale or count is not what it should be", "fetch or write the hull again")
+        raise UserError(
+            f"{beside}: expected a text as energy_scale and an integer as count", "fetch or write the hull again"
+        )
     return manifest
 
 
 def check_scales(model_scale: str, hull_scale: str) -> None:
-    """Whether a potential's energies may be measured by a hull's.
+    """Check that the energies of a potential and of a hull can be compared.
 
     Raises:
-        UserError: the two scales differ, or one is not known: two unknown scales need not be one.
+        UserError: the two scales differ or one is unknown; two unknown scales are not assumed to be the same.
     """
     if UNKNOWN_SCALE in (model_scale, hull_scale):
         raise UserError(
-            f"the potential's energies are {model_scale}, the hull's {hull_scale}: nobody can say whether they compare",
-            "say what the model file was fitted to (energy_scale), and write the hull with that said",
+            f"the potential's energy scale is {model_scale}, the hull's {hull_scale}: they may not be comparable",
+            "set energy_scale to what the model file was fitted to, and write the hull with the same energy_scale",
         )
     if model_scale != hull_scale:
         raise UserError(
-            f"the potential's energies are {model_scale}, the hull's {hull_scale}: their difference means nothing",
-            "name a hull of the potential's scale, or compute one: chemeleon write-hull SET",
+            f"the potential's energy scale is {model_scale}, the hull's {hull_scale}: the energies cannot be compared",
+            "name a hull of the potential's energy scale, or compute one: chemeleon write-hull SET",
         )

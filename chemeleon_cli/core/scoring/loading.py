@@ -1,14 +1,14 @@
-"""Loads a `ScoringContext`: models, the hull and reference sets, each from where a recipe says.
+"""Loads a `ScoringContext`: the models, the hull and the reference sets that a recipe names.
 
-It is told what is needed (`Needs`) and not which rewards there are, so it lies below them; a command asks its reward
-what it needs, loads that, and hands it over (`reward.prepare`).
+It is given the needs of a reward (`Needs`) and does not know the rewards, so this room stays below theirs. A command
+asks its reward for its needs, loads them here, and hands the context over (`reward.prepare`).
 """
 
 from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -27,7 +27,7 @@ from chemeleon_cli.core.scoring.features import BATCH, features
 from chemeleon_cli.core.scoring.hull import Hull
 from chemeleon_cli.core.scoring.hull_file import check_scales, find_hull
 from chemeleon_cli.core.scoring.matching import Reference
-from chemeleon_cli.core.scoring.needs import FindModel, Needs
+from chemeleon_cli.core.scoring.needs import Needs
 from chemeleon_cli.core.scoring.settings import DEFAULT_MATCHING, EnergySettings
 from chemeleon_cli.core.training import checkpoint
 from chemeleon_cli.errors import UserError
@@ -38,14 +38,14 @@ if TYPE_CHECKING:
     from chemeleon_cli.core.models.vae import VAE, Encoder
 
 REFERENCE_LIMIT = 50_000
-"""Crystals of a reference set whose features are kept, drawn with a fixed seed."""
+"""Largest number of crystals of a reference set whose features are kept; chosen at random with a fixed seed."""
 REFERENCE_VERSION = "1"
 
 
 def load_context(
     settings: EnergySettings,
     needs: Needs,
-    find_model: FindModel,
+    find_model: Callable[[str, str], Path],
     vae: VAE | None = None,
     training_data: str | Path | None = None,
     device: str = "cpu",
@@ -54,16 +54,16 @@ def load_context(
 
     Args:
         settings: potential, hull, relaxation and matcher.
-        needs: what else, as a reward says.
-        find_model: (name, kind) -> checkpoint folder.
-        vae: the generator's; what is kept is a frozen float32 copy of its encoder, so that a run that computes in
-            bf16 rewards crystals as `score` does.
+        needs: what else the reward needs.
+        find_model: (name, kind) -> checkpoint folder, downloaded if necessary.
+        vae: the autoencoder of the generator. A frozen float32 copy of its encoder is kept, so that a run in bf16
+            rewards crystals exactly as `score` does.
         training_data: folder of the set that the generator was trained on.
         device: for all models.
 
     Raises:
-        UserError: a checkpoint, a reference set, a potential or a hull is missing or does not fit, or there is no
-            autoencoder where one is needed.
+        UserError: a checkpoint, a reference set, a potential or a hull is missing or does not fit, or an autoencoder is
+            needed and none is given.
     """
     encoder = None
     if vae is not None:
@@ -71,8 +71,8 @@ def load_context(
         set_precision(encoder, "float32")
     if needs.encoder and encoder is None:
         raise UserError(
-            "diversity is measured in the features of a generator's autoencoder, and no generator is named",
-            "name the one that made the crystals: --set model=NAME",
+            "diversity is measured in the features of a generator's autoencoder, but no generator is named",
+            "name the generator of the crystals: --set model=NAME",
         )
     energy_model, hull = load_energies(settings, device)
     predictors = {}
@@ -97,10 +97,10 @@ def load_context(
 
 
 def load_energies(settings: EnergySettings, device: str = "cpu") -> tuple[Potential | None, Hull | None]:
-    """The potential and the hull that are named, whose energies are of one scale.
+    """Load the potential and the hull that the settings name.
 
     Raises:
-        UserError: one of them is missing or broken, or the scales differ.
+        UserError: one of them is missing or broken, or their energy scales differ.
     """
     hull = None if settings.hull is None else Hull.load(find_hull(settings.hull))
     if settings.energy_model is None:
@@ -112,14 +112,14 @@ def load_energies(settings: EnergySettings, device: str = "cpu") -> tuple[Potent
 
 
 def load_known(folder: str | Path, splits: Sequence[str] = SPLITS) -> Reference:
-    """The crystals of a data folder, to compare others with.
+    """Load the crystals of a data folder to measure novelty against.
 
     Args:
         folder: a data folder.
-        splits: which of its splits to take; those that it lacks are left out, but for train.
+        splits: the splits to load; missing ones are skipped, but train must exist.
 
     Raises:
-        UserError: the folder has no train split, or one cannot be read.
+        UserError: the folder has no train split, or a split cannot be read.
     """
     if split_path(folder, "train") is None:
         raise _no_split(folder)
@@ -128,14 +128,14 @@ def load_known(folder: str | Path, splits: Sequence[str] = SPLITS) -> Reference:
 
 
 def load_training_set(folder: str | Path) -> Reference:
-    """The crystals that a generator has learned from: the train split of its data folder."""
+    """Load the crystals that a generator was trained on: the train split of its data folder."""
     return load_known(folder, ("train",))
 
 
 def load_references(
     encoder: Encoder, folder: str | Path, device: str = "cpu", limit: int = REFERENCE_LIMIT
 ) -> References:
-    """Features of a data folder's train split, computed once per encoder and file content, then stored.
+    """Features of the train split of a data folder, cached by encoder and file content.
 
     Raises:
         UserError: the folder has no train split, or it cannot be read.
@@ -147,7 +147,7 @@ def load_references(
     stored = cache_folder() / "references" / f"{key.hexdigest()[:32]}.safetensors"
     try:
         tensors = load_file(stored) if stored.is_file() else None
-    except (OSError, SafetensorError):  # broken, or not ours to read
+    except (OSError, SafetensorError):  # broken or unreadable; it is computed again
         tensors = None
     if tensors is None:
         table = load_split(folder, "train")
@@ -162,13 +162,13 @@ def load_references(
 
 
 def reference_features(encoder: Encoder, batches: Iterable[Crystals], name: str) -> References:
-    """Features of canonical crystals; the rows of the result are in the order of the batches, on the CPU."""
+    """Features of canonical crystals, on the CPU, with rows in the order of the batches."""
     made = [features(encoder, batch) for batch in batches]
     return References(name, torch.cat([s.cpu() for s, _ in made]), torch.cat([c.cpu() for _, c in made]))
 
 
 def fingerprint(model: torch.nn.Module) -> str:
-    """Hex sha256 of a model's weights."""
+    """Hexadecimal sha256 of the weights of a model."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())
@@ -180,14 +180,14 @@ def _folders(needs: Needs, training_data: str | Path | None) -> dict[str | None,
     """The data folder of each reference set that is needed.
 
     Raises:
-        UserError: one is the training set, and nobody knows which that is.
+        UserError: the training set is needed, but the generator does not record it.
     """
     folders = {}
     for name in needs.references | needs.known:
         folder = training_data if name is None else name
         if folder is None:
             raise UserError(
-                "the generator does not say which set it was trained on, and a reward that compares with a reference "
+                "the generator's checkpoint does not record its training set, and a reward that needs a reference "
                 "set names none",
                 "name a data folder: --set reward.components.0.reference_dataset=DIR (0: the component's number)",
             )

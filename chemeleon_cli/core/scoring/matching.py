@@ -1,9 +1,9 @@
-"""Which crystals are the same one, within a set and against another.
+"""Duplicates within a set of crystals, and matches with another set.
 
 Cheap exact tests come before the matcher of `comparison`: crystals of different reduced formula, or with different
-numbers of atoms in the primitive cell, cannot match. Matching is not transitive, so a matcher group is a
-connected component of matching crystals, which does not depend on the order of the set. Where a comparison ran out of
-time, it is unknown whether a crystal has duplicates.
+numbers of atoms in the primitive cell, cannot match. Matching is not transitive, so a matcher group is a connected
+component of matching crystals, which does not depend on the order of the set. If a comparison ran out of time, it is
+unknown whether the crystal has duplicates.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ if TYPE_CHECKING:
 def matcher_groups(
     structures: Sequence[Structure | None], settings: Matching = DEFAULT_MATCHING
 ) -> tuple[list[int], list[list[int]]]:
-    """Number the groups of crystals that match.
+    """Number the matcher groups of a set of crystals.
 
     Args:
-        structures: None where there is no crystal to compare.
+        structures: None if there is no crystal to compare.
         settings: tolerances.
 
     Returns:
-        For each structure the number of its group, counted in order of first appearance, or -1 where there is none or a
-        comparison ran out of time; and the structures by whose match it came into the group.
+        For each structure, the number of its group in order of first appearance, or -1 if there is no crystal or a
+        comparison ran out of time; and for each structure, those it was found to match.
     """
     several = {formula: rows for formula, rows in by_formula(structures).items() if len(rows) > 1}
     label = list(range(len(structures)))  # of the first crystal in the same group
@@ -67,10 +67,10 @@ def matches(
     known: Known,
     settings: Matching = DEFAULT_MATCHING,
 ) -> list[list[Cell] | None]:
-    """The known crystals that each crystal matches; None where there is no match and a comparison ran out of time.
+    """The known crystals that each crystal matches; None if none matches but a comparison ran out of time.
 
     Args:
-        structures: None where there is no crystal to compare.
+        structures: None if there is no crystal to compare.
         known: a reference set, or the memory of a run.
         settings: tolerances.
     """
@@ -89,26 +89,25 @@ def matches(
 
 
 class Known(Protocol):
-    """Crystals that others are compared with, found by reduced formula."""
+    """Crystals to compare with, looked up by reduced formula."""
 
     def __contains__(self, formula: str) -> bool:
-        """Whether there is any of this formula."""
+        """Whether there is a crystal of this reduced formula."""
         ...
 
     def cells(self, formula: str) -> Sequence[Cell]:
-        """Those of this formula."""
+        """The crystals of this reduced formula."""
         ...
 
 
 class Reference:
-    """A set of known crystals, found by reduced formula. Those of a formula are built and reduced when it is first
-    asked for, and kept.
+    """A set of known crystals, looked up by reduced formula. The crystals of a formula are built on first use and kept.
 
     Args:
         formulas: reduced formula of each row of the set.
-        build: makes the crystals of some rows.
-        name: what to call the set in reports.
-        sha256: of each file that it is from, by split, for reports.
+        build: builds the crystals of given rows.
+        name: of the set, for reports.
+        sha256: of its files, by split, for reports.
     """
 
     def __init__(
@@ -127,7 +126,7 @@ class Reference:
 
     @classmethod
     def of_tables(cls, tables: Mapping[str, Table], name: str) -> Reference:
-        """The crystals of some splits of a data folder, by the name of the split."""
+        """A set from splits of a data folder, given by the name of the split."""
         parts = list(tables.values())
         ends = list(itertools.accumulate(map(len, parts)))
 
@@ -143,7 +142,7 @@ class Reference:
 
     @classmethod
     def from_structures(cls, structures: Sequence[Structure], name: str = "reference") -> Reference:
-        """A set that is in memory already."""
+        """A set from structures in memory."""
         formulas = [s.composition.reduced_formula for s in structures]
         return cls(formulas, lambda rows: [structures[row] for row in rows], name)
 
@@ -162,7 +161,7 @@ def rms(original: Structure, other: Structure | None, settings: Matching = DEFAU
     """Root mean square displacement of matched sites in units of (volume per atom)^(1/3).
 
     Returns:
-        None where they do not match, NaN where the comparison ran out of time.
+        None if they do not match, NaN if the comparison ran out of time.
     """
     if other is None or problem(other) in ("cell", "element", "no structure"):
         return None
@@ -184,7 +183,7 @@ def rms_pairs(
 
 
 def by_formula(structures: Sequence[Structure | None]) -> dict[str, list[int]]:
-    """Rows that hold a crystal, by its reduced formula."""
+    """Indices of the structures that are not None, by reduced formula."""
     rows: dict[str, list[int]] = defaultdict(list)
     for i, structure in enumerate(structures):
         if structure is not None:
@@ -195,11 +194,12 @@ def by_formula(structures: Sequence[Structure | None]) -> dict[str, list[int]]:
 def _components(cells: Sequence[Cell], settings: Matching) -> list[tuple[int | None, list[int]]]:
     """Connected components of matching crystals, all of one reduced formula.
 
-    Both crystals of a pair that ran out of time are set aside: one of them is the reason, and would be again.
+    Both crystals of a pair that ran out of time are set aside, because one of them would make further comparisons run
+    out of time too.
 
     Returns:
-        For each crystal the first of its component, None where it was set aside, and those that it was found to
-        match: enough of them to connect the component.
+        For each crystal, the first crystal of its component, or None if it was set aside; and enough of the crystals
+        that it matches to connect the component.
     """
     parent = list(range(len(cells)))
 
@@ -232,7 +232,10 @@ def _components(cells: Sequence[Cell], settings: Matching) -> list[tuple[int | N
 
 
 def _matching(cells: Sequence[Cell], known: Sequence[Cell], settings: Matching) -> list[list[int] | None]:
-    """Which of the known crystals each crystal matches, all of one reduced formula; None: none, but one is unknown."""
+    """Indices of the known crystals that each crystal matches, all of one reduced formula.
+
+    None if it matches none and a comparison is unknown.
+    """
     compare = comparison(settings)
     answers: list[list[int] | None] = []
     for cell in cells:
@@ -242,7 +245,7 @@ def _matching(cells: Sequence[Cell], known: Sequence[Cell], settings: Matching) 
                 unknown = True
                 continue
             same = compare(other.reduced, cell.reduced)
-            if same is None:  # it may be the crystal that is odd, and would be with the next one too
+            if same is None:  # the crystal may be the cause, and further comparisons would run out of time too
                 unknown = True
                 break
             if same:

@@ -1,25 +1,31 @@
-"""How good a set of crystals, a predictor or an autoencoder is, as plain numbers.
+"""Metrics of a set of generated crystals, a predictor or an autoencoder, as plain numbers.
 
-Shares are fractions of 1; NaN stands for a number that does not exist, such as a share of nothing.
+Shares are between 0 and 1. NaN marks an undefined number, such as a share of an empty set.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+import torch
 from pymatgen.core import Structure
 from scipy.stats import wasserstein_distance
 
+from chemeleon_cli.core.data.batches import in_batches
 from chemeleon_cli.core.scoring import matching
 from chemeleon_cli.core.scoring.candidates import Candidates
 from chemeleon_cli.core.scoring.context import ScoringContext
 from chemeleon_cli.core.scoring.uniqueness import share
 
+if TYPE_CHECKING:
+    from chemeleon_cli.core.data.dataset import Table
+    from chemeleon_cli.core.models.vae import VAE
+
 METAL_BELOW = 0.1
-"""eV. Gaps below this count as metals, in truth and prediction alike."""
+"""eV. Band gaps below this count as metallic, both in labels and predictions."""
 
 
 def generation_report(
@@ -28,19 +34,19 @@ def generation_report(
     train: Sequence[Structure],
     comparison: Sequence[Structure] | None = None,
 ) -> dict[str, float]:
-    """What a generator makes.
+    """Metrics of generated crystals.
 
     Args:
-        structures: generated; None where decoding gave nothing.
-        reference: what it learnt from, all of it; novelty is against these.
-        train: a sample of the same.
-        comparison: crystals whose distributions are to be met, usually val.
+        structures: generated crystals; None if decoding failed.
+        reference: the whole training set; novelty is measured against it.
+        train: a sample of the training set.
+        comparison: crystals whose distributions the generated ones should reproduce, usually val.
 
     Returns:
         n; valid, the share of possible crystals; unique_of_valid and unique_of_all (see `Uniqueness`); novel_of_valid
-        (see `Novelty`); smact_valid, of the valid ones; and where there is a comparison, the earth mover's distances
-        emd_density (g/cm^3) and emd_elements (distinct elements per crystal) of the possible crystals to it and, as a
-        measure of these, emd_density_val and emd_elements_val of the comparison to train.
+        (see `Novelty`); smact_valid, a share of the valid crystals. With a comparison also the earth mover's distances
+        emd_density (g/cm^3) and emd_elements (distinct elements per crystal) between the possible crystals and the
+        comparison and, as a baseline, emd_density_val and emd_elements_val between the comparison and train.
     """
     candidates = Candidates(structures, ScoringContext(known={None: reference}))
     possible = [form for form in candidates.canonical if form is not None]
@@ -61,17 +67,17 @@ def generation_report(
 
 
 def densities(structures: Sequence[Structure]) -> np.ndarray:
-    """(M,) g/cm^3."""
+    """(M,) densities, g/cm^3."""
     return np.array([float(s.density) for s in structures])
 
 
 def element_counts(structures: Sequence[Structure]) -> np.ndarray:
-    """(M,) distinct elements of each crystal."""
+    """(M,) number of distinct elements of each crystal."""
     return np.array([float(len(set(s.atomic_numbers))) for s in structures])
 
 
 def emd(a: np.ndarray, b: np.ndarray) -> float:
-    """Earth mover's distance between two samples, in their unit; NaN where one is empty."""
+    """Earth mover's distance between two samples, in their unit; NaN if one is empty."""
     return float(wasserstein_distance(a, b)) if len(a) and len(b) else math.nan
 
 
@@ -83,20 +89,20 @@ def regression_report(
     window: tuple[float, float] | None = None,
     zero_is: Literal["metal"] | None = None,
 ) -> dict[str, float]:
-    """How well a property is predicted.
+    """Metrics of a predicted property.
 
     Args:
-        truth: (M,) labels, NaN where there is none; those rows count nowhere.
+        truth: (M,) labels; rows without a label are NaN and are left out.
         prediction: (M,) in the same unit.
-        train_mean: of the train split's labels, the baseline of least squared error.
-        train_median: the baseline of least absolute error.
-        window: [low, high] that one looks for.
+        train_mean: mean of the labels of the train split, the constant prediction of least squared error.
+        train_median: their median, the constant prediction of least absolute error.
+        window: target range [low, high] of the property.
         zero_is: "metal" for band gaps in eV.
 
     Returns:
-        n, mae, rmse, r2, mae_mean and mae_median (the baselines' MAE); n_nonzero, mae_nonzero, rmse_nonzero,
-        r2_nonzero on truths other than 0; with a window its precision, recall and n_window (truths inside);
-        with `zero_is` the balanced accuracy of metal against non-metal, balanced_accuracy.
+        n, mae, rmse, r2, mae_mean and mae_median (MAE of the two constant predictions); n_nonzero, mae_nonzero,
+        rmse_nonzero, r2_nonzero over labels other than 0; with a window, the precision and recall of finding crystals
+        in it and n_window (labels in it); with `zero_is`, balanced_accuracy of metal against non-metal.
     """
     truth, prediction = np.asarray(truth, float), np.asarray(prediction, float)
     known = ~np.isnan(truth)
@@ -137,18 +143,34 @@ def _mean(values: np.ndarray) -> float:
     return float(values.mean()) if len(values) else math.nan
 
 
+@torch.no_grad()
+def reconstruct(vae: VAE, table: Table, batch_size: int) -> dict[str, float]:
+    """Encode and decode a table by posterior means.
+
+    Returns:
+        The figures of `reconstruction_report`.
+    """
+    originals, decoded = [], []
+    device = next(vae.parameters()).device
+    for _, crystals in in_batches(table, batch_size):
+        posterior = vae.encoder(crystals.to(device))
+        originals += crystals.to_structures()
+        decoded += vae.decoder(posterior.mean, posterior.mask.sum(1)).to_crystals().to("cpu").to_structures()
+    return reconstruction_report(originals, decoded)
+
+
 def reconstruction_report(
     originals: Sequence[Structure], decoded: Sequence[Structure | None]
 ) -> dict[str, float]:
-    """How well an autoencoder gives crystals back.
+    """Metrics of the crystals that an autoencoder reconstructs.
 
     Args:
-        originals: what went in.
-        decoded: what came out, atoms in the same order.
+        originals: its inputs.
+        decoded: its outputs, with atoms in the same order.
 
     Returns:
         n; match_rate by StructureMatcher, which rescales volumes; rms, the mean over matches, in units of
-        (volume per atom)^(1/3); volume_error, mean |dV|/V over all that have a volume; elements, the share of
+        (volume per atom)^(1/3); volume_error, the mean |dV|/V over outputs of finite volume; elements, the share of
         atoms with the right element.
     """
     found = matching.rms_pairs(list(zip(originals, decoded, strict=True)))

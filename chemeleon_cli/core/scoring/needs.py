@@ -1,4 +1,4 @@
-"""What rewards and reports ask for before crystals are scored. Read with recipes, so without torch."""
+"""What rewards and reports need to have loaded. This is imported with recipes, so it does not import torch."""
 
 from __future__ import annotations
 
@@ -6,21 +6,22 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-FindModel = Callable[[str, str], Path]
-"""(name, kind) -> checkpoint folder; raises UserError where there is none or it is of another kind."""
+FindModel = Callable[[str, str], Path | None]
+"""(name, kind) -> checkpoint folder, or None for a published model, which is downloaded only when it is used; raises
+UserError if there is no such model or it is of another kind."""
 
 
 @dataclass(frozen=True)
 class Needs:
-    """What is to be loaded into a `ScoringContext`.
+    """What must be loaded into a `ScoringContext`.
 
     Attributes:
         predictors: names of predictors.
-        references: data folders whose features are compared with; None is the generator's training set.
-        encoder: whether features of an autoencoder are used.
-        known: data folders with whose crystals others are compared, those of all splits; None is the generator's
-            training set, its train split alone.
-        hull: whether energies above the hull are used.
+        references: data folders whose features are needed; None for the training set of the generator.
+        encoder: whether features of an autoencoder are needed.
+        known: data folders that novelty is measured against, with all splits; None for the training set of the
+            generator, with its train split only.
+        hull: whether energies above the hull are needed.
     """
 
     predictors: frozenset[str] = field(default_factory=frozenset)

@@ -1,4 +1,4 @@
-"""How new a crystal is: against a reference set, and against all that a run has generated so far."""
+"""Novelty of crystals against a reference set, and against the crystals that a run has generated so far."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from chemeleon_cli.core.scoring.settings import DEFAULT_MATCHING, Matching
 from chemeleon_cli.core.scoring.uniqueness import Uniqueness, share
 
 CAP = 0.99
-"""The most that a crystal gets that is new in one way only; one that is new in both gets 1."""
+"""Largest creativity of a crystal that is only unique or only novel; one that is both gets 1."""
 PER_FORMULA = 100
-"""Crystals of one reduced formula that a memory keeps, the latest: it bounds the time that one comparison takes."""
+"""Number of latest crystals of one reduced formula that a memory keeps. It bounds the time of a comparison."""
 TOTAL = 200_000
-"""Crystals that a memory keeps in all: it bounds the memory of a long run and the size of its checkpoints."""
+"""Number of crystals that a memory keeps in all. It bounds the memory of a long run and the size of its checkpoints."""
 
 
 @dataclass(frozen=True)
 class Novelty:
-    """How B crystals compare with a reference set.
+    """Comparison of B crystals with a reference set.
 
     Attributes:
-        matches: (B) the crystals of the set that each matches; None where that is unknown, because a comparison ran out
+        matches: (B) the crystals of the set that each crystal matches; None if unknown, because a comparison ran out
             of time or there is no canonical form.
     """
 
@@ -39,30 +39,30 @@ class Novelty:
 
     @property
     def novel(self) -> list[bool | None]:
-        """(B) Whether each matches none; None where unknown."""
+        """(B) Whether each crystal matches none of the set; None if unknown."""
         return [None if cells is None else not cells for cells in self.matches]
 
     @property
     def compared(self) -> int:
-        """Of how many crystals it is known."""
+        """Number of crystals whose novelty is known."""
         return sum(cells is not None for cells in self.matches)
 
     @property
     def novel_of_valid(self) -> float:
-        """Novel crystals per valid crystal that could be compared; NaN without any."""
+        """Share of novel crystals among the valid ones that could be compared; NaN if there are none."""
         return share(self.novel.count(True), self.compared)
 
 
 class Memory:
-    """The distinct crystals that a run has generated, found by reduced formula.
+    """The distinct crystals that a run has generated, looked up by reduced formula.
 
-    Of a group of duplicates only the representative is remembered, so a crystal that matches a forgotten duplicate
-    and not the representative counts as new. Of one formula the latest `PER_FORMULA` are kept; of more than `TOTAL`,
-    the formulas of which nothing new came for the longest time are forgotten.
+    Of a matcher group only the representative is kept, so a later crystal that matches another member of the group but
+    not the representative counts as unique. The latest `PER_FORMULA` crystals of a formula are kept. When there are
+    more than `TOTAL`, the formulas that have been without a new crystal for longest are dropped.
     """
 
     def __init__(self) -> None:
-        self._cells: dict[str, list[Cell]] = {}  # what was remembered last comes last
+        self._cells: dict[str, list[Cell]] = {}  # the formula with the newest crystal comes last
         self._count = 0
 
     def __len__(self) -> int:
@@ -72,15 +72,15 @@ class Memory:
         return formula in self._cells
 
     def cells(self, formula: str) -> list[Cell]:
-        """The crystals of this reduced formula, the latest last."""
+        """The crystals of this reduced formula, oldest first."""
         return list(self._cells.get(formula, ()))
 
     def update(self, structures: Sequence[Structure | None], unique: Sequence[bool | None]) -> None:
-        """Remember the unique crystals of a step.
+        """Add the unique crystals of a step.
 
         Args:
-            structures: of the whole step, those of all ranks; in which order makes no difference.
-            unique: of each, from `find_duplicates` with this memory.
+            structures: of the whole step, from all ranks; the order makes no difference.
+            unique: whether each is unique, from `find_duplicates` with this memory.
         """
         new = [
             (s.composition.reduced_formula, Cell.of(s))
@@ -98,8 +98,8 @@ class Memory:
             self._count -= len(self._cells.pop(next(iter(self._cells))))
 
     def state(self) -> dict[str, Tensor]:
-        """What `load` takes; A atoms of M crystals: numbers (A,), frac_coords (A, 3), lattice (M, 3, 3) Å,
-        num_atoms (M,)."""
+        """The memory as tensors for `load`: M crystals with A atoms in all, numbers (A,), frac_coords (A, 3), lattice
+        (M, 3, 3) Å, num_atoms (M,)."""
         cells = [cell for of_formula in self._cells.values() for cell in of_formula]
         return {
             "numbers": _joined([torch.from_numpy(c.numbers) for c in cells], torch.zeros(0, dtype=torch.uint8)),
@@ -109,7 +109,7 @@ class Memory:
         }
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Remember what `state` was taken of, and nothing else."""
+        """Replace the content of the memory with that of `state`."""
         self._cells, self._count = {}, 0
         for cell in _split(state):
             self._remember(reduced_formula(tuple(cell.numbers.tolist())), cell)
@@ -118,7 +118,7 @@ class Memory:
 def find_novel(
     structures: Sequence[Structure | None], reference: Known, settings: Matching = DEFAULT_MATCHING
 ) -> Novelty:
-    """Compare canonical crystals (None where there is none) with a reference set."""
+    """Compare canonical crystals (None if there is none) with a reference set."""
     found = matching.matches(structures, reference, settings)
     return Novelty([None if s is None else cells for s, cells in zip(structures, found, strict=True)])
 
@@ -129,26 +129,25 @@ def creativity(
     novelty: Novelty,
     settings: Matching = DEFAULT_MATCHING,
 ) -> list[float]:
-    """How new each crystal of a batch is, as Chemeleon2 rewards it (Park & Walsh 2025, arXiv:2511.07158), but with
-    the matcher's displacement as the distance, and within [0, 1].
+    """Creativity of each crystal of a batch, after Chemeleon2 (Park & Walsh 2025, arXiv:2511.07158), but with the
+    displacement of StructureMatcher as the distance, and within [0, 1].
 
-    Unique is one crystal of each matcher group of the batch, its representative, so a batch of ten copies holds one
-    unique crystal and not none; and only where no crystal of the group matches one in memory. Novel is what matches no
-    crystal of the reference.
+    A crystal is unique if it is the representative of its matcher group and no crystal of the group matches one in
+    memory, so a batch of ten copies has one unique crystal. It is novel if it matches no crystal of the reference.
 
-    Both: 1. Neither: 0. One of them: d / stol, at most `CAP`, with d the smallest root mean square displacement from
-    the crystals that it is a copy of: those of the reference if it is unique, else those in memory, the representative
-    of its group, and the neighbours by whose match it came into the group. A crystal of the same shape and another
-    volume is an exact copy, since the matcher scales volumes: 0, as far as rounding allows.
+    A crystal that is both gets 1 and one that is neither gets 0. One that is only unique or only novel gets d / stol,
+    at most `CAP`, where d is the smallest root mean square displacement from its originals: the matching crystals of
+    the reference if it is unique; else those in memory, the representative of its group, and its neighbours in the
+    group. The matcher rescales volumes, so a copy with another volume gets 0 within rounding.
 
     Args:
-        structures: B canonical crystals; None where there is none.
+        structures: B canonical crystals; None if there is none.
         uniqueness: of these crystals.
-        novelty: likewise.
+        novelty: of these crystals.
         settings: tolerances.
 
     Returns:
-        (B), NaN where it is unknown.
+        (B), NaN if unknown.
     """
     groups, unique, novel = uniqueness.groups, uniqueness.unique, novelty.novel
     representative = {groups[i]: i for i, stands in enumerate(uniqueness.representatives) if stands}

@@ -1,4 +1,4 @@
-"""A hull made of candidates' own energies, for other crystals to be measured by."""
+"""A hull computed from the energies of candidates, to measure other crystals against."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from chemeleon_cli.errors import UserError
 
 
 def own_hull(candidates: Candidates, ids: Sequence[str], source: str) -> Hull:
-    """The hull of all candidates that have an energy; of the relaxed crystals, if the candidates are to be relaxed.
+    """The hull of all candidates that have an energy; of the relaxed crystals if rewards are computed for those.
 
     Args:
         candidates: with a potential.
         ids: of each candidate.
-        source: where the crystals and their energies come from, for the hull's manifest.
+        source: where the crystals and their energies come from, for the manifest of the hull.
 
     Raises:
         UserError: no candidate has an energy.
     """
     potential, evaluated = candidates.context.energy_model, candidates.evaluated
-    assert potential is not None, "energies are by a potential"
+    assert potential is not None, "a hull of candidates needs a potential"
     rows: list[int] = evaluated.energy_per_atom.isfinite().nonzero().flatten().tolist()
     if not rows:
         raise UserError(f"{source}: none of the {len(candidates)} crystals has an energy")
@@ -31,7 +31,7 @@ def own_hull(candidates: Candidates, ids: Sequence[str], source: str) -> Hull:
 
 
 def without_energy(candidates: Candidates) -> dict[int, str]:
-    """Why candidates are not in their own hull: row -> reason."""
+    """Why candidates are missing in their own hull: row -> reason."""
     evaluated = candidates.evaluated
     reasons: dict[int, str] = {}
     for notes in (evaluated.notes, candidates.notes):

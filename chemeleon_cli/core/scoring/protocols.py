@@ -1,12 +1,13 @@
-"""Published definitions of how many crystals are stable, unique and novel (S.U.N.), side by side.
+"""Published definitions of the share of stable, unique and novel crystals (S.U.N.), side by side.
 
 They differ in whether crystals are relaxed first, in how far above the hull a stable (S.U.N.) and a metastable
-(M.S.U.N.) crystal may lie, in whether a stable one is metastable too, in whether impossible crystals are in the
-denominator, and in which crystals are searched for duplicates. What has no energy above the hull (a hull that is sparse
-there, a potential that is not to be believed) is never stable.
+(M.S.U.N.) crystal may lie, in whether a stable crystal also counts as metastable, in whether impossible crystals are in
+the denominator, and in which crystals are searched for duplicates. A crystal without an energy above the hull (because
+the hull is sparse or the potential fails) is never stable.
 
-The definitions only: potential, hull, reference set, matcher and the test for impossible crystals are those of the
-caller, not those of the papers. So the numbers compare with each other, and with a paper's only as far as these agree.
+Only the definitions are those of the papers: potential, hull, reference set, matcher and the test for impossible
+crystals are the caller's. The rates are therefore comparable with each other, and with those of a paper only as far as
+these agree.
 """
 
 from __future__ import annotations
@@ -19,23 +20,23 @@ import numpy as np
 from chemeleon_cli.core.scoring.uniqueness import Uniqueness, share
 
 RESAMPLED = 10_000
-"""Bootstrap samples."""
+"""Number of bootstrap samples."""
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """One paper's definition.
+    """The definition of one paper.
 
     Attributes:
-        name: of the system that it is from.
+        name: of the model or benchmark.
         source: the paper.
-        relaxed: whether crystals are relaxed before they are compared and measured; else they are taken as given.
-        stable: eV/atom above the hull up to which, inclusive, a crystal is stable.
-        metastable: eV/atom up to which, inclusive, it is metastable; None: the paper has no such number.
-        apart: a stable crystal is not metastable too.
-        of_valid: shares are of the valid crystals; else of all that were generated.
-        within_sets: duplicates are looked for among the stable crystals and among the metastable ones, and the first of
-            the file counts; else among all crystals, and the representative counts.
+        relaxed: whether crystals are relaxed before they are compared and their energies computed.
+        stable: largest energy above the hull, eV/atom, of a stable crystal.
+        metastable: largest energy above the hull, eV/atom, of a metastable crystal; None if the paper defines none.
+        apart: whether stable crystals are excluded from the metastable ones.
+        of_valid: whether rates are shares of the valid crystals instead of all generated ones.
+        within_sets: whether duplicates are searched among the stable and among the metastable crystals separately, and
+            the first in the file counts; else they are searched among all crystals, and the representative counts.
     """
 
     name: str
@@ -60,12 +61,12 @@ class Rate:
     """A share of crystals.
 
     Attributes:
-        counted: (B,) bool, which ones.
-        measured: (B,) bool, of which ones all is known that the definition asks for; the others are not counted, so the
-            share is the least that it can be.
-        of: how many crystals it is a share of.
-        low: end of the 95 % bootstrap interval of the share.
-        high: the other end.
+        counted: (B,) bool, the crystals that meet the definition.
+        measured: (B,) bool, the crystals for which all that the definition needs is known. The others are not counted,
+            so the share is a lower bound.
+        of: number of crystals in the denominator.
+        low: lower end of the 95 % bootstrap interval of the share.
+        high: upper end.
     """
 
     counted: np.ndarray
@@ -76,7 +77,7 @@ class Rate:
 
     @property
     def share(self) -> float:
-        """NaN of none."""
+        """Counted crystals over `of`; NaN if `of` is 0."""
         return share(int(self.counted.sum()), self.of)
 
 
@@ -87,14 +88,14 @@ def rates(
     novel: Sequence[bool | None],
     e_above_hull: Sequence[float],
 ) -> tuple[Rate, Rate | None]:
-    """S.U.N. and M.S.U.N. of B crystals, relaxed or not as the protocol has it.
+    """S.U.N. and M.S.U.N. rates of B crystals, which the caller has relaxed if the protocol says so.
 
     Args:
         protocol: the definition.
-        valid: whether each can be a crystal at all.
+        valid: whether each crystal is possible.
         uniqueness: the duplicates among them.
-        novel: whether each is new; None where unknown, which does not count.
-        e_above_hull: eV/atom, NaN where there is none, which does not count.
+        novel: whether each crystal is novel; None if unknown, which does not count.
+        e_above_hull: eV/atom; NaN if there is none, which does not count.
     """
     above = np.asarray(e_above_hull, float)
     unknown = [u is None or v is None for u, v in zip(uniqueness.unique, novel, strict=True)]
@@ -112,22 +113,22 @@ def rates(
     return rate(stable), rate((above <= protocol.metastable) & ~(stable & protocol.apart))
 
 
-def interval(share: float, n: int, seed: int = 0) -> tuple[float, float]:
+def interval(share: float, n: int) -> tuple[float, float]:
     """95 % percentile bootstrap interval of a share of n crystals (Efron 1979).
 
-    Crystals are resampled with what was found of each. A resample's share is then binomial, so it is drawn as such.
-    What the interval does not hold: that other crystals would have other duplicates.
+    Crystals are resampled together with their result, so the share of a resample is binomial and is sampled as such.
+    The interval ignores that other crystals would have other duplicates.
     """
     if not n:
         return float("nan"), float("nan")
-    drawn = np.random.default_rng(seed).binomial(n, share, RESAMPLED) / n
+    drawn = np.random.default_rng(0).binomial(n, share, RESAMPLED) / n
     low, high = np.quantile(drawn, (0.025, 0.975))
     return float(low), float(high)
 
 
 def _first_of_each(groups: Sequence[int], among: np.ndarray) -> list[bool]:
-    """Whether each crystal is the first of its matcher group among some crystals."""
-    seen = {-1}  # the number of what is in no group
+    """Whether each crystal is the first of its matcher group among the crystals that are True in `among`."""
+    seen = {-1}  # -1 marks crystals in no group
     first = []
     for group, wanted in zip(groups, among.tolist(), strict=True):
         first.append(wanted and group not in seen)

@@ -1,4 +1,5 @@
-"""What a reward says of a batch of crystals: written by `rewards`, read by `rl`, which do not know each other."""
+"""The result of a reward for a batch of crystals: written by `rewards` and read by `rl`, which do not import each
+other."""
 
 from __future__ import annotations
 
@@ -11,15 +12,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Scores:
-    """What a batch of B crystals is worth.
+    """The scores of B crystals.
 
     Attributes:
-        total: (B,) weighted sum, NaN where the crystal is impossible, refused or guarded against, or a component has no
-            number for it.
+        total: (B,) weighted sum of the components; NaN if the crystal is impossible, refused or stopped by a guard, or
+            a component has no value for it.
         impossible: (B,) bool.
-        refused: (B,) bool, possible ones that count as the worst of their group all the same.
-        raw: component name -> (B,) its numbers, in its unit.
-        weighted: component name -> (B,) what it adds to the total.
+        refused: (B,) bool, possible crystals that nevertheless count as the worst of their group.
+        raw: component name -> (B,) values in the unit of the component.
+        weighted: component name -> (B,) contributions to the total.
     """
 
     total: Tensor
@@ -30,9 +31,9 @@ class Scores:
 
     @property
     def worst(self) -> Tensor:
-        """(B,) bool, what counts as the worst of its group."""
+        """(B,) bool, crystals that count as the worst of their group."""
         return self.impossible | self.refused
 
     def raw_means(self) -> dict[str, float]:
-        """Each component's mean over the crystals it has a number for, comparable between steps."""
+        """Mean of each component over the crystals that it has a value for, comparable between steps."""
         return {name: values.nanmean().item() for name, values in self.raw.items()}

@@ -1,5 +1,5 @@
-"""Settings that all rewards of a run share with `score`: potential, hull, relaxation and matcher. Recipes read these
-classes, so nothing here imports torch, numpy or pymatgen before it is used."""
+"""Settings that the rewards of a run share with `score`: potential, hull, relaxation and matcher. Recipes use these
+classes, so torch, numpy and pymatgen are imported only on use."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Section(BaseModel):
-    """A part of a recipe: frozen and strict, without unknown keys."""
+    """A section of a recipe: frozen and strict; unknown keys are errors."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
@@ -26,28 +26,29 @@ class Section(BaseModel):
 
 
 class Relaxation(Section):
-    """How crystals are relaxed, cell and positions, before their energy is taken."""
+    """How cell and positions of crystals are relaxed before their energy is computed."""
 
     steps: Annotated[int, Field(ge=1)] = 200
-    """Steps of FIRE for each crystal, at most; what has not converged by then is marked, and keeps its energy."""
+    """Maximum number of FIRE steps per crystal. A crystal that has not converged by then is marked and keeps its
+    energy."""
     fmax: Annotated[float, Field(gt=0)] = 0.05
-    """The largest force, eV/Å, of a crystal that counts as relaxed."""
+    """Largest force, eV/Å, at which a relaxation counts as converged."""
 
 
 class Matching(Section):
-    """When two crystals are the same: the tolerances of pymatgen's StructureMatcher, by default its own."""
+    """When two crystals are the same: the tolerances of pymatgen's StructureMatcher, with its defaults."""
 
     ltol: Annotated[float, Field(gt=0)] = 0.2
-    """Of cell lengths, relative."""
+    """Relative tolerance of cell lengths."""
     stol: Annotated[float, Field(gt=0)] = 0.3
-    """Of sites, in units of the cube root of the volume per atom."""
+    """Tolerance of sites, in units of the cube root of the volume per atom."""
     angle_tol: Annotated[float, Field(gt=0)] = 5.0
-    """Of cell angles, degrees."""
+    """Tolerance of cell angles, degrees."""
     time_limit: Annotated[float, Field(gt=0)] = 10.0
-    """Of one comparison, seconds of processor time; after it whether the two are the same is unknown."""
+    """Processor time of one comparison, seconds; beyond it, the result is unknown."""
 
     def matcher(self) -> StructureMatcher:
-        """pymatgen's, for whole structures; it reduces both to their primitive cells first."""
+        """A StructureMatcher with these tolerances, which reduces structures to primitive cells first."""
         from pymatgen.analysis.structure_matcher import StructureMatcher
 
         return StructureMatcher(ltol=self.ltol, stol=self.stol, angle_tol=self.angle_tol)
@@ -57,26 +58,28 @@ DEFAULT_MATCHING = Matching()
 
 
 class EnergySettings(Section):
-    """The potential, the hull, whether crystals are relaxed, and when two are the same."""
+    """The potential, the hull, the relaxation, and the tolerances within which two crystals are the same."""
 
     energy_model: str | None = None
     """The potential: `chgnet` (in the package), a MACE foundation model such as `medium-mpa-0` (downloaded on first
-    use), or a MACE model file. Null: no energies."""
+    use), or a MACE model file; null for no energies."""
     energy_scale: str | None = None
-    """Which energies a potential from a file was fitted to, as the hull's manifest has it; null for named ones."""
+    """The energy scale that a potential from a file was fitted to, as in the manifest of the hull; null for named
+    potentials."""
     hull: str | None = None
-    """The reference energies: a `hull.csv.gz`, a data folder that holds one, or `starter`. Null: no energies above a
-    hull. Its energies must be of the potential's scale."""
+    """The reference energies: a `hull.csv.gz`, a data folder that holds one, or `starter`; null for no energies above
+    the hull. It must be on the energy scale of the potential."""
     relax: Relaxation | None = None
-    """Relax each crystal before its energy is taken (steps, fmax); null: energies of crystals as they are drawn."""
+    """Relax each crystal before its energy is computed (steps, fmax); null for energies without relaxation."""
     matching: Matching | None = None
-    """When two crystals are the same (ltol, stol, angle_tol), for unique and novel; null: by pymatgen's defaults."""
+    """When two crystals are the same (ltol, stol, angle_tol), for uniqueness and novelty; null for pymatgen's
+    defaults."""
 
     def check_energies(self) -> list[tuple[str, str]]:
-        """Look at what the fields name, without torch and without loading.
+        """Check what the fields name, without importing torch and without loading it.
 
         Returns:
-            (field, what is wrong with it) of every mistake.
+            (field, message) for every mistake.
         """
         mistakes = []
         name, named = self.energy_model, self._scale()
@@ -99,17 +102,17 @@ class EnergySettings(Section):
         return mistakes
 
     def check_scale(self) -> list[tuple[str, str]]:
-        """Whether the energy scale of the potential is known, as that of a hull has to be.
+        """Check that the energy scale of the potential is known, as a hull needs a known one.
 
         Returns:
-            (field, what is wrong with it), if it is not.
+            (field, message) if it is unknown.
         """
         if self._scale() is not None or self.energy_scale not in (None, UNKNOWN_SCALE):
             return []
         found = "null" if self.energy_scale is None else f"'{self.energy_scale}'"
-        text = f"expected which energies {self.energy_model} was fitted to, as a hull is of a known scale"
+        text = f"expected the energy scale that {self.energy_model} was fitted to, because a hull needs a known one"
         return [("energy_scale", f"found {found}; {text}")]
 
     def _scale(self) -> str | None:
-        """The energy scale of a potential that is known by name."""
+        """The energy scale of a named potential; None for a model file."""
         return POTENTIALS[self.energy_model].energy_scale if self.energy_model in POTENTIALS else None

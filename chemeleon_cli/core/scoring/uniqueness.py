@@ -1,7 +1,7 @@
-"""Which crystals of a set are duplicates of each other, and how many are left without them.
+"""Duplicates among the crystals of a set, and the share of distinct ones.
 
-The one result that rewards, `score`, the validations of `train-rl` and the reports read. A matcher group is a set of
-crystals that pymatgen's StructureMatcher finds to be the same, with all that it finds the same as any of these.
+Rewards, `score`, the validations of `train-rl` and the reports all use this one result. A matcher group is a connected
+component of the crystals that pymatgen's StructureMatcher matches pairwise.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from chemeleon_cli.core.scoring.settings import DEFAULT_MATCHING, Matching
 
 @dataclass(frozen=True)
 class Uniqueness:
-    """The duplicates among B crystals. What has no canonical form, or a comparison that ran out of time, is in no
-    matcher group.
+    """The duplicates among B crystals. A crystal without a canonical form, or with a comparison that ran out of time,
+    is in no matcher group.
 
     Attributes:
-        groups: (B) number of each crystal's matcher group, counted in order of first appearance; -1 without one.
-        neighbours: (B) the crystals by whose match each came into its group.
-        representatives: (B) whether the crystal stands for its group.
-        earlier: (B) the crystals of the memory that each matches; None where a comparison ran out of time.
+        groups: (B) number of the matcher group of each crystal, in order of first appearance; -1 for no group.
+        neighbours: (B) crystals of the group that each crystal was found to match.
+        representatives: (B) whether each crystal is the representative of its group.
+        earlier: (B) the crystals of the memory that each crystal matches; None if a comparison ran out of time.
     """
 
     groups: list[int]
@@ -38,8 +38,8 @@ class Uniqueness:
 
     @property
     def unique(self) -> list[bool | None]:
-        """(B) Whether each is the representative of its group, and no crystal of the group matches one in memory; None
-        where that is unknown."""
+        """(B) Whether each crystal is the representative of its group and no crystal of the group matches one in
+        memory; None if unknown."""
         repeated = {group for group, cells in zip(self.groups, self.earlier, strict=True) if cells}
         return [
             False if cells else None if cells is None or group < 0 else stands and group not in repeated
@@ -48,28 +48,28 @@ class Uniqueness:
 
     @property
     def sizes(self) -> list[int]:
-        """(B) How many crystals each one's matcher group has; 0 without one."""
+        """(B) Size of the matcher group of each crystal; 0 for no group."""
         count = Counter(self.groups)
         return [0 if group < 0 else count[group] for group in self.groups]
 
     @property
     def compared(self) -> int:
-        """How many crystals are in a matcher group."""
+        """Number of crystals in a matcher group."""
         return sum(group >= 0 for group in self.groups)
 
     @property
     def group_count(self) -> int:
-        """How many matcher groups there are, which is how many different crystals."""
+        """Number of matcher groups, which is the number of distinct crystals."""
         return len({group for group in self.groups if group >= 0})
 
     @property
     def unique_of_valid(self) -> float:
-        """Matcher groups per valid crystal that could be compared; NaN without any."""
+        """Matcher groups per valid crystal that could be compared; NaN if there are none."""
         return share(self.group_count, self.compared)
 
     @property
     def unique_of_all(self) -> float:
-        """Matcher groups per crystal, impossible ones included; NaN of no crystal."""
+        """Matcher groups per crystal, including impossible ones; NaN if there are no crystals."""
         return share(self.group_count, len(self.groups))
 
 
@@ -79,12 +79,12 @@ def find_duplicates(
     energies: Sequence[float] | None = None,
     settings: Matching = DEFAULT_MATCHING,
 ) -> Uniqueness:
-    """Compare crystals with each other, and with those that a run generated before.
+    """Compare crystals with each other, and with those that a run generated earlier.
 
     Args:
-        structures: B canonical crystals; None where there is none.
-        memory: what the run generated before; it is not changed. None: nothing.
-        energies: eV/atom of each, the lowest of which chooses the representative; NaN where there is none.
+        structures: B canonical crystals; None if there is none.
+        memory: the crystals that the run generated earlier, which is not changed; None for none.
+        energies: eV/atom, NaN if there is none; the crystal of lowest energy is the representative of its group.
         settings: tolerances.
     """
     groups, neighbours = matching.matcher_groups(structures, settings)
@@ -97,12 +97,12 @@ def find_duplicates(
 def representatives(
     structures: Sequence[Structure | None], groups: Sequence[int], energies: Sequence[float] | None = None
 ) -> list[bool]:
-    """Which crystal stands for its matcher group: the one of lowest energy, else of lowest content hash.
+    """Whether each crystal is the representative of its matcher group: the one of lowest energy, else of lowest hash.
 
     Args:
-        structures: in canonical form, so that one crystal has one hash.
+        structures: in canonical form, so that equal crystals have equal hashes.
         groups: from `matching.matcher_groups`.
-        energies: eV/atom of each, NaN where there is none; None: of none.
+        energies: eV/atom of each crystal, NaN if it has none; None if there are no energies.
     """
 
     def rank(i: int) -> tuple[float, str]:
@@ -118,5 +118,5 @@ def representatives(
 
 
 def share(part: float, whole: float) -> float:
-    """part / whole, NaN of nothing."""
+    """part / whole; NaN if whole is 0."""
     return part / whole if whole else math.nan

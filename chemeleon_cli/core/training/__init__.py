@@ -1,4 +1,4 @@
-"""What every training run shares: the loop's services, checkpoints, resuming, the file of metrics.
+"""What every training run shares: the services of the training loop, checkpoints, resuming, and metrics.csv.
 
 Imports `models`. Begin with `trainer.py`; `checkpoint.py` writes and reads a model's folder.
 """

@@ -1,7 +1,7 @@
-"""Checkpoints: a folder with `model.safetensors` and `meta.json`. Never a pickle.
+"""Checkpoints: folders with `model.safetensors` and `meta.json`, without pickles.
 
-A folder is enough to run its model: an LDM holds its VAE, a predictor its encoder.
-Nothing here imports torch until weights are written or read.
+A checkpoint is self-contained: that of an LDM includes its VAE, and that of a predictor its encoder.
+Torch is imported only when weights are written or read.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chemeleon_cli.core.models.build import build
-from chemeleon_cli.core.paths import file_sha256
+from chemeleon_cli.core.paths import META, file_sha256
 from chemeleon_cli.core.training.meta import HINT, Record, check, read_object
 from chemeleon_cli.errors import UserError
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 VERSION = 1
 KINDS = ("vae", "ldm", "predictor")
-WEIGHTS, META = "model.safetensors", "meta.json"
+WEIGHTS = "model.safetensors"
 
 
 def save(
@@ -35,15 +35,15 @@ def save(
     meta: Mapping[str, Any],
     state: tuple[Mapping[str, Tensor], Mapping[str, Any]] | None = None,
 ) -> None:
-    """Write a checkpoint whole or not at all, replacing the one of that name.
+    """Write a checkpoint atomically, replacing an existing one of that name.
 
     Args:
-        folder: where to.
+        folder: of the checkpoint.
         kind: one of KINDS.
-        config: what rebuilds the model.
+        config: the arguments to build the model with.
         weights: its parameters and buffers by name.
-        meta: what else to remember (data, parents, metrics, recipe, ...); JSON.
-        state: tensors and JSON that a resumed run needs, kept beside as `train_state.*`.
+        meta: further metadata (data, parents, metrics, recipe, ...) as JSON values.
+        state: tensors and JSON values that a resumed run needs, written to `train_state.*`.
     """
     from safetensors.torch import save_file
 
@@ -60,7 +60,7 @@ def save(
         (temporary / "train_state.json").write_text(json.dumps(state[1]) + "\n", encoding="utf-8")
     readable = (temporary / META).stat().st_mode
     for path in temporary.iterdir():
-        path.chmod(readable)  # safetensors makes files that only their owner can read
+        path.chmod(readable)  # safetensors creates files that only their owner can read
         with path.open("rb") as file:
             os.fsync(file.fileno())
     shutil.rmtree(old, ignore_errors=True)
@@ -71,7 +71,7 @@ def save(
 
 
 def json_text(record: Any) -> str:
-    """JSON, with null for numbers that are not finite, which JSON does not have."""
+    """JSON text, with null for numbers that are not finite, which JSON cannot represent."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, Mapping):
@@ -84,27 +84,27 @@ def json_text(record: Any) -> str:
 
 
 def recover(folder: Path) -> None:
-    """Bring back a checkpoint if the machine stopped between the two renames of `save`."""
+    """Restore the previous checkpoint if the process stopped between the two renames of `save`."""
     old = folder.with_name(f".{folder.name}.old")
     if old.exists() and not folder.exists():
         old.rename(folder)
 
 
 def read_meta(folder: Path) -> Record:
-    """A checkpoint's `meta.json`.
+    """Read the `meta.json` of a checkpoint.
 
-    The folder of its data is absolute; one that is written with a leading `..` is meant from the checkpoint's folder,
-    so that models and data can move together.
+    The path of its data is absolute in the result. A path that begins with `..` in the file is relative to the folder
+    of the checkpoint, so that models and data can be moved together.
 
     Raises:
-        UserError: the folder is no checkpoint, or one of another version, or its `meta.json` was spoilt.
+        UserError: the folder is not a checkpoint, is of another version, or its `meta.json` is malformed.
     """
     meta = read_object(folder / META)
     kind, version = meta["kind"], meta["version"]
     if (isinstance(version, int) and version != VERSION) or kind not in KINDS:
         raise UserError(
-            f"{folder}: {kind} checkpoint, version {version}; needed: version {VERSION} of {', '.join(KINDS)}",
-            "train it again, or use the release that wrote it",
+            f"{folder}: {kind} checkpoint, version {version}; expected version {VERSION} of {', '.join(KINDS)}",
+            "train it again, or use the release of chemeleon that wrote it",
         )
     check(meta, folder / META)
     data = meta.setdefault("data", {})
@@ -114,18 +114,18 @@ def read_meta(folder: Path) -> Record:
 
 
 def load(folder: Path, kind: str, device: Any = "cpu") -> tuple[nn.Module, Record]:
-    """Build a model from its checkpoint, in evaluation mode; weights of half precision become float32.
+    """Load a model from its checkpoint, in evaluation mode; half-precision weights are converted to float32.
 
     Args:
         folder: the checkpoint.
-        kind: the kind wanted; "vae" may also be taken out of an LDM.
-        device: where to put the model.
+        kind: the expected kind; "vae" also accepts an LDM and returns its VAE.
+        device: of the model.
 
     Returns:
-        The model and its meta.
+        The model and its metadata.
 
     Raises:
-        UserError: no checkpoint, of another kind, or weights that do not fit the config.
+        UserError: the folder is not a checkpoint, is of another kind, or its weights do not fit its config.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -138,7 +138,7 @@ def load(folder: Path, kind: str, device: Any = "cpu") -> tuple[nn.Module, Recor
         raise UserError(f"{folder}: a {meta['kind']} checkpoint where a {kind} is needed", "name another checkpoint")
     try:
         model = build(kind, meta["config"])
-    except Exception as error:  # whatever it is: the config is what somebody wrote into a file
+    except Exception as error:  # any error is the user's: the config comes from a file that can be edited
         said = " ".join(str(error).split())
         text = f"{folder / META}: config describes no {kind}: {said or type(error).__name__}"
         raise UserError(text, HINT) from error
@@ -151,16 +151,16 @@ def load(folder: Path, kind: str, device: Any = "cpu") -> tuple[nn.Module, Recor
 
 
 def fill(model: nn.Module, weights: Mapping[str, Tensor], source: Path, hint: str) -> None:
-    """Give a model its weights.
+    """Set the weights of a model.
 
     Args:
-        model: of the config that goes with them.
-        weights: of all its parameters and buffers, and no others.
-        source: where they are from, for the error.
+        model: built from the config of the weights.
+        weights: all its parameters and buffers, and no others.
+        source: file or folder of the weights, for errors.
         hint: what to do if they do not fit.
 
     Raises:
-        UserError: a name or a shape is another than the model's, or a weight is not finite.
+        UserError: a name or a shape differs from that of the model, or a weight is not finite.
     """
     wanted = model.state_dict()
     wrong = sorted(k for k in wanted.keys() | weights.keys() if _shape(wanted, k) != _shape(weights, k))
@@ -179,7 +179,7 @@ def fill(model: nn.Module, weights: Mapping[str, Tensor], source: Path, hint: st
 
 
 def parent(folder: Path, meta: Mapping[str, Any]) -> dict[str, Any]:
-    """What a descendant remembers of a checkpoint: kind, path and the sha256 of its weights."""
+    """The record of a checkpoint in models trained from it: kind, path and the sha256 of its weights."""
     return {"kind": meta["kind"], "path": str(folder), "sha256": file_sha256(folder / WEIGHTS)}
 
 

@@ -1,4 +1,4 @@
-"""What a checkpoint's `meta.json` may hold, checked as it is read: people look into it, and some edit it."""
+"""The content of a checkpoint's `meta.json`, which is checked when it is read, because users may edit it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Count = Annotated[int, Field(ge=0)]
 
 
 class _Part(BaseModel):
-    """Keys that are not described may hold anything."""
+    """Keys that are not declared may hold any value."""
 
     model_config = ConfigDict(extra="allow", strict=True)
 
@@ -47,12 +47,12 @@ class _Meta(_Part):
 
 
 class Record(dict[str, Any]):
-    """A JSON object that says where a key is missing.
+    """A JSON object that raises a UserError with file and key if a key is missing.
 
     Args:
-        values: its content.
-        file: that it is from.
-        keys: that lead to it.
+        values: content of the object.
+        file: that it was read from.
+        keys: path of keys to it in the file.
     """
 
     def __init__(self, values: dict[str, Any], file: Path, keys: tuple[str, ...] = ()) -> None:
@@ -64,10 +64,10 @@ class Record(dict[str, Any]):
 
 
 def check(record: Record, file: Path) -> None:
-    """Whether a checkpoint's record has what every checkpoint has, and each key is of its type.
+    """Check that a record has the keys of every checkpoint, with values of the right type.
 
     Raises:
-        UserError: naming the first key that is missing or holds something else.
+        UserError: a key is missing or has another type; the message names the first one.
     """
     try:
         _Meta.model_validate(record)
@@ -79,10 +79,10 @@ def check(record: Record, file: Path) -> None:
 
 
 def read_object(file: Path) -> Record:
-    """A JSON object from a file of a checkpoint.
+    """Read a JSON object from a file of a checkpoint.
 
     Raises:
-        UserError: the file cannot be read or is no JSON object.
+        UserError: the file cannot be read or is not a JSON object.
     """
     try:
         values = json.loads(file.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""metrics.csv, the curves of a run."""
+"""metrics.csv, the training and validation curves of a run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from chemeleon_cli.core.paths import replacing
 
 
 class MetricsFile:
-    """metrics.csv: a row per record, columns added as they first appear; empty where a row has none."""
+    """metrics.csv. A column is added when its metric first appears; a cell is empty if its row lacks the metric."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -30,14 +30,14 @@ class MetricsFile:
             csv.DictWriter(file, self.columns).writerow(row)
 
     def drop_after(self, step: int) -> None:
-        """Forget rows of steps that a resumed run will do again."""
+        """Remove the rows after a step, which a resumed run will write again."""
         self._rewrite([row for row in self._read() if int(row["step"]) <= step])
 
     def _read(self) -> list[dict[str, str]]:
         if not self.path.is_file():
             return []
         with self.path.open(newline="", encoding="utf-8") as file:
-            whole = (line for line in file if line.endswith("\n"))  # the last may have been cut off as it was written
+            whole = (line for line in file if line.endswith("\n"))  # the last line may be incomplete after a crash
             return list(csv.DictReader(whole))
 
     def _rewrite(self, rows: list[dict[str, str]]) -> None:

@@ -1,4 +1,4 @@
-"""Work that one rank does for all of them."""
+"""Work that the first rank does for all ranks."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ T = TypeVar("T")
 
 
 def on_first_rank(fabric: Fabric, work: Callable[[], T]) -> T:
-    """Do some work on the first rank and tell the others what came of it.
+    """Call a function on the first rank and broadcast its result.
 
     Args:
         fabric: launched.
-        work: its result can be pickled.
+        work: the function; its result can be pickled.
 
     Raises:
-        UserError: of the work, on every rank; the others would wait forever for a rank that has stopped.
+        UserError: the function raised it. It is raised on every rank, because the others would otherwise wait forever
+            for the rank that stopped.
     """
     result: T | None = None
     error: UserError | None = None

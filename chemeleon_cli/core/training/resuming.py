@@ -1,4 +1,4 @@
-"""Whether a run can go on with a recipe: what it has learned, and what it calls best, are of the one it began with."""
+"""Check that a run is resumed with the recipe that it began with, on which its weights and its `best` depend."""
 
 from __future__ import annotations
 
@@ -16,27 +16,33 @@ MAY_CHANGE = (
     "output",
     "device",
     "logger",
-    "max_steps",
-    "max_minutes",
-    "patience",
-    "unscored_patience",
-    "val_every",
+    "training.max_steps",
+    "training.max_minutes",
+    "training.val_every",
+    "training.patience",
+    "training.unscored_patience",
 )
-"""Settings, of a recipe or of its `training:` section, that a resumed run may have otherwise than it began. With
-train-rl `devices` too: its groups are the same on any number of them, where other commands take a batch on each."""
+"""Settings that may change when a run is resumed. For train-rl, `devices` may change too, because its groups do not
+depend on the number of devices; the other commands use one batch per device."""
 
 
 def check_recipe(folder: Path, began: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Refuse to go on with another recipe.
+    """Check that a run may be resumed with a recipe.
 
     Args:
         folder: of the run.
         began: the recipe in its checkpoint.
-        now: that it is to be resumed with.
+        now: the recipe to resume with.
 
     Raises:
-        UserError: another setting than those of `MAY_CHANGE` differs.
+        UserError: a setting that is not in `MAY_CHANGE` differs, or the run began before its recipe had sections.
     """
+    if began.get("command") == "train-rl" and not {"rl", "sampling", "training"} <= began.keys():
+        raise UserError(
+            f"{folder}: began when the recipe of train-rl had no sections rl, sampling and training",
+            f"it cannot be resumed; start a run of another name from what it has learned: --set model={folder} "
+            "--set name=NAME",
+        )
     found = _difference(_lasting(began), _lasting(json.loads(json_text(now))))
     if found is not None:
         key, before, after = found
@@ -49,14 +55,18 @@ def check_recipe(folder: Path, began: Mapping[str, Any], now: Mapping[str, Any])
 
 
 _ABSENT: dict[str, Any] = {}
-"""In the place of an item that the other list has."""
+"""Stands for an item that only the other list has."""
 
 
 def _lasting(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """What a recipe says besides the settings that may change."""
-    kept = {key: value for key, value in recipe.items() if key not in _may_change(recipe)}
-    if "training" in kept:
-        kept["training"] = {key: value for key, value in kept["training"].items() if key not in MAY_CHANGE}
+    """A recipe without the settings that may change."""
+    kept = dict(recipe)
+    for setting in _may_change(recipe):
+        section, _, key = setting.rpartition(".")
+        if not section:
+            kept.pop(key, None)
+        elif isinstance(kept.get(section), dict):
+            kept[section] = {name: value for name, value in kept[section].items() if name != key}
     return kept
 
 
@@ -65,7 +75,7 @@ def _may_change(recipe: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _difference(before: Any, after: Any, key: str = "") -> tuple[str, Any, Any] | None:
-    """The first dotted key at which two recipes differ, with both values; a key that is not there counts as null."""
+    """The first dotted key at which two recipes differ, with both values; a missing key counts as null."""
     if isinstance(before, dict) and isinstance(after, dict):
         parts = [(name, before.get(name), after.get(name)) for name in {**after, **before}]
     elif isinstance(before, list) and isinstance(after, list):

@@ -1,10 +1,10 @@
 """What every training run shares: steps, precision, clipping, EMA, logging, checkpoints, resuming, ranks.
 
-A stage writes its own loop and reads straight down:
+Each training command writes its own loop around a `Run`:
 
     for step in run.steps():
-        for shard in run.shards():
-            loss = model.loss(batch(shard), run.generator(shard))["total"]
+        for micro_batch in run.micro_batches():
+            loss = model.loss(batch(micro_batch), run.generator(micro_batch))["total"]
             run.backward(loss)
             run.note({"loss": loss})
         run.log({"gradient_norm": run.optimise()})
@@ -13,9 +13,9 @@ A stage writes its own loop and reads straight down:
                 metrics = validate()
             run.validated(metrics)
 
-Randomness is counted, not carried: the numbers of a step depend on the seed, the step and the shard
-alone. So a resumed run continues as if never stopped (unless `max_minutes` ends it by the clock), and
-two ranks with a shard each do what one rank with `accumulate: 2` does.
+Random numbers depend only on the seed, the step and the micro-batch, not on a state that is carried from step to step.
+So a resumed run continues as if it had never stopped (unless `max_minutes` ends it by the clock), and two ranks with
+one micro-batch each give the same result as one rank with `accumulate: 2`.
 """
 
 from __future__ import annotations
@@ -43,49 +43,50 @@ from chemeleon_cli.core.training.resuming import check_recipe
 from chemeleon_cli.errors import UserError
 
 MEMORY = "memory."
-"""What the names of a memory's tensors begin with."""
+"""Prefix of the names of a memory's tensors."""
 LOST_UPDATES = 10
-"""Updates in a row without a finite gradient after which a run is given up: one batch can be at fault for one of them,
-ten are the fault of the model or of the data."""
+"""Consecutive updates without a finite gradient after which a run ends with an error. A single one may be due to its
+batch; ten in a row are due to the model or the data."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How to train; the recipe's `training:` section.
+    """Settings of training, from the section `training:` of the recipe.
 
     Attributes:
-        max_steps: optimiser steps.
-        learning_rate: peak of AdamW's rate.
-        warmup_steps: steps of linear warm-up; a cosine follows.
-        min_learning_rate_ratio: where the cosine ends, as a share of the peak.
-        weight_decay: AdamW's.
+        max_steps: number of optimiser steps.
+        learning_rate: peak learning rate of AdamW.
+        warmup_steps: steps of linear warm-up, followed by a cosine schedule.
+        min_learning_rate_ratio: final learning rate as a share of the peak.
+        weight_decay: of AdamW.
         gradient_clip: largest gradient norm.
-        ema_decay: of the moving average of the weights; None for none.
-        accumulate: shards of a step that each rank works through.
+        ema_decay: decay of the exponential moving average of the weights; None for no average.
+        accumulate: micro-batches per step and rank, whose gradients are accumulated.
         val_every: steps between validations.
-        log_every: steps between rows of metrics.csv (means over them).
-        patience: validations without improvement before the run ends; None for never.
-        max_minutes: end of the schedule by the clock, if it comes before max_steps.
+        patience: validations without improvement after which the run ends; None to never end it.
+        max_minutes: training time after which the run ends if it has not reached max_steps; the learning rate schedule
+            is shortened accordingly. None for no limit.
         precision: "auto", "float32" or "bf16"; see `layers.set_precision`.
+        log_every: steps between rows of metrics.csv, which hold means over these steps.
     """
 
     max_steps: int
     learning_rate: float
-    warmup_steps: int = 0
-    min_learning_rate_ratio: float = 1.0
-    weight_decay: float = 0.0
-    gradient_clip: float = 1.0
-    ema_decay: float | None = None
-    accumulate: int = 1
-    val_every: int = 1000
+    warmup_steps: int
+    min_learning_rate_ratio: float
+    weight_decay: float
+    gradient_clip: float
+    ema_decay: float | None
+    accumulate: int
+    val_every: int
+    patience: int | None
+    max_minutes: float | None
+    precision: str
     log_every: int = 50
-    patience: int | None = None
-    max_minutes: float | None = None
-    precision: str = "auto"
 
 
 class Logger(Protocol):
-    """Where metrics go besides metrics.csv."""
+    """A further place to record metrics, in addition to metrics.csv."""
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Record the metrics of a step."""
@@ -93,14 +94,14 @@ class Logger(Protocol):
 
 
 class Memory(Protocol):
-    """What a run remembers."""
+    """State of a run other than weights and optimiser, which is saved with them."""
 
     def state(self) -> Mapping[str, Tensor]:
-        """All of it, as tensors."""
+        """The state as tensors."""
         ...
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Remember what `state` was taken of."""
+        """Restore what `state` returned."""
         ...
 
 
@@ -108,22 +109,22 @@ class Run:
     """One training run in its folder.
 
     Args:
-        folder: the run folder; `checkpoints/` and `metrics.csv` are written inside.
+        folder: the run folder; `checkpoints/` and `metrics.csv` are written in it.
         kind: checkpoint kind of the model.
-        model: the model, with `.config`; parameters that do not require gradients stay as they are.
-        settings: how to train.
-        fabric: launched; gives device and ranks.
-        seed: of everything random.
-        meta: what checkpoints remember besides.
-        monitor: name of the validation metric that decides `best`.
+        model: the model, with `.config`; parameters that do not require gradients are not trained.
+        settings: of training.
+        fabric: launched; provides device and ranks.
+        seed: of all random numbers.
+        meta: further metadata for checkpoints.
+        monitor: name of the validation metric that selects `best`.
         mode: "min" or "max".
-        logger: a further place for metrics.
-        memory: what the run remembers besides weights, kept with them to resume from.
+        logger: a further place to record metrics.
+        memory: further state of the run, saved in checkpoints to resume from.
 
     Attributes:
-        step: steps done.
-        saved: steps that `checkpoints/last` has behind it; None before there is one.
-        lost_updates: updates in a row that were left out because their gradient was not finite.
+        step: number of completed steps.
+        saved: number of completed steps in `checkpoints/last`; None if there is none.
+        lost_updates: consecutive updates that were skipped because their gradient was not finite.
     """
 
     def __init__(
@@ -167,10 +168,10 @@ class Run:
     # --- the loop -------------------------------------------------------------------------------
 
     def steps(self) -> Iterator[int]:
-        """Count steps, from where the run stands, until it is at its end; `last` is saved then.
+        """Yield the number of each step until the run is over, then save `last`.
 
         Raises:
-            UserError: the gradient of `LOST_UPDATES` updates in a row was not finite.
+            UserError: the gradient of `LOST_UPDATES` consecutive updates was not finite.
         """
         while not self.is_over():
             if self.lost_updates >= LOST_UPDATES:
@@ -186,47 +187,48 @@ class Run:
         self.save("last")
 
     def is_over(self) -> bool:
-        """Whether steps, minutes or patience are used up."""
+        """Whether the steps, the minutes or the patience are used up."""
         patience = self.settings.patience
         impatient = patience is not None and self.bad_validations >= patience
         return self.progress() >= 1 or impatient
 
     def progress(self) -> float:
-        """Share of the run that is done, by steps or by the clock, whichever is further."""
+        """Completed share of the run, by steps or by time, whichever is larger."""
         return min(1.0, max(self.step / self.settings.max_steps, self._clock))
 
     def minutes(self) -> float:
-        """Minutes of training, those before a resume included."""
+        """Minutes of training, including those before a resume."""
         return self.minutes_before + (time.monotonic() - self.started) / 60
 
     @property
-    def shards_per_step(self) -> int:
-        """Shards of one step, those of all ranks."""
+    def micro_batches_per_step(self) -> int:
+        """Micro-batches per step, summed over ranks."""
         return self.settings.accumulate * self.fabric.world_size
 
-    def shards(self) -> Iterator[int]:
-        """The numbers of this rank's shards of this step; a shard is a batch, numbered over the whole run."""
-        first = self.step * self.shards_per_step + self.fabric.global_rank * self.settings.accumulate
-        for shard in range(first, first + self.settings.accumulate):
-            torch.manual_seed(self._seed_of(shard))  # dropout has no generator of its own
-            yield shard
+    def micro_batches(self) -> Iterator[int]:
+        """Yield the indices of the micro-batches of this rank in this step. They are counted over the whole run."""
+        first = self.step * self.micro_batches_per_step + self.fabric.global_rank * self.settings.accumulate
+        for micro_batch in range(first, first + self.settings.accumulate):
+            torch.manual_seed(self._seed_of(micro_batch))  # dropout has no generator of its own
+            yield micro_batch
 
-    def generator(self, shard: int) -> torch.Generator:
-        """The source of randomness of a shard."""
-        return torch.Generator().manual_seed(self._seed_of(shard))
+    def generator(self, micro_batch: int) -> torch.Generator:
+        """The random generator of a micro-batch."""
+        return torch.Generator().manual_seed(self._seed_of(micro_batch))
 
     def backward(self, loss: Tensor) -> None:
-        """Accumulate the gradient of one shard's mean loss."""
+        """Accumulate the gradient of the mean loss of one micro-batch."""
         (loss / self.settings.accumulate).backward()
 
     def optimise(self) -> float:
-        """One optimiser step on what `backward` accumulated, averaged over ranks.
+        """Do one optimiser step with the gradient that `backward` accumulated, averaged over ranks. It is skipped if
+        the gradient is not finite.
 
         Returns:
-            The gradient's norm before clipping. A step whose gradient is not finite is left out.
+            The norm of the gradient before clipping.
         """
         parameters = list(self.trained.values())
-        for p in parameters:  # one that this batch has no use for moves as where another rank's batch has
+        for p in parameters:  # a parameter unused by this rank's batch may be used by another rank's
             if p.grad is None:
                 p.grad = torch.zeros_like(p)
         if self.fabric.world_size > 1:
@@ -241,24 +243,24 @@ class Run:
             self.lost_updates += 1
         self.optimizer.zero_grad(set_to_none=True)
         self._update_ema()
-        if self.settings.max_minutes is not None:  # read once a step, so that all that ask get one answer
+        if self.settings.max_minutes is not None:  # read once per step, so that all methods agree on the time
             self._clock = self._agreed(self.minutes() / self.settings.max_minutes)
         return norm.item()
 
     def learning_rate(self) -> float:
-        """Linear warm-up, then a cosine to `min_learning_rate_ratio` of the peak."""
+        """The learning rate: linear warm-up, then a cosine down to `min_learning_rate_ratio` of the peak."""
         s = self.settings
         warm = min(1.0, (self.step + 1) / s.warmup_steps) if s.warmup_steps else 1.0
         floor = s.min_learning_rate_ratio
         return s.learning_rate * warm * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * self.progress())))
 
     def note(self, metrics: Mapping[str, float | Tensor]) -> None:
-        """Keep a shard's training metrics for the next row of metrics.csv."""
+        """Collect the training metrics of a micro-batch for the next row of metrics.csv."""
         for name, value in metrics.items():
             self._pending[name].append(value.item() if isinstance(value, Tensor) else float(value))
 
     def log(self, metrics: Mapping[str, float | Tensor]) -> None:
-        """Note a step's metrics, and write a row every `log_every` steps: the means of what was noted since."""
+        """Collect the metrics of a step, and every `log_every` steps write a row with the means since the last row."""
         self.note(metrics)
         if (self.step + 1) % self.settings.log_every == 0:
             row = {k: sum(v) / len(v) for k, v in self._pending.items()}
@@ -266,28 +268,28 @@ class Run:
             self._pending.clear()
 
     def validation_is_due(self) -> bool:
-        """Whether this step ends with a validation: every `val_every` steps and at the end."""
+        """Whether to validate after this step: every `val_every` steps and at the end of the run."""
         done = self.step + 1
         return done % self.settings.val_every == 0 or done >= self.settings.max_steps or self.progress() >= 1
 
     def validated(self, metrics: Mapping[str, float], before_training: bool = False) -> bool:
-        """Log validation metrics, save `last`, and `best` where the monitored one improved.
+        """Log validation metrics, save `last`, and save `best` if the monitored metric improved.
 
         Args:
             metrics: of the model as it is saved.
-            before_training: they are of the model that training starts from, and not of the step just done.
+            before_training: whether they are of the initial model instead of the step just done.
 
         Returns:
-            Whether it improved.
+            Whether the monitored metric improved.
 
         Raises:
-            KeyError: the monitored metric is not among them.
+            KeyError: the monitored metric is missing.
         """
-        metrics = self.fabric.broadcast(dict(metrics))  # ranks that disagree by a bit would part ways
+        metrics = self.fabric.broadcast(dict(metrics))  # ranks must not decide differently because of rounding
         value = metrics[self.monitor] * self.sign
         improved = math.isfinite(value) and (self.best is None or value < self.best)
         self.best, self.bad_validations = (value, 0) if improved else (self.best, self.bad_validations + 1)
-        under_way, self.step = self.step, self.step + (not before_training)  # what is saved has the step behind it
+        under_way, self.step = self.step, self.step + (not before_training)  # checkpoints count the step just done
         self._write_row(metrics, self.step)
         if improved:
             self.save("best", metrics)
@@ -299,7 +301,7 @@ class Run:
 
     @contextlib.contextmanager
     def ema_weights(self) -> Iterator[nn.Module]:
-        """The model in evaluation mode, with the moving average in place of the live weights where there is one."""
+        """The model in evaluation mode, with the moving average of the weights if there is one."""
         live = {k: p.detach().clone() for k, p in self.trained.items()} if self.ema else {}
         self._set_weights(self.ema)
         self.model.eval()
@@ -311,7 +313,8 @@ class Run:
             self.model.train()
 
     def save(self, name: str, metrics: Mapping[str, float] | None = None) -> None:
-        """Write `checkpoints/<name>`, the weights as an EMA where there is one, with the state to resume from.
+        """Write `checkpoints/<name>` with the moving average of the weights if there is one; `last` also gets the state
+        to resume from.
 
         Raises:
             UserError: a weight is not finite; nothing is written.
@@ -336,16 +339,16 @@ class Run:
         self.fabric.barrier()
 
     def standing(self) -> str:
-        """What is saved, in words, for an error that ends the run."""
+        """A phrase that says what is saved, for an error that ends the run."""
         if self.saved is None:
             return "nothing is saved yet"
         return f"saved is {self.folder / 'checkpoints' / 'last'}, of step {self.saved}"
 
     def resume(self) -> None:
-        """Go on from `checkpoints/last`.
+        """Continue from `checkpoints/last`.
 
         Raises:
-            UserError: there is nothing to resume, or it is of another recipe, model or set.
+            UserError: there is no checkpoint to resume, or it is from another recipe, model or data set.
         """
         folder = self.folder / "checkpoints" / "last"
         if self.fabric.is_global_zero:
@@ -361,7 +364,7 @@ class Run:
                 raise UserError(f"{folder}: its {what} changed since the run began", "start a run of another name")
         if meta["config"] != json.loads(json.dumps(self.model.config)):
             hint = "resume with the recipe.yaml in the run folder"
-            raise UserError(f"{folder}: its model has another config than the recipe", hint)
+            raise UserError(f"{folder}: its model does not have the config of the recipe", hint)
         tensors = load_file(folder / "train_state.safetensors")
         state = read_object(folder / "train_state.json")
         self._set_weights({k: tensors[f"live.{k}"] for k in self.trained})
@@ -402,7 +405,7 @@ class Run:
 
     def _update_ema(self) -> None:
         if self.ema and self.settings.ema_decay is not None:
-            # a young average forgets faster, so that it does not remember the initial weights
+            # an average over few steps decays faster, so that it does not retain the initial weights
             decay = min(self.settings.ema_decay, (1 + self.step) / (10 + self.step))
             for name, average in self.ema.items():
                 average.lerp_(self.trained[name].detach(), 1 - decay)
@@ -417,13 +420,13 @@ class Run:
             p.grad = g.view_as(p)
 
     def _agreed(self, value: float) -> float:
-        """The largest value of any rank, so that all ranks decide alike."""
+        """The largest value of all ranks, so that all ranks decide alike."""
         if self.fabric.world_size == 1:
             return value
         return float(torch.as_tensor(self.fabric.all_gather(torch.tensor(value))).max())
 
-    def _seed_of(self, shard: int) -> int:
-        return (self.seed * 6364136223846793005 + self.step * 1442695040888963407 + shard * 22695477) % 2**63
+    def _seed_of(self, micro_batch: int) -> int:
+        return (self.seed * 6364136223846793005 + self.step * 1442695040888963407 + micro_batch * 22695477) % 2**63
 
     def _write_row(self, metrics: Mapping[str, float], step: int) -> None:
         row = {"step": step, "minutes": round(self.minutes(), 3), **metrics}
@@ -434,5 +437,5 @@ class Run:
 
 
 def _origin(meta: Mapping[str, Any]) -> tuple[list[str], str | None]:
-    """Hashes of what a run started from: its parents' weights and its data."""
+    """Hashes of the inputs of a run: the weights of its parents and its data."""
     return [p["sha256"] for p in meta.get("parents", [])], meta.get("data", {}).get("sha256")

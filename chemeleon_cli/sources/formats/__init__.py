@@ -20,7 +20,10 @@ from chemeleon_cli.sources.streams import packing_of
 FORMATS: dict[str, Format] = {
     "cif": CIF, "csv": CSV, "parquet": PARQUET, "json": JSON, "extxyz": EXTXYZ, "poscar": POSCAR
 }  # fmt: skip
-KNOWN = "CIF, CSV, Parquet, JSON, extxyz, POSCAR (.vasp), a folder or a zip of these; .gz, .bz2, .xz too"
+KNOWN = (
+    f"files {', '.join(suffix for known in FORMATS.values() for suffix in known.suffixes)}, POSCAR and CONTCAR, "
+    "a folder or a zip of these; .gz, .bz2, .xz too"
+)
 
 _BY_SUFFIX = {suffix: name for name, known in FORMATS.items() for suffix in known.suffixes}
 
@@ -36,6 +39,8 @@ def format_of(name: str) -> str | None:
 
 def stem_of(name: str) -> str:
     """A file's name, with its folders, without the suffixes of a format and a compression."""
+    # where the locale is ASCII, Python hides the bytes of other letters in surrogates, which no file can be given
+    name = name.encode(errors="surrogateescape").decode(errors="replace")
     base = _base(name)
     suffix = PurePosixPath(base).suffix
     base = base.removesuffix(suffix) if suffix.lower() in _BY_SUFFIX else base

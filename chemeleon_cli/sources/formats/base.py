@@ -29,8 +29,9 @@ class Format:
     Attributes:
         suffixes: in lower case; a suffix of a compression may follow.
         split: a file to its records, one for each crystal, as they are needed; the last argument is `id_column`.
-        parse: the content of a record to a structure, whatever it raises being the reason why there is none; None
-            for tables, whose cells are of other formats.
+        parse: the content of a record to a structure without oxidation states, labels and site properties (`cif.plain`
+            takes them off); whatever it raises is the reason why there is none. None for tables, whose cells are of
+            other formats.
         write: crystals to pieces of text, for files of the first suffix; None where the format is not written.
         labels: a file without crystals to the rows of a table of labels, by column; None where the format holds
             crystals only.

@@ -84,7 +84,8 @@ def _parse(content: str) -> Structure:
         raise cif.Unfit("no_cell: not periodic in three directions")
     if atoms.numbers.min(initial=1) < 1:
         raise cif.Unfit("element: X")
-    return Structure(atoms.cell.array, atoms.numbers.tolist(), atoms.positions, coords_are_cartesian=True)
+    numbers = atoms.numbers.tolist()
+    return cif.plain(Structure(atoms.cell.array, numbers, atoms.positions, coords_are_cartesian=True))
 
 
 def _check_columns(content: str) -> None:

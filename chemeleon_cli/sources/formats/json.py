@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from chemeleon_cli.core.data.cif import Unfit
+from chemeleon_cli.core.data.cif import Unfit, plain
 from chemeleon_cli.errors import UserError
 from chemeleon_cli.sources.formats.base import (
     Crystals,
@@ -194,7 +194,7 @@ def _label_rows(content: Any, is_id: IsId) -> list[dict[str, Any]]:
 def _parse(content: dict[str, Any] | str) -> Structure:
     fields = json.loads(content) if isinstance(content, str) else content
     try:
-        return _from_optimade(fields) if "lattice_vectors" in fields else _from_pymatgen(fields)
+        return plain(_from_optimade(fields) if "lattice_vectors" in fields else _from_pymatgen(fields))
     except (KeyError, TypeError, AttributeError, IndexError) as error:
         raise ValueError(f"not a structure as pymatgen or OPTIMADE writes it: {one_line(error)}") from error
 

@@ -205,7 +205,8 @@ def _parse(content: str) -> Structure:
     if scale[0] < 0 and len(scale) == 1:
         scale = np.cbrt(-scale / abs(np.linalg.det(vectors)))
     places = np.array([[_float(word) for word in row[:3]] for row in rows]).reshape(-1, 3)
-    return Structure(vectors * scale, symbols, places * scale if cartesian else places, coords_are_cartesian=cartesian)
+    places = places * scale if cartesian else places
+    return cif.plain(Structure(vectors * scale, symbols, places, coords_are_cartesian=cartesian))
 
 
 POSCAR = Format(suffixes=(".vasp", ".poscar"), split=_split, parse=_parse, prefixes=("poscar", "contcar", "xdatcar"))
