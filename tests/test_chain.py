@@ -401,7 +401,7 @@ def test_steps_without_any_score_stop_the_run(work: Path):
     assert said[0].startswith("step 5: no crystal of the last 3 steps has a score (")
     assert "later: no value" in said[0]
     assert said[0].endswith("saved is runs/later/checkpoints/last, of step 4")
-    assert "the best generator, of step 0, is kept: runs/later" in said[1]
+    assert "the best generator, of step 0, is kept in runs/later" in said[1]
     assert len(rows_of(work / "runs/later/metrics.csv")) == 7  # five steps and two validations
 
 

@@ -36,7 +36,7 @@ def test_a_run_stands_for_its_best_checkpoint_else_its_last(runs: Path) -> None:
 
 def test_an_ldm_serves_as_its_vae_but_not_the_other_way(runs: Path) -> None:
     assert find_model("runs/ldm", "vae") == Path("runs/ldm/checkpoints/last")
-    with pytest.raises(UserError, match="kind vae; a ldm is needed") as error:
+    with pytest.raises(UserError, match="kind vae; expected kind ldm") as error:
         find_model("runs/vae", "ldm")
     assert "runs/ldm" in error.value.hint
 
@@ -67,7 +67,7 @@ def test_other_folders_and_files_are_told_apart(runs: Path) -> None:
     (runs / "vae" / "model.safetensors").write_bytes(b"")
     with pytest.raises(UserError, match="is a file"):
         find_model("runs/vae/model.safetensors", "vae")
-    with pytest.raises(UserError, match="holds bandgap, ldm, vae"):
+    with pytest.raises(UserError, match="contains bandgap, ldm, vae"):
         find_model("runs", "vae")
 
 

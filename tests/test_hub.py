@@ -161,7 +161,7 @@ def test_a_connection_that_is_always_cut_is_said(server: Hub, tmp_path: Path):
     server.files["never"] = b"x"
     server.cut["never"] = 100
     (said,) = download(tmp_path, "never", HF_ENDPOINT=server.address)
-    assert "cannot be downloaded" in said and f"fetch {server.address}/{REPOSITORY}/resolve/main/never" in said
+    assert "cannot be downloaded" in said and f"download {server.address}/{REPOSITORY}/resolve/main/never" in said
     assert not list((tmp_path / "hf").rglob("*.incomplete"))
 
 
@@ -170,10 +170,10 @@ def test_without_a_hub_it_is_said_what_to_fetch_and_how_to_name_it(tmp_path: Pat
     addresses = [f"https://huggingface.co/{REPOSITORY}/resolve/main/{p}" for p in (path, pair)]
     (said,) = download(tmp_path, path, HF_HUB_OFFLINE="1")
     assert f"hub:{REPOSITORY}/{path} is not in the cache, and the Hub cannot be reached" in said
-    assert f"fetch {addresses[0]} and {addresses[1]} elsewhere" in said
+    assert f"download {addresses[0]} and {addresses[1]} elsewhere" in said
     assert said.endswith(
         "then chemeleon import-checkpoint ldm_rl_dng_xxq3a0mn.ckpt --vae dng_m4owq4i5_v0.ckpt --out mp_20_ldm_rl, "
-        "and name mp_20_ldm_rl"
+        "and use mp_20_ldm_rl"
     )
 
 
@@ -276,6 +276,6 @@ def test_a_generator_of_another_repository_needs_its_autoencoder(tmp_path: Path,
         find_model("hub:some/where/l.ckpt", "ldm")
     assert error.value.hint == "chemeleon import-checkpoint l.ckpt --vae FILE --out DIR"
     assert (find_model("hub:some/where/v.ckpt", "vae") / "model.safetensors").is_file()
-    with pytest.raises(UserError, match=r"hub:some/where/v\.ckpt is a checkpoint of kind vae; a ldm is needed"):
+    with pytest.raises(UserError, match=r"hub:some/where/v\.ckpt is a checkpoint of kind vae; expected kind ldm"):
         find_model("hub:some/where/v.ckpt", "ldm")
     assert len(list((tmp_path / "cache" / "chemeleon2").iterdir())) == 1

@@ -217,7 +217,7 @@ def test_a_server_that_stays_away_keeps_what_has_arrived(server: Server, tmp_pat
     server.faults = [lambda h: answer_properly(h, server)] * 2 + [refuses(500)] * 100
     with pytest.raises(UserError, match="no answer in 6 attempts") as error:
         fetch(tmp_path)
-    assert "go on" in error.value.hint
+    assert "continue" in error.value.hint
     assert sorted(p.name for p in tmp_path.iterdir()) == [".mp.download", "out.txt"]
     server.faults, before = [], len(server.asked)
     folder, _ = fetch(tmp_path)
@@ -385,7 +385,7 @@ def test_a_refused_query_is_said_at_once(server: Server, tmp_path: Path, status:
 def test_mistakes_in_the_recipe_are_found_before_a_query(server: Server, tmp_path: Path) -> None:
     for changes, hint in (
         ({"query": {"num_site": [1, 20]}}, "did you mean 'num_sites'?"),
-        ({"query": {"magnetic_ordering": "up"}}, "mend it"),
+        ({"query": {"magnetic_ordering": "up"}}, "correct it"),
         ({"query": {"has_props": ["charm"]}}, "check `query:`"),
         ({"query": {"band_gap": [1]}}, "write it as [1, 6]"),
         ({"query": {"band_gap": {"min": 1, "max": 6}}}, "write it as [1, 6]"),

@@ -123,7 +123,7 @@ def test_a_command_that_was_given_up_goes_on_the_next_time(
     server.faults = [("cut", 1000), 503, 503, 429]
     with pytest.raises(UserError, match="status 429") as error:
         fetch(tmp_path)
-    assert "run the command again to go on" in error.value.hint
+    assert "run the command again to continue" in error.value.hint
     assert not (tmp_path / "data").exists()
     _, manifest, _ = fetch(tmp_path)
     assert manifest["counts"]["accepted"] == 8

@@ -306,7 +306,7 @@ def test_all_mistakes_are_said_at_once_in_the_order_of_the_file(work: Path) -> N
 def test_files_are_looked_for_beside_other_mistakes(work: Path) -> None:
     lines = errors(RL.replace("runs/ldm", "runs/vae").replace("runs/gap", "runs/ldm") + "rl: {kl_weight: x}\n", TrainRl)
     assert len(lines) == 3
-    assert lines[0].startswith("1: model: runs/vae/checkpoints/best is a checkpoint of kind vae; a ldm is needed")
+    assert lines[0].startswith("1: model: runs/vae/checkpoints/best is a checkpoint of kind vae; expected kind ldm")
     assert lines[1].startswith(
         "4: reward.components.0.predictor: runs/ldm/checkpoints/best is a checkpoint of kind ldm"
     )

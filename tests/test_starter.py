@@ -255,7 +255,7 @@ def test_what_cannot_be_packed(made: Path, tmp_path: Path, monkeypatch: pytest.M
         pack.pack(changed(made, "placed", recipe=recipe), "ldm", tmp_path / "out")
     with pytest.raises(UserError, match="vae: no model of the starter"):
         pack.pack("runs/starter_vae", "vae", tmp_path / "out")
-    with pytest.raises(UserError, match="a checkpoint of kind vae; a ldm is needed"):
+    with pytest.raises(UserError, match="a checkpoint of kind vae; expected kind ldm"):
         pack.pack("runs/starter_vae", "ldm", tmp_path / "out")
     with pytest.raises(UserError, match="beyond 65504"):
         pack.in_half({"w": torch.full((2, 2), 7e4)}, tmp_path)

@@ -282,8 +282,7 @@ def _target(recipe: FetchData, source: Path, overwrite: bool) -> Path:
     stem = re.sub(r"(\.[A-Za-z]+)+$", "", source.resolve().name)
     name = recipe.name or re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-.") or "data"
     if "/" in name or "\\" in name or name.startswith("."):
-        hint = "use one without slashes that does not start with a dot"
-        raise UserError(f"name: '{name}' is not a name for a folder", hint)
+        raise UserError(f"name: '{name}' is not a name for a folder", "use no slash and no leading dot")
     folder = path_of(path_of(recipe.out) / name)
     if folder.is_symlink():
         folder = folder.resolve()  # the target of the link is replaced, the link is kept
