@@ -160,7 +160,7 @@ def test_the_context_holds_what_a_reward_needs(tmp_path: Path) -> None:
     assert any(module.bf16 for module in vae.modules() if isinstance(module, Transformer))
     with pytest.raises(UserError, match="no generator is named"):
         load_context(reward, reward.needs(), lambda name, kind: Path(name))
-    with pytest.raises(UserError, match="trained on"):
+    with pytest.raises(UserError, match="does not record its training set"):
         load_context(reward, reward.needs(), lambda name, kind: Path(name), vae)
     with pytest.raises(UserError, match=r"no train\.csv"):
         load_context(reward, reward.needs(), lambda name, kind: Path(name), vae, tmp_path)

@@ -462,7 +462,7 @@ def test_import_checkpoint(made: Path, work: Path):
     assert sum(meta["config"]["sizes"].values()) == pytest.approx(1, abs=1e-4)
     vae, ldm = str(made / "vae.ckpt"), str(made / "ldm.ckpt")
     assert "--overwrite replaces it" in call("import-checkpoint", vae, "--out", "models/ldm", code=2)
-    assert "is no checkpoint" in call("import-checkpoint", vae, "--out", "data", "--overwrite", code=2)
+    assert "is not a checkpoint" in call("import-checkpoint", vae, "--out", "data", "--overwrite", code=2)
     assert "autoencoder is in a file of its own" in call("import-checkpoint", ldm, "--out", "models/x", code=2)
     assert "no such file" in call("import-checkpoint", "models/x.ckpt", "--out", "models/x", code=2)
     assert "not a published autoencoder" in call(
@@ -486,7 +486,7 @@ def test_sample_score_and_steer(work: Path):
     call("train-rl", "bandgap", *(word for s in short for word in ("--set", s)))
     learned = ["sampling.sampler=ddpm", "name=other", "model=models/ldm", REWARD]
     said = call("train-rl", "bandgap", *(word for s in learned for word in ("--set", s)), code=2)
-    assert "take sampler: ddim" in said and not (work / "runs/other").exists()
+    assert "use sampler: ddim" in said and not (work / "runs/other").exists()
     with (work / "runs/steered/metrics.csv").open() as file:
         steps = [row for row in csv.DictReader(file) if row["log_ratio_first"]]
     assert len(steps) == 2

@@ -222,7 +222,7 @@ reward: {components: [{type: predictor, predictor: hub:some/where/p.ckpt, target
         (["train-rl", "r.yaml", "--set", "model=hub:mp_20_ldm_base"], ""),
         (["train-rl", "r.yaml", "--set", "model=hub:some/where/l.ckpt"], ""),
         (["sample", "--model", "hub:mp_20_ldm_lr"], "did you mean 'hub:mp_20_ldm_"),
-        (["sample", "--model", "hub:mp_20_vae"], "hub:mp_20_vae is a checkpoint of kind vae; a ldm is needed"),
+        (["sample", "--model", "hub:mp_20_vae"], "hub:mp_20_vae is a checkpoint of kind vae; expected kind ldm"),
     ],
 )
 @pytest.mark.parametrize("offline", [{}, {"HF_HUB_OFFLINE": "1"}])

@@ -326,7 +326,7 @@ def test_the_context_brings_potential_hull_and_known_crystals(tmp_path: Path, mo
     assert len(made.known[None].sha256["train"]) == 64
     assert made.memory is None
     assert Candidates([SALT, CESIUM], made).novel == [False, True]
-    with pytest.raises(UserError, match="trained on"):
+    with pytest.raises(UserError, match="does not record its training set"):
         load_context(reward, reward.needs(), lambda name, kind: Path(name))
     write(tmp_path, "r2SCAN")
     with pytest.raises(UserError, match="the hull's r2SCAN"):

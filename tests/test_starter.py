@@ -436,7 +436,7 @@ def test_the_table_of_the_demo(elsewhere: Path, monkeypatch: pytest.MonkeyPatch)
     assert Path("gaps.png").read_bytes().startswith(b"\x89PNG")
     Path("after.scores.json").unlink()
     result = CliRunner().invoke(app, ["before.cif", "after.cif"])
-    assert result.exit_code == 2 and "chemeleon score after.cif makes it" in result.output
+    assert result.exit_code == 2 and "write it with chemeleon score after.cif" in result.output
 
 
 def test_without_models_the_demo_says_so(tmp_path: Path) -> None:
