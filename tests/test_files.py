@@ -392,9 +392,9 @@ def test_missing_and_unknown_paths_say_what_is_there(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for name, hint in (
         ("x.csv", "x.csv.gz"),
-        ("empty", "CIF"),
+        ("empty", ".cif"),
         ("elsewhere/y.cif", "does not exist"),
-        ("x.pdf", "CIF"),
+        ("x.pdf", ".cif"),
     ):
         (tmp_path / "x.pdf").write_bytes(b"")
         with pytest.raises(UserError) as error:
