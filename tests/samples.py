@@ -111,7 +111,7 @@ def rl_settings(**changes: Any) -> Any:
 
 def train_settings(**changes: Any) -> Any:
     """The settings of a short training run: a constant learning rate, no decay and no average, but for changes."""
-    from chemeleon_cli.core.training.trainer import Settings
+    from chemeleon_cli.core.training.settings import Settings
     from chemeleon_cli.recipe.base import TrainingSection
 
     plain = {"warmup_steps": 0, "min_learning_rate_ratio": 1.0, "weight_decay": 0.0, "ema_decay": None}

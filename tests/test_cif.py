@@ -7,7 +7,8 @@ import pytest
 import spglib
 from pymatgen.core import Lattice, Structure
 
-from chemeleon_cli.core.data.cif import Unfit, block_tags, cif_text, parse_cif, split_blocks
+from chemeleon_cli.core.data.cif import block_tags, cif_text, parse_cif, split_blocks
+from chemeleon_cli.core.data.limits import Unfit
 from chemeleon_cli.sources.files import structure_of
 from chemeleon_cli.sources.records import Record
 

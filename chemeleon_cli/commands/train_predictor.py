@@ -29,7 +29,8 @@ def run(recipe: TrainPredictor, options: RunOptions, console: Console) -> None:
     from chemeleon_cli.core.models.predictor import Predictor
     from chemeleon_cli.core.models.vae import VAE
     from chemeleon_cli.core.training import checkpoint
-    from chemeleon_cli.core.training.trainer import Run, Settings
+    from chemeleon_cli.core.training.settings import Settings
+    from chemeleon_cli.core.training.trainer import Run
 
     fabric = runs.launch(recipe, console)
     train, val = runs.load_data(recipe.data.path, recipe.data.max_atoms, console, recipe.data.thirds)

@@ -39,7 +39,8 @@ def run(recipe: TrainRl, options: RunOptions, console: Console) -> None:
     from chemeleon_cli.core.scoring.loading import load_context
     from chemeleon_cli.core.scoring.novelty import Memory
     from chemeleon_cli.core.training import checkpoint
-    from chemeleon_cli.core.training.trainer import Run, Settings
+    from chemeleon_cli.core.training.settings import Settings
+    from chemeleon_cli.core.training.trainer import Run
 
     fabric = runs.launch(recipe, console)
     source = find_model(recipe.model, "ldm")

@@ -24,7 +24,8 @@ def run(recipe: TrainVae, options: RunOptions, console: Console) -> None:
     from chemeleon_cli.core.models.vae import VAE
     from chemeleon_cli.core.scoring.metrics import reconstruct
     from chemeleon_cli.core.training import checkpoint
-    from chemeleon_cli.core.training.trainer import Run, Settings
+    from chemeleon_cli.core.training.settings import Settings
+    from chemeleon_cli.core.training.trainer import Run
 
     fabric = runs.launch(recipe, console)
     train, val = runs.load_data(recipe.data.path, recipe.data.max_atoms, console, recipe.data.thirds)

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from chemeleon_cli.core.data import cif
-from chemeleon_cli.core.data.limits import MAX_Z
+from chemeleon_cli.core.data.limits import MAX_Z, Unfit
 from chemeleon_cli.core.paths import SPLITS
 from chemeleon_cli.errors import UserError
 from chemeleon_cli.sources.folders import sources_of
@@ -146,7 +145,7 @@ def structure_of(record: Record) -> tuple[Structure | None, str | None]:
         warnings.simplefilter("ignore")
         try:
             structure = parser(record.content)
-        except cif.Unfit as error:
+        except Unfit as error:
             return None, str(error)
         except Exception as error:  # parsers raise many kinds of errors; each is the reason of its row
             return None, f"unreadable: {type(error).__name__}: {' '.join(str(error).split())[:200]}"

@@ -14,13 +14,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
-from chemeleon_cli.core.data.cif_sites import FULL, ISOTOPES, Block, number_of, read_formula, read_sites, text_of
+from chemeleon_cli.core.data.cif_sites import FULL, Block, number_of, read_formula, read_sites, text_of
 from chemeleon_cli.core.data.limits import MAX_Z, Unfit
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
-
-__all__ = ["FULL", "ISOTOPES", "Unfit"]
 
 MAX_BLOCK = 2_000_000
 """Largest number of characters of one crystal (some 30,000 atoms); longer data blocks are not parsed."""
@@ -173,7 +171,7 @@ def _crystal_block(text: str) -> Block:
     import gemmi
 
     if "\0" in text:
-        raise ValueError("it holds NUL characters: it is damaged, or not in UTF-8")
+        raise ValueError("it contains NUL characters: it is damaged, or not in UTF-8")
     text = _with_newlines(text.lstrip("\ufeff"))
     start = _BLOCK.search(text)
     if start is None:

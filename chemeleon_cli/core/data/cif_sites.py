@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from chemeleon_cli.core.data.limits import MAX_Z, Unfit
+from chemeleon_cli.core.data.limits import ISOTOPES, MAX_Z, Unfit
 
 Block = Mapping[str, Sequence[str]]
 """Values by tag (lower case, with `_` for the `.` of newer dictionaries); a value outside a loop is a list of one."""
@@ -22,8 +22,6 @@ FULL = 0.01
 """An occupancy that differs from 1 by less counts as 1."""
 LARGEST_COORDINATE = 1_000.0
 """Largest fractional coordinate; a larger one is a typing error, and too few digits are left to place the atom."""
-ISOTOPES = ("D", "T")
-"""Symbols that pymatgen reads as hydrogen; a T in a file may also stand for a tetrahedral site."""
 MOLECULES = (
     *("H2O", "HOH", "H3O", "NO2", "NO3", "NH2", "NH3", "NH4", "CH3", "CH4"),
     *("CO2", "CO3", "SO3", "SO4", "PO4", "CN"),

@@ -2,6 +2,8 @@
 
 MAX_Z = 100
 """Heaviest element (fermium). The element vocabulary of the models is 1..MAX_Z, and 0 is padding."""
+ISOTOPES = ("D", "T")
+"""Symbols that pymatgen reads as hydrogen; a T in a file may also stand for a tetrahedral site."""
 MIN_DISTANCE = 0.5
 """Å. The shortest known bond, H-H, is 0.74 Å long."""
 MIN_VOLUME, MAX_VOLUME = 4.0, 100.0

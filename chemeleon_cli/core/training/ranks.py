@@ -1,14 +1,15 @@
-"""Work that the first rank does for all ranks."""
+"""What the ranks of a run do together: work that the first one does for all, gradients, agreement."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from chemeleon_cli.errors import UserError
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+    from torch import nn
 
 T = TypeVar("T")
 
@@ -35,3 +36,22 @@ def on_first_rank(fabric: Fabric, work: Callable[[], T]) -> T:
     if text is not None:
         raise error or UserError(*text)
     return result  # type: ignore[return-value]
+
+
+def average_gradients(fabric: Fabric, parameters: Sequence[nn.Parameter]) -> None:
+    """Replace the gradients of parameters, which all ranks have, by their means over the ranks."""
+    import torch
+
+    flat = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])
+    mean: Any = fabric.all_reduce(flat, reduce_op="mean")
+    for p, g in zip(parameters, mean.split([p.numel() for p in parameters]), strict=True):
+        p.grad = g.view_as(p)
+
+
+def largest_of_ranks(fabric: Fabric, value: float) -> float:
+    """The largest value of all ranks, so that all ranks decide alike."""
+    import torch
+
+    if fabric.world_size == 1:
+        return value
+    return float(torch.as_tensor(fabric.all_gather(torch.tensor(value))).max())

@@ -26,7 +26,6 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -39,7 +38,9 @@ from chemeleon_cli.core.models.layers import set_precision
 from chemeleon_cli.core.training import checkpoint
 from chemeleon_cli.core.training.meta import read_object
 from chemeleon_cli.core.training.metrics_file import MetricsFile
+from chemeleon_cli.core.training.ranks import average_gradients, largest_of_ranks
 from chemeleon_cli.core.training.resuming import check_recipe
+from chemeleon_cli.core.training.settings import Settings
 from chemeleon_cli.errors import UserError
 
 MEMORY = "memory."
@@ -47,42 +48,6 @@ MEMORY = "memory."
 LOST_UPDATES = 10
 """Consecutive updates without a finite gradient after which a run ends with an error. A single one may be due to its
 batch; ten in a row are due to the model or the data."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Settings of training, from the section `training:` of the recipe.
-
-    Attributes:
-        max_steps: number of optimiser steps.
-        learning_rate: peak learning rate of AdamW.
-        warmup_steps: steps of linear warm-up, followed by a cosine schedule.
-        min_learning_rate_ratio: final learning rate as a share of the peak.
-        weight_decay: of AdamW.
-        gradient_clip: largest gradient norm.
-        ema_decay: decay of the exponential moving average of the weights; None for no average.
-        accumulate: micro-batches per step and rank, whose gradients are accumulated.
-        val_every: steps between validations.
-        patience: validations without improvement after which the run ends; None to never end it.
-        max_minutes: training time after which the run ends if it has not reached max_steps; the learning rate schedule
-            is shortened accordingly. None for no limit.
-        precision: "auto", "float32" or "bf16"; see `layers.set_precision`.
-        log_every: steps between rows of metrics.csv, which hold means over these steps.
-    """
-
-    max_steps: int
-    learning_rate: float
-    warmup_steps: int
-    min_learning_rate_ratio: float
-    weight_decay: float
-    gradient_clip: float
-    ema_decay: float | None
-    accumulate: int
-    val_every: int
-    patience: int | None
-    max_minutes: float | None
-    precision: str
-    log_every: int = 50
 
 
 class Logger(Protocol):
@@ -174,16 +139,15 @@ class Run:
             UserError: the gradient of `LOST_UPDATES` consecutive updates was not finite.
         """
         while not self.is_over():
-            if self.lost_updates >= LOST_UPDATES:
-                hint = "try a lower learning_rate or precision: float32; is every number of the data finite?"
-                raise UserError(
-                    f"step {self.step}: the loss or its gradient was not finite for {self.lost_updates} updates in a "
-                    f"row; {self.standing()}",
-                    hint,
-                )
             self.model.train()
             yield self.step
             self.step += 1
+            if self.lost_updates >= min(LOST_UPDATES, self.settings.max_steps):
+                raise UserError(
+                    f"step {self.step}: the loss or its gradient was not finite for {self.lost_updates} updates in a "
+                    f"row; {self.standing()}",
+                    "try a lower learning_rate or precision: float32; is every number of the data finite?",
+                )
         self.save("last")
 
     def is_over(self) -> bool:
@@ -232,7 +196,7 @@ class Run:
             if p.grad is None:
                 p.grad = torch.zeros_like(p)
         if self.fabric.world_size > 1:
-            self._average_gradients(parameters)
+            average_gradients(self.fabric, parameters)
         norm = nn.utils.clip_grad_norm_(parameters, self.settings.gradient_clip)
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
@@ -244,7 +208,7 @@ class Run:
         self.optimizer.zero_grad(set_to_none=True)
         self._update_ema()
         if self.settings.max_minutes is not None:  # read once per step, so that all methods agree on the time
-            self._clock = self._agreed(self.minutes() / self.settings.max_minutes)
+            self._clock = largest_of_ranks(self.fabric, self.minutes() / self.settings.max_minutes)
         return norm.item()
 
     def learning_rate(self) -> float:
@@ -411,19 +375,6 @@ class Run:
                 average.lerp_(self.trained[name].detach(), 1 - decay)
 
     # --- ranks and records ----------------------------------------------------------------------
-
-    def _average_gradients(self, parameters: list[nn.Parameter]) -> None:
-        flat = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])
-        mean = self.fabric.all_reduce(flat, reduce_op="mean")
-        assert isinstance(mean, Tensor)
-        for p, g in zip(parameters, mean.split([p.numel() for p in parameters]), strict=True):
-            p.grad = g.view_as(p)
-
-    def _agreed(self, value: float) -> float:
-        """The largest value of all ranks, so that all ranks decide alike."""
-        if self.fabric.world_size == 1:
-            return value
-        return float(torch.as_tensor(self.fabric.all_gather(torch.tensor(value))).max())
 
     def _seed_of(self, micro_batch: int) -> int:
         return (self.seed * 6364136223846793005 + self.step * 1442695040888963407 + micro_batch * 22695477) % 2**63

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from chemeleon_cli.core.data import cif
+from chemeleon_cli.core.data.limits import ISOTOPES, Unfit
 from chemeleon_cli.errors import UserError, did_you_mean
 from chemeleon_cli.sources.records import Record
 from chemeleon_cli.sources.streams import Source
@@ -76,7 +76,7 @@ def named(source: Source, records: Iterable[Record]) -> Iterator[Record]:
 
 
 def refuse_isotopes(symbols: Iterable[str]) -> None:
-    """Raise `cif.Unfit` for a symbol that pymatgen would take for hydrogen."""
+    """Raise `Unfit` for a symbol that pymatgen would take for hydrogen."""
     for symbol in symbols:
-        if symbol in cif.ISOTOPES:
-            raise cif.Unfit(f"element: {symbol}")
+        if symbol in ISOTOPES:
+            raise Unfit(f"element: {symbol}")

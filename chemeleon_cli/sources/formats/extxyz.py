@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from chemeleon_cli.core.data import cif
+from chemeleon_cli.core.data.limits import Unfit
 from chemeleon_cli.errors import UserError
 from chemeleon_cli.sources.formats.base import Crystals, Format, named, no_ids
 from chemeleon_cli.sources.records import ID_COLUMNS, Record, name_of, number
@@ -81,9 +82,9 @@ def _parse(content: str) -> Structure:
     _check_columns(content)
     atoms = next(read_extxyz(io.StringIO(content)))
     if not atoms.pbc.all() or atoms.cell.rank < 3:
-        raise cif.Unfit("no_cell: not periodic in three directions")
+        raise Unfit("no_cell: not periodic in three directions")
     if atoms.numbers.min(initial=1) < 1:
-        raise cif.Unfit("element: X")
+        raise Unfit("element: X")
     numbers = atoms.numbers.tolist()
     return cif.plain(Structure(atoms.cell.array, numbers, atoms.positions, coords_are_cartesian=True))
 

@@ -10,7 +10,8 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from chemeleon_cli.core.data.cif import Unfit, plain
+from chemeleon_cli.core.data.cif import plain
+from chemeleon_cli.core.data.limits import Unfit
 from chemeleon_cli.errors import UserError
 from chemeleon_cli.sources.formats.base import (
     Crystals,

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
 from chemeleon_cli.core.data import cif
+from chemeleon_cli.core.data.limits import Unfit
 from chemeleon_cli.sources.formats.base import Format, named, refuse_isotopes
 from chemeleon_cli.sources.records import Record
 from chemeleon_cli.sources.streams import Source, lines_of
@@ -197,7 +198,7 @@ def _parse(content: str) -> Structure:
     if not head.symbols:  # VASP 4; some programs write the symbol behind each place
         symbols = [row[3 + 3 * selective] if len(row) > 3 + 3 * selective else "" for row in rows]
         if not all(map(Element.is_valid_symbol, symbols)):
-            raise cif.Unfit("element: this POSCAR does not name its elements")
+            raise Unfit("element: this POSCAR does not name its elements")
     refuse_isotopes(symbols)
     if len(rows) != len(symbols) or not all(len(row) >= 3 for row in rows):
         raise ValueError(f"not a place for each of its {len(symbols)} atoms")
