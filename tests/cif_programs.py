@@ -29,14 +29,11 @@ def program_cases(crystal: Crystal) -> Iterator[Case]:
 
 def vesta(crystal: Crystal) -> list[str]:
     one = crystal.setting
-    columns = {
-        "label": _labels(crystal),
-        "occupancy": ["   1.0   "] * len(crystal.sites),
-        **_coordinates(crystal, lambda x: f"{x:.6f}    "),
-        "adp_type": ["Biso "] * len(crystal.sites),
-        "B_iso_or_equiv": ["1.000000"] * len(crystal.sites),
-        "type_symbol": [site.symbol for site in crystal.sites],
-    }
+    columns = _columns(
+        crystal, lambda x: f"{x:.6f}    ",
+        label=_labels(crystal), occupancy="   1.0   ", fract="", adp_type="Biso ", B_iso_or_equiv="1.000000",
+        type_symbol=_symbols(crystal),
+    )
     return [
         "",
         "#======================================================================",
@@ -58,15 +55,11 @@ def vesta(crystal: Crystal) -> list[str]:
 def icsd(crystal: Crystal) -> list[str]:
     one = crystal.setting
     symbols = [_charged(site.symbol, "{symbol}{size}{sign}") for site in crystal.sites]
-    columns = {
-        "label": _labels(crystal),
-        "type_symbol": symbols,
-        "symmetry_multiplicity": [str(n) for n in crystal.multiplicities],
-        "Wyckoff_symbol": ["a"] * len(crystal.sites),
-        **_coordinates(crystal, lambda x: f"{x:.5g}" if x in (0, 0.25, 0.5) else f"{x:.5f}(3)"),
-        "occupancy": ["1."] * len(crystal.sites),
-        "attached_hydrogens": ["0"] * len(crystal.sites),
-    }
+    columns = _columns(
+        crystal, lambda x: f"{x:.5g}" if x in (0, 0.25, 0.5) else f"{x:.5f}(3)",
+        label=_labels(crystal), type_symbol=symbols, symmetry_multiplicity=_multiplicities(crystal),
+        Wyckoff_symbol="a", fract="", occupancy="1.", attached_hydrogens="0",
+    )
     letter = {"1": " S", "2": " Z", "H": " H", "R": " R"}.get(one.origin, "")
     return [
         "#(C) 2020 by a database",
@@ -96,12 +89,10 @@ def icsd(crystal: Crystal) -> list[str]:
 
 def cod(crystal: Crystal) -> list[str]:
     one = crystal.setting
-    columns = {
-        "label": _labels(crystal),
-        **_coordinates(crystal, lambda x: f"{x:.6f}"),
-        "occupancy": ["1.00000"] * len(crystal.sites),
-        "U_iso_or_equiv": ["?"] * len(crystal.sites),
-    }
+    columns = _columns(
+        crystal, lambda x: f"{x:.6f}",
+        label=_labels(crystal), fract="", occupancy="1.00000", U_iso_or_equiv="?",
+    )
     origin = f" :{one.origin}" if one.origin else ""
     return [
         "#------------------------------------------------------------------------------",
@@ -168,16 +159,11 @@ def _findsym(crystal: Crystal, operations: list[str]) -> list[str]:
     words = {
         "1": " (origin choice 1)", "2": " (origin choice 2)", "H": " (hexagonal axes)", "R": " (rhombohedral axes)",
     }  # fmt: skip
-    count = len(crystal.sites)
-    columns = {
-        "label": _labels(crystal),
-        "type_symbol": [site.symbol for site in crystal.sites],
-        "symmetry_multiplicity": [str(n) for n in crystal.multiplicities],
-        "Wyckoff_label": ["a"] * count,
-        **_coordinates(crystal, lambda x: f"{x:.5f}"),
-        "occupancy": ["1.00000"] * count,
-        "fract_symmform": ["Dx,Dy,Dz"] * count,
-    }
+    columns = _columns(
+        crystal, lambda x: f"{x:.5f}",
+        label=_labels(crystal), type_symbol=_symbols(crystal), symmetry_multiplicity=_multiplicities(crystal),
+        Wyckoff_label="a", fract="", occupancy="1.00000", fract_symmform="Dx,Dy,Dz",
+    )
     return [
         "# CIF file created by FINDSYM, version 7.1",
         "",
@@ -196,14 +182,11 @@ def _findsym(crystal: Crystal, operations: list[str]) -> list[str]:
 
 def aflow(crystal: Crystal) -> list[str]:
     one = crystal.setting
-    columns = {
-        "label": _labels(crystal),
-        "type_symbol": [site.symbol for site in crystal.sites],
-        "symmetry_multiplicity": [str(n) for n in crystal.multiplicities],
-        "Wyckoff_label": ["a"] * len(crystal.sites),
-        **_coordinates(crystal, lambda x: f"{x:.5f}"),
-        "occupancy": ["1.00000"] * len(crystal.sites),
-    }
+    columns = _columns(
+        crystal, lambda x: f"{x:.5f}",
+        label=_labels(crystal), type_symbol=_symbols(crystal), symmetry_multiplicity=_multiplicities(crystal),
+        Wyckoff_label="a", fract="", occupancy="1.00000",
+    )
     operations = _operations(one, "_space_group_symop_operation_xyz", "{n} {}", 1)
     return [
         "# AFLOW.org Repositories",
@@ -224,14 +207,11 @@ def aflow(crystal: Crystal) -> list[str]:
 
 def materials_studio(crystal: Crystal) -> list[str]:
     one = crystal.setting
-    columns = {
-        "label": _labels(crystal),
-        "type_symbol": [f"{site.symbol}   " for site in crystal.sites],
-        **_coordinates(crystal, lambda x: f"{x:.5f}  "),
-        "U_iso_or_equiv": ["0.00000 "] * len(crystal.sites),
-        "adp_type": ["Uiso "] * len(crystal.sites),
-        "occupancy": ["1.00"] * len(crystal.sites),
-    }
+    columns = _columns(
+        crystal, lambda x: f"{x:.5f}  ",
+        label=_labels(crystal), type_symbol=[f"{site.symbol}   " for site in crystal.sites], fract="",
+        U_iso_or_equiv="0.00000 ", adp_type="Uiso ", occupancy="1.00",
+    )
     return [
         "data_salt",
         "_audit_creation_date              2020-01-01",
@@ -246,14 +226,11 @@ def materials_studio(crystal: Crystal) -> list[str]:
 
 def topas(crystal: Crystal) -> list[str]:
     one = crystal.setting
-    columns = {
-        "label": _labels(crystal),
-        "type_symbol": [_charged(site.symbol, "{symbol}{sign}{size}") for site in crystal.sites],
-        "symmetry_multiplicity": [str(n) for n in crystal.multiplicities],
-        **_coordinates(crystal, lambda x: number(x, 6)),
-        "occupancy": ["1"] * len(crystal.sites),
-        "B_iso_or_equiv": ["1.2(1)"] * len(crystal.sites),
-    }
+    columns = _columns(
+        crystal, lambda x: number(x, 6),
+        label=_labels(crystal), type_symbol=[_charged(site.symbol, "{symbol}{sign}{size}") for site in crystal.sites],
+        symmetry_multiplicity=_multiplicities(crystal), fract="", occupancy="1", B_iso_or_equiv="1.2(1)",
+    )
     origin = {"1": ":1", "2": ":2", "H": ":H", "R": ":R"}.get(one.origin, "")
     return [
         "data_",
@@ -266,15 +243,11 @@ def topas(crystal: Crystal) -> list[str]:
 
 def jana(crystal: Crystal) -> list[str]:
     one = crystal.setting
-    columns = {
-        "label": _labels(crystal),
-        "type_symbol": [site.symbol for site in crystal.sites],
-        **_coordinates(crystal, lambda x: number(x, 6)),
-        "adp_type": ["Uani"] * len(crystal.sites),
-        "U_iso_or_equiv": ["0.0112(3)"] * len(crystal.sites),
-        "site_symmetry_multiplicity": [str(n) for n in crystal.multiplicities],
-        "occupancy": ["1"] * len(crystal.sites),
-    }
+    columns = _columns(
+        crystal, lambda x: number(x, 6),
+        label=_labels(crystal), type_symbol=_symbols(crystal), fract="", adp_type="Uani", U_iso_or_equiv="0.0112(3)",
+        site_symmetry_multiplicity=_multiplicities(crystal), occupancy="1",
+    )
     operations = _operations(one, "_space_group_symop_operation_xyz", "  {n}   {}", 1)
     return [
         "#\\#CIF_1.1",
@@ -293,15 +266,13 @@ def jana(crystal: Crystal) -> list[str]:
 
 def gsas(crystal: Crystal) -> list[str]:
     one = crystal.setting
-    columns = {
-        "label": [f"{label}  " for label in _labels(crystal)],
-        "type_symbol": [_charged(site.symbol, "{symbol}{sign}{size}") for site in crystal.sites],
-        **_coordinates(crystal, lambda x: f"{x:.5f}"),
-        "occupancy": ["1.000"] * len(crystal.sites),
-        "adp_type": ["Uiso"] * len(crystal.sites),
-        "U_iso_or_equiv": ["0.010"] * len(crystal.sites),
-        "site_symmetry_multiplicity": [str(n) for n in crystal.multiplicities],
-    }
+    columns = _columns(
+        crystal, lambda x: f"{x:.5f}",
+        label=[f"{label}  " for label in _labels(crystal)],
+        type_symbol=[_charged(site.symbol, "{symbol}{sign}{size}") for site in crystal.sites], fract="",
+        occupancy="1.000", adp_type="Uiso", U_iso_or_equiv="0.010",
+        site_symmetry_multiplicity=_multiplicities(crystal),
+    )
     return [
         "data_salt_publ",
         "_pd_block_id 2020|salt",
@@ -320,12 +291,10 @@ def gsas(crystal: Crystal) -> list[str]:
 
 def crystalmaker(crystal: Crystal) -> list[str]:
     one = crystal.setting
-    columns = {
-        "label": _labels(crystal),
-        "type_symbol": [site.symbol for site in crystal.sites],
-        "occupancy": ["1.0000"] * len(crystal.sites),
-        **_coordinates(crystal, lambda x: f"{x:.4f}"),
-    }
+    columns = _columns(
+        crystal, lambda x: f"{x:.4f}",
+        label=_labels(crystal), type_symbol=_symbols(crystal), occupancy="1.0000", fract="",
+    )
     return [
         "data_global",
         "_chemical_name_common salt",
@@ -358,11 +327,10 @@ def amcsd(crystal: Crystal) -> list[str]:
 def capitals(crystal: Crystal) -> list[str]:
     """Every tag in capitals, tabs between columns."""
     one = crystal.setting
-    columns = {
-        "label": _labels(crystal),
-        "type_symbol": [site.symbol for site in crystal.sites],
-        **_coordinates(crystal, lambda x: number(x, 7)),
-    }
+    columns = _columns(
+        crystal, lambda x: number(x, 7),
+        label=_labels(crystal), type_symbol=_symbols(crystal), fract="",
+    )
     operations = _operations(one, "_symmetry_equiv_pos_as_xyz", "'{}'", 0)
     lines = ["data_SALT", *cell_lines(crystal.cell), *operations, *loop("_atom_site_", columns)]
     return [line.upper() if line.startswith(("_", "loop_")) else line.replace(" ", "\t") for line in lines]
@@ -371,11 +339,10 @@ def capitals(crystal: Crystal) -> list[str]:
 def dotted(crystal: Crystal) -> list[str]:
     """The tags of DDLm dictionaries: `_atom_site.fract_x`."""
     one = crystal.setting
-    columns = {
-        "label": _labels(crystal),
-        "type_symbol": [site.symbol for site in crystal.sites],
-        **_coordinates(crystal, lambda x: number(x, 7)),
-    }
+    columns = _columns(
+        crystal, lambda x: number(x, 7),
+        label=_labels(crystal), type_symbol=_symbols(crystal), fract="",
+    )
     return [
         "#\\#CIF_2.0",
         "data_salt",
@@ -389,13 +356,11 @@ def pymatgen_symmetric(crystal: Crystal) -> list[str]:
     """As CifWriter does with a symprec: the formula of the whole cell beside Z."""
     one = crystal.setting
     symbols = [_charged(site.symbol, "{symbol}{size}{sign}") for site in crystal.sites]
-    columns = {
-        "type_symbol": symbols,
-        "label": [f"{site.symbol}{i}" for i, site in enumerate(crystal.sites)],
-        "symmetry_multiplicity": [str(n) for n in crystal.multiplicities],
-        **_coordinates(crystal, lambda x: f"{x:.8f}"),
-        "occupancy": ["1"] * len(crystal.sites),
-    }
+    columns = _columns(
+        crystal, lambda x: f"{x:.8f}",
+        type_symbol=symbols, label=[f"{site.symbol}{i}" for i, site in enumerate(crystal.sites)],
+        symmetry_multiplicity=_multiplicities(crystal), fract="", occupancy="1",
+    )
     operations = _operations(one, " _symmetry_equiv_pos_as_xyz", "  {n}  '{}'", 0)
     return [
         "# generated using pymatgen",
@@ -453,6 +418,22 @@ PROGRAMS: tuple[tuple[str, Writer, Callable[[Setting], str] | None], ...] = (
     ("as ASE", ase, None),
 )
 """Name, writer, and the symbol that the setting is to be known by where no operations are written."""
+
+
+def _columns(crystal: Crystal, form: Callable[[float], str], **cells: str | list[str]) -> dict[str, list[str]]:
+    """Columns of the atom sites in order; a text stands in every row, and `fract` is where the coordinates are."""
+    columns: dict[str, list[str]] = {}
+    for name, cell in cells.items():
+        columns |= _coordinates(crystal, form) if name == "fract" else {name: cell}  # type: ignore[dict-item]
+    return {name: [cell] * len(crystal.sites) if isinstance(cell, str) else cell for name, cell in columns.items()}
+
+
+def _symbols(crystal: Crystal) -> list[str]:
+    return [site.symbol for site in crystal.sites]
+
+
+def _multiplicities(crystal: Crystal) -> list[str]:
+    return [str(n) for n in crystal.multiplicities]
 
 
 def _labels(crystal: Crystal) -> list[str]:
