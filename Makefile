@@ -21,6 +21,7 @@ $(VENV)/installed: pyproject.toml .ci/constraints.txt
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --quiet .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 

@@ -19,6 +19,11 @@ class UserError(Exception):
         self.message = message
         self.hint = hint
 
+    @property
+    def in_one_line(self) -> str:
+        """Message and hint, for a list of several errors."""
+        return f"{self.message}; {self.hint}" if self.hint else self.message
+
 
 def did_you_mean(word: str, words: Iterable[str], before: str = "; ") -> str:
     """`; did you mean 'x'?` with the most similar of `words`, or nothing if none is similar.

@@ -1,8 +1,8 @@
 """The whole corpus of CIF texts, and how a reader does on it, counted by kind of text.
 
-    python tests/cif_corpus.py                  the program's own reader
-    python tests/cif_corpus.py --readers        gemmi and pymatgen beside it
-    python tests/cif_corpus.py --show KIND      the first texts of a kind that it does not read rightly
+python tests/cif_corpus.py                  the program's own reader
+python tests/cif_corpus.py --readers        gemmi and pymatgen beside it
+python tests/cif_corpus.py --show KIND      the first texts of a kind that it does not read rightly
 """
 
 from __future__ import annotations

@@ -30,8 +30,13 @@ def program_cases(crystal: Crystal) -> Iterator[Case]:
 def vesta(crystal: Crystal) -> list[str]:
     one = crystal.setting
     columns = _columns(
-        crystal, lambda x: f"{x:.6f}    ",
-        label=_labels(crystal), occupancy="   1.0   ", fract="", adp_type="Biso ", B_iso_or_equiv="1.000000",
+        crystal,
+        lambda x: f"{x:.6f}    ",
+        label=_labels(crystal),
+        occupancy="   1.0   ",
+        fract="",
+        adp_type="Biso ",
+        B_iso_or_equiv="1.000000",
         type_symbol=_symbols(crystal),
     )
     return [
@@ -56,9 +61,15 @@ def icsd(crystal: Crystal) -> list[str]:
     one = crystal.setting
     symbols = [_charged(site.symbol, "{symbol}{size}{sign}") for site in crystal.sites]
     columns = _columns(
-        crystal, lambda x: f"{x:.5g}" if x in (0, 0.25, 0.5) else f"{x:.5f}(3)",
-        label=_labels(crystal), type_symbol=symbols, symmetry_multiplicity=_multiplicities(crystal),
-        Wyckoff_symbol="a", fract="", occupancy="1.", attached_hydrogens="0",
+        crystal,
+        lambda x: f"{x:.5g}" if x in (0, 0.25, 0.5) else f"{x:.5f}(3)",
+        label=_labels(crystal),
+        type_symbol=symbols,
+        symmetry_multiplicity=_multiplicities(crystal),
+        Wyckoff_symbol="a",
+        fract="",
+        occupancy="1.",
+        attached_hydrogens="0",
     )
     letter = {"1": " S", "2": " Z", "H": " H", "R": " R"}.get(one.origin, "")
     return [
@@ -90,8 +101,12 @@ def icsd(crystal: Crystal) -> list[str]:
 def cod(crystal: Crystal) -> list[str]:
     one = crystal.setting
     columns = _columns(
-        crystal, lambda x: f"{x:.6f}",
-        label=_labels(crystal), fract="", occupancy="1.00000", U_iso_or_equiv="?",
+        crystal,
+        lambda x: f"{x:.6f}",
+        label=_labels(crystal),
+        fract="",
+        occupancy="1.00000",
+        U_iso_or_equiv="?",
     )
     origin = f" :{one.origin}" if one.origin else ""
     return [
@@ -99,7 +114,7 @@ def cod(crystal: Crystal) -> list[str]:
         "#$Date: 2016-02-13 $",
         "#------------------------------------------------------------------------------",
         f"data_{9000000 + one.hall_number}",
-        *("loop_", "_publ_author_name", "'Doe, J.'", "\"O'Neill, B.\"", "_publ_section_title"),
+        *("loop_", "_publ_author_name", "'Doe, J.'", '"O\'Neill, B."', "_publ_section_title"),
         *(";", " Crystal structures of salts", " loop_ _cell_length_a 1.0", ";"),
         _formula(crystal, ""),
         f"_space_group_IT_number           {one.number}",
@@ -160,9 +175,15 @@ def _findsym(crystal: Crystal, operations: list[str]) -> list[str]:
         "1": " (origin choice 1)", "2": " (origin choice 2)", "H": " (hexagonal axes)", "R": " (rhombohedral axes)",
     }  # fmt: skip
     columns = _columns(
-        crystal, lambda x: f"{x:.5f}",
-        label=_labels(crystal), type_symbol=_symbols(crystal), symmetry_multiplicity=_multiplicities(crystal),
-        Wyckoff_label="a", fract="", occupancy="1.00000", fract_symmform="Dx,Dy,Dz",
+        crystal,
+        lambda x: f"{x:.5f}",
+        label=_labels(crystal),
+        type_symbol=_symbols(crystal),
+        symmetry_multiplicity=_multiplicities(crystal),
+        Wyckoff_label="a",
+        fract="",
+        occupancy="1.00000",
+        fract_symmform="Dx,Dy,Dz",
     )
     return [
         "# CIF file created by FINDSYM, version 7.1",
@@ -183,9 +204,14 @@ def _findsym(crystal: Crystal, operations: list[str]) -> list[str]:
 def aflow(crystal: Crystal) -> list[str]:
     one = crystal.setting
     columns = _columns(
-        crystal, lambda x: f"{x:.5f}",
-        label=_labels(crystal), type_symbol=_symbols(crystal), symmetry_multiplicity=_multiplicities(crystal),
-        Wyckoff_label="a", fract="", occupancy="1.00000",
+        crystal,
+        lambda x: f"{x:.5f}",
+        label=_labels(crystal),
+        type_symbol=_symbols(crystal),
+        symmetry_multiplicity=_multiplicities(crystal),
+        Wyckoff_label="a",
+        fract="",
+        occupancy="1.00000",
     )
     operations = _operations(one, "_space_group_symop_operation_xyz", "{n} {}", 1)
     return [
@@ -208,9 +234,14 @@ def aflow(crystal: Crystal) -> list[str]:
 def materials_studio(crystal: Crystal) -> list[str]:
     one = crystal.setting
     columns = _columns(
-        crystal, lambda x: f"{x:.5f}  ",
-        label=_labels(crystal), type_symbol=[f"{site.symbol}   " for site in crystal.sites], fract="",
-        U_iso_or_equiv="0.00000 ", adp_type="Uiso ", occupancy="1.00",
+        crystal,
+        lambda x: f"{x:.5f}  ",
+        label=_labels(crystal),
+        type_symbol=[f"{site.symbol}   " for site in crystal.sites],
+        fract="",
+        U_iso_or_equiv="0.00000 ",
+        adp_type="Uiso ",
+        occupancy="1.00",
     )
     return [
         "data_salt",
@@ -227,9 +258,14 @@ def materials_studio(crystal: Crystal) -> list[str]:
 def topas(crystal: Crystal) -> list[str]:
     one = crystal.setting
     columns = _columns(
-        crystal, lambda x: number(x, 6),
-        label=_labels(crystal), type_symbol=[_charged(site.symbol, "{symbol}{sign}{size}") for site in crystal.sites],
-        symmetry_multiplicity=_multiplicities(crystal), fract="", occupancy="1", B_iso_or_equiv="1.2(1)",
+        crystal,
+        lambda x: number(x, 6),
+        label=_labels(crystal),
+        type_symbol=[_charged(site.symbol, "{symbol}{sign}{size}") for site in crystal.sites],
+        symmetry_multiplicity=_multiplicities(crystal),
+        fract="",
+        occupancy="1",
+        B_iso_or_equiv="1.2(1)",
     )
     origin = {"1": ":1", "2": ":2", "H": ":H", "R": ":R"}.get(one.origin, "")
     return [
@@ -244,9 +280,15 @@ def topas(crystal: Crystal) -> list[str]:
 def jana(crystal: Crystal) -> list[str]:
     one = crystal.setting
     columns = _columns(
-        crystal, lambda x: number(x, 6),
-        label=_labels(crystal), type_symbol=_symbols(crystal), fract="", adp_type="Uani", U_iso_or_equiv="0.0112(3)",
-        site_symmetry_multiplicity=_multiplicities(crystal), occupancy="1",
+        crystal,
+        lambda x: number(x, 6),
+        label=_labels(crystal),
+        type_symbol=_symbols(crystal),
+        fract="",
+        adp_type="Uani",
+        U_iso_or_equiv="0.0112(3)",
+        site_symmetry_multiplicity=_multiplicities(crystal),
+        occupancy="1",
     )
     operations = _operations(one, "_space_group_symop_operation_xyz", "  {n}   {}", 1)
     return [
@@ -267,10 +309,14 @@ def jana(crystal: Crystal) -> list[str]:
 def gsas(crystal: Crystal) -> list[str]:
     one = crystal.setting
     columns = _columns(
-        crystal, lambda x: f"{x:.5f}",
+        crystal,
+        lambda x: f"{x:.5f}",
         label=[f"{label}  " for label in _labels(crystal)],
-        type_symbol=[_charged(site.symbol, "{symbol}{sign}{size}") for site in crystal.sites], fract="",
-        occupancy="1.000", adp_type="Uiso", U_iso_or_equiv="0.010",
+        type_symbol=[_charged(site.symbol, "{symbol}{sign}{size}") for site in crystal.sites],
+        fract="",
+        occupancy="1.000",
+        adp_type="Uiso",
+        U_iso_or_equiv="0.010",
         site_symmetry_multiplicity=_multiplicities(crystal),
     )
     return [
@@ -280,7 +326,7 @@ def gsas(crystal: Crystal) -> list[str]:
         "data_salt_phase_1",
         "_pd_phase_name salt",
         *cell_lines(crystal.cell),
-        f"_symmetry_space_group_name_H-M  \"{one.short}\"",
+        f'_symmetry_space_group_name_H-M  "{one.short}"',
         *_operations(one, "_symmetry_equiv_pos_as_xyz", "       '{}'", 3),
         *loop("   _atom_site_", columns),
         _formula(crystal, ""),
@@ -292,8 +338,12 @@ def gsas(crystal: Crystal) -> list[str]:
 def crystalmaker(crystal: Crystal) -> list[str]:
     one = crystal.setting
     columns = _columns(
-        crystal, lambda x: f"{x:.4f}",
-        label=_labels(crystal), type_symbol=_symbols(crystal), occupancy="1.0000", fract="",
+        crystal,
+        lambda x: f"{x:.4f}",
+        label=_labels(crystal),
+        type_symbol=_symbols(crystal),
+        occupancy="1.0000",
+        fract="",
     )
     return [
         "data_global",
@@ -328,8 +378,11 @@ def capitals(crystal: Crystal) -> list[str]:
     """Every tag in capitals, tabs between columns."""
     one = crystal.setting
     columns = _columns(
-        crystal, lambda x: number(x, 7),
-        label=_labels(crystal), type_symbol=_symbols(crystal), fract="",
+        crystal,
+        lambda x: number(x, 7),
+        label=_labels(crystal),
+        type_symbol=_symbols(crystal),
+        fract="",
     )
     operations = _operations(one, "_symmetry_equiv_pos_as_xyz", "'{}'", 0)
     lines = ["data_SALT", *cell_lines(crystal.cell), *operations, *loop("_atom_site_", columns)]
@@ -340,8 +393,11 @@ def dotted(crystal: Crystal) -> list[str]:
     """The tags of DDLm dictionaries: `_atom_site.fract_x`."""
     one = crystal.setting
     columns = _columns(
-        crystal, lambda x: number(x, 7),
-        label=_labels(crystal), type_symbol=_symbols(crystal), fract="",
+        crystal,
+        lambda x: number(x, 7),
+        label=_labels(crystal),
+        type_symbol=_symbols(crystal),
+        fract="",
     )
     return [
         "#\\#CIF_2.0",
@@ -357,9 +413,13 @@ def pymatgen_symmetric(crystal: Crystal) -> list[str]:
     one = crystal.setting
     symbols = [_charged(site.symbol, "{symbol}{size}{sign}") for site in crystal.sites]
     columns = _columns(
-        crystal, lambda x: f"{x:.8f}",
-        type_symbol=symbols, label=[f"{site.symbol}{i}" for i, site in enumerate(crystal.sites)],
-        symmetry_multiplicity=_multiplicities(crystal), fract="", occupancy="1",
+        crystal,
+        lambda x: f"{x:.8f}",
+        type_symbol=symbols,
+        label=[f"{site.symbol}{i}" for i, site in enumerate(crystal.sites)],
+        symmetry_multiplicity=_multiplicities(crystal),
+        fract="",
+        occupancy="1",
     )
     operations = _operations(one, " _symmetry_equiv_pos_as_xyz", "  {n}  '{}'", 0)
     return [

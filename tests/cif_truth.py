@@ -350,9 +350,7 @@ def same_operations(one: Setting, other: Setting) -> bool:
 
 def _operations(one: Setting) -> frozenset[tuple[int, ...]]:
     shifts = np.rint(one.translations * 24).astype(int) % 24
-    return frozenset(
-        (*r.ravel().tolist(), *t.tolist()) for r, t in zip(one.rotations, shifts, strict=True)
-    )
+    return frozenset((*r.ravel().tolist(), *t.tolist()) for r, t in zip(one.rotations, shifts, strict=True))
 
 
 def is_read_right(crystal: Crystal, structure: Structure, tolerance: float = 0.01) -> bool:

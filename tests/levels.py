@@ -18,6 +18,7 @@ class Levels:
 
     name = "levels"
     energy_scale = SCALE
+    device = "cpu"
 
     def __init__(self, levels: dict[str, float]) -> None:
         self.levels = levels

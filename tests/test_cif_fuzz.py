@@ -380,6 +380,7 @@ def test_thirds_of_few_digits_are_the_same_crystal(digits: int) -> None:
 
 # --- time and memory --------------------------------------------------------------------------------
 
+
 def cell(a: float | str, b: float | str, c: float | str) -> str:
     lengths = "".join(f"_cell_length_{k} {value}\n" for k, value in zip("abc", (a, b, c), strict=True))
     return lengths + "".join(f"_cell_angle_{k} 90\n" for k in ("alpha", "beta", "gamma"))
@@ -391,11 +392,14 @@ SALT = SITES + "Na 0 0 0\nCl 0.1 0.2 0.3\n"
 NAME, OPERATIONS = "_symmetry_space_group_name_H-M ", "loop_\n_symmetry_equiv_pos_as_xyz\nx,y,z\n"
 TWO_ORIGINS = NAME + "'P n -3 n'\n"
 MAGNETIC = [f"loop_\n_space_group_symop_magn_{what}.xyz\n" for what in ("operation", "centering")]
-STEPS = "".join(
-    f"{s}x+{i}/24,{t}y+{j}/24,{u}z+{k}/24\n"
-    for s, t, u in itertools.product(("", "-"), repeat=3)
-    for i, j, k in itertools.product(range(24), repeat=3)
-)[:1_900_000].rpartition("\n")[0] + "\n"
+STEPS = (
+    "".join(
+        f"{s}x+{i}/24,{t}y+{j}/24,{u}z+{k}/24\n"
+        for s, t, u in itertools.product(("", "-"), repeat=3)
+        for i, j, k in itertools.product(range(24), repeat=3)
+    )[:1_900_000].rpartition("\n")[0]
+    + "\n"
+)
 """100,000 operations, all different."""
 LONG = 20_000
 

@@ -212,9 +212,7 @@ def test_optimade_that_is_no_ordered_crystal_is_a_reason(
 @pytest.mark.parametrize(("suffix", "opened"), [("", open), (".bz2", bz2.open), (".xz", lzma.open)])
 def test_entries_of_alexandria_are_read_with_their_data(suffix: str, opened: Any, tmp_path: Path) -> None:
     data = [{"mat_id": f"agm{n}", "e_above_hull": 0.1 * n, "spg": {"number": 225}} for n in range(2)]
-    entries = [
-        ComputedStructureEntry(s, -7.0 - n, data=data[n]).as_dict() for n, s in enumerate((SALT, OTHER))
-    ]
+    entries = [ComputedStructureEntry(s, -7.0 - n, data=data[n]).as_dict() for n, s in enumerate((SALT, OTHER))]
     path = tmp_path / f"alexandria_000.json{suffix}"
     with opened(path, "wt") as file:
         json.dump({"entries": entries}, file)

@@ -1,5 +1,6 @@
 """What a user's reward does to the crystals that it is handed stays with it."""
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from chemeleon_cli.core.rewards.own_copies import OwnCopies
 from chemeleon_cli.core.scoring.candidates import Candidates
 from chemeleon_cli.core.scoring.context import References, ScoringContext
 from chemeleon_cli.core.scoring.matching import Reference
+from chemeleon_cli.core.scoring.novelty import Memory
 from chemeleon_cli.core.scoring.settings import Relaxation
 
 SALT = rock_salt(5.6)
@@ -155,6 +157,18 @@ def test_facts_are_computed_once_whoever_asks_first(editors: dict[str, str]):
     assert candidates.e_above_hull is not OwnCopies(candidates, "c").e_above_hull
     assert loaded.energy_model.calls == 1  # type: ignore[union-attr]
     assert OwnCopies(candidates, "a").evaluated.canonical[0] == candidates.canonical[0]
+
+
+def test_check_reward_accepts_one_that_only_reads_what_is_kept_in_arrays():
+    class Reads:
+        def compute(self, candidates):
+            return torch.tensor([float(u is True) for u in candidates.uniqueness.unique]) + candidates.valid.float()
+
+    remembering = dataclasses.replace(context(), memory=Memory())
+    seen = Candidates([SALT, CESIUM], remembering)
+    remembering.memory.update(seen.canonical, seen.unique)  # type: ignore[union-attr]
+    assert OwnCopies(Candidates([SALT, CESIUM], remembering), "a").edited() is None
+    check_reward(Reads(), [SALT, CESIUM, zinc_blende(5.41)], remembering)
 
 
 def test_a_reason_is_noted_in_the_name_of_the_component(tmp_path: Path):

@@ -166,9 +166,7 @@ def test_the_odds_are_those_of_the_training_set_times_what_was_learned():
     assert prior.log_odds().exp().tolist() == pytest.approx([odd / sum(odds) for odd in odds], rel=1e-5)
     texts = [request["oxidation_states"] for request in prior.propose(4000, seeded()).requests]
     assert texts.count("-1 1") / 4000 == pytest.approx(odds[0] / sum(odds), abs=0.03)
-    other, new = (
-        LatentDiffusion.fine_tuned_from(m, from_settings(STATES), {"2": 1}).prior for m in (model, make())
-    )
+    other, new = (LatentDiffusion.fine_tuned_from(m, from_settings(STATES), {"2": 1}).prior for m in (model, make()))
     assert torch.equal(other.log_odds(), prior.log_odds())
     assert new.log_odds().exp().tolist() == pytest.approx([0.6, 0.3, 0.1])
 

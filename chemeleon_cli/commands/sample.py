@@ -64,9 +64,7 @@ def run(recipe: Sample, overwrite: bool, console: Console) -> None:
     console.print(f"{len(ids)} crystals written to {recipe.out}", highlight=False)
 
 
-def _like(
-    file: str, recipe: Sample, model: Generator, console: Console
-) -> tuple[list[str], Tensor, list[Request]]:
+def _like(file: str, recipe: Sample, model: Generator, console: Console) -> tuple[list[str], Tensor, list[Request]]:
     """Names, sizes and requests for crystals with the compositions of the primitive cells of those in a file.
 
     The k-th crystal for `mp-1` is named `mp-1-k`.

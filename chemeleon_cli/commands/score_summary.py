@@ -12,7 +12,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from chemeleon_cli.core.machine import processors
 from chemeleon_cli.core.potentials import relaxation
 from chemeleon_cli.core.rewards import PredictorReward
 from chemeleon_cli.core.scoring.protocols import PROTOCOLS, Rate, rates
@@ -43,7 +42,7 @@ def announce(candidates: Candidates, console: Console) -> None:
     start = time.perf_counter()
     steps = relaxation.relax(context.energy_model, [median], 1e-9, MEASURED_STEPS)[0].steps
     rate = (time.perf_counter() - start) / max(steps, 1)
-    workers = min(processors(), len(forms)) if context.device == "cpu" else 1
+    workers = relaxation.worker_count(context.energy_model.device, len(forms))
     minutes = len(forms) * context.relax.steps * rate / workers / 60
     console.print(
         f"relaxing {len(forms)} crystals with {context.energy_model.name}: at most about {max(minutes, 0.1):.1f} min "

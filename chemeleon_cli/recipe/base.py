@@ -94,7 +94,7 @@ def _checkpoint_of(kind: str) -> AfterValidator:
             try:
                 find_model(name, kind)
             except UserError as error:
-                raise mistake(f"{error.message}; {error.hint}" if error.hint else error.message) from None
+                raise mistake(error.in_one_line) from None
         return name
 
     return AfterValidator(look)

@@ -347,8 +347,6 @@ class Score(DeviceRecipe):
         mistakes = settings.check_energies() if info.context else []
         if self.relaxed_out and settings.relax is None:
             mistakes.append(("relaxed_out", f"found '{self.relaxed_out}'; expected null where relax is null"))
-        if self.energy_scale and settings.energy_model is None:
-            mistakes.append(("energy_scale", f"found '{self.energy_scale}'; expected null where energy_model is null"))
         if mistakes:
             raise several("score", mistakes)
         return self

@@ -75,9 +75,7 @@ def read_crystals(path: str | Path, id_column: str | None = None) -> Iterator[Ro
     return ordered_map(parse, read_records(path, id_column, skipped))
 
 
-def read_records(
-    path: str | Path, id_column: str | None = None, skipped: Collection[str] = ()
-) -> Iterator[Record]:
+def read_records(path: str | Path, id_column: str | None = None, skipped: Collection[str] = ()) -> Iterator[Record]:
     """Every crystal in a file, folder or zip, in order, read in pieces and not yet parsed.
 
     Args:

@@ -69,9 +69,7 @@ def nearest(structure: Structure) -> np.ndarray:
     return found[np.isfinite(found)]
 
 
-def draw(
-    model: Generator, count: int, seed: int, steps: int, request: Request | None = None
-) -> list[Structure | None]:
+def draw(model: Generator, count: int, seed: int, steps: int, request: Request | None = None) -> list[Structure | None]:
     """Generated crystals, all with the same request or none; None if the cell is not finite."""
     set_precision(model, "float32")
     generator = torch.Generator().manual_seed(seed)

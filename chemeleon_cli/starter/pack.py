@@ -150,9 +150,7 @@ def _parent(record: Mapping[str, Any]) -> Path:
     folder = Path(record["path"])
     weights = folder / checkpoint.WEIGHTS
     if not weights.is_file() or file_sha256(weights) != record["sha256"]:
-        hint = (
-            "the card describes how it was trained: call this where the runs are, before they are replaced"
-        )
+        hint = "the card describes how it was trained: call this where the runs are, before they are replaced"
         raise UserError(f"{folder}: the {record['kind']} that this run was trained from is missing", hint)
     return folder
 

@@ -51,9 +51,7 @@ KINDS: dict[str, type[Condition]] = {
 """The classes of conditions, by their names in the published code."""
 
 
-def published_conditions(
-    encoders: Mapping[str, Mapping[str, Any]], elements: int = MAX_Z + 1
-) -> dict[str, Condition]:
+def published_conditions(encoders: Mapping[str, Mapping[str, Any]], elements: int = MAX_Z + 1) -> dict[str, Condition]:
     """The conditions of a published model, by name.
 
     Args:

@@ -81,9 +81,7 @@ class Denoiser(nn.Module):
         noise, variance = self.raw(x, timestep, num_atoms, conditions).chunk(2, 1)
         return noise[:, : x.shape[1]], variance[:, : x.shape[1]]
 
-    def raw(
-        self, x: Tensor, timestep: Tensor, num_atoms: Tensor, conditions: ConditionBatch = NO_CONDITIONS
-    ) -> Tensor:
+    def raw(self, x: Tensor, timestep: Tensor, num_atoms: Tensor, conditions: ConditionBatch = NO_CONDITIONS) -> Tensor:
         """The output in its own layout, (B, 2P, D)."""
         B, N, D = x.shape
         positions = max(self.config["positions"], N)

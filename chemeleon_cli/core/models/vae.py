@@ -193,9 +193,7 @@ class VAE(nn.Module):
         self.encoder = Encoder(hidden_dim, num_heads, encoder_layers, latent_dim, dropout)
         self.decoder = Decoder(hidden_dim, num_heads, decoder_layers, latent_dim, dropout)
 
-    def loss(
-        self, crystals: Crystals, generator: torch.Generator, latent_noise: float
-    ) -> dict[str, Tensor]:
+    def loss(self, crystals: Crystals, generator: torch.Generator, latent_noise: float) -> dict[str, Tensor]:
         """The terms of the evidence lower bound, unweighted, for one sample of the posterior.
 
         Args:

@@ -79,9 +79,9 @@ class Potential(Protocol):
 class CalculatorPotential:
     """A potential made of an ASE calculator; the class that backends inherit from.
 
-    As it stands it computes one crystal after the other. A backend that computes many at once overrides
-    `batch_energies`. It pickles as its class, name, scale and device; a subclass whose constructor takes anything else
-    overrides `__reduce__`.
+    It computes one crystal after the other; a backend that computes many at once overrides `batch_energies`. Worker
+    processes get a backend as its class, name, scale and device; one whose constructor takes anything else overrides
+    `__reduce__`.
 
     Args:
         name: see `Potential`, as for the following.

@@ -93,8 +93,7 @@ def relax(potential: Potential, structures: Sequence[Structure], fmax: float, st
     results = {i: _lost(reason) for i, s in enumerate(structures) if (reason := refusal(potential, s)) is not None}
     accepted = [i for i in range(len(structures)) if i not in results]
     limits = _Limits(fmax, steps, SECONDS)
-    alone = len(accepted) < PARALLEL_FROM or potential.device != "cpu"
-    processes = 1 if alone else min(processors(), len(accepted))
+    processes = worker_count(potential.device, len(accepted))
     jobs = [structures[i] for i in accepted]
     if processes > 1:
         relaxed = _in_workers(potential, jobs, limits, processes)
@@ -102,6 +101,11 @@ def relax(potential: Potential, structures: Sequence[Structure], fmax: float, st
         relaxed = [_relax_one(structure, potential.calculator, limits) for structure in jobs]
     results.update(zip(accepted, relaxed, strict=True))
     return [results[i] for i in range(len(structures))]
+
+
+def worker_count(device: str, count: int) -> int:
+    """How many of `count` crystals `relax` relaxes at a time on a device, as torch names it."""
+    return 1 if count < PARALLEL_FROM or device != "cpu" else min(processors(), count)
 
 
 def _relax_one(structure: Structure, calculator: Calculator, limits: _Limits) -> Relaxed:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from chemeleon_cli.core.scoring.candidates import Candidates
     from chemeleon_cli.core.scoring.context import ScoringContext
 
+
 class RewardComponent(Section):
     """One term of the reward of a crystal.
 
@@ -74,6 +75,13 @@ def reference_mistake(folder: str | None) -> list[tuple[str, str]]:
         return []
     found = "which has no train.csv(.gz)" if Path(folder).is_dir() else "no such folder"
     return [("reference_dataset", f"found '{folder}', {found}; expected a folder made by `chemeleon fetch-data`")]
+
+
+def clip_mistakes(low: float | None, high: float | None) -> list[tuple[str, str]]:
+    """Check that `clip_min` is below `clip_max`; the result is as in `RewardComponent.check`."""
+    if low is not None and high is not None and low >= high:
+        return [("clip_min", f"found {low:g}; expected less than clip_max, {high:g}")]
+    return []
 
 
 def check_reward(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from chemeleon_cli.core.rewards.base import RewardComponent
+from chemeleon_cli.core.rewards.base import RewardComponent, clip_mistakes
 from chemeleon_cli.core.scoring.needs import FindModel, Needs
 
 if TYPE_CHECKING:
@@ -34,9 +34,7 @@ class EnergyReward(RewardComponent):
 
     def check(self, find_model: FindModel) -> list[tuple[str, str]]:
         """Check that clip_min is below clip_max."""
-        if self.clip_min is not None and self.clip_max is not None and self.clip_min >= self.clip_max:
-            return [("clip_min", f"found {self.clip_min:g}; expected less than clip_max, {self.clip_max:g}")]
-        return []
+        return clip_mistakes(self.clip_min, self.clip_max)
 
     def compute(self, candidates: Candidates) -> Tensor:
         """(B,) eV/atom, at most 0 with the default limits."""

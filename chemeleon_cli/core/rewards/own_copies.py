@@ -12,6 +12,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from pymatgen.core import Structure
 from torch import Tensor
 
@@ -89,7 +90,8 @@ def _difference(own: Any, shared: Any) -> str | None:
         edited = own.edited()
         return None if edited is None else f".{edited}"
     if dataclasses.is_dataclass(own):
-        parts = [(f".{key}", value, vars(shared)[key]) for key, value in vars(own).items()]
+        names = [field.name for field in dataclasses.fields(own)]  # not what is computed from them, and kept
+        parts = [(f".{name}", getattr(own, name), getattr(shared, name)) for name in names]
     elif isinstance(own, dict) and isinstance(shared, dict) and own.keys() == shared.keys():
         parts = [(f"[{key!r}]", own[key], shared[key]) for key in own]
     elif isinstance(own, list) and isinstance(shared, list) and len(own) == len(shared):
@@ -106,4 +108,6 @@ def _same(own: Any, shared: Any) -> bool:
         return own.shape == shared.shape and bool(((own == shared) | (own.isnan() & shared.isnan())).all())
     if isinstance(own, Structure) and isinstance(shared, Structure):
         return json.dumps(own.as_dict(), default=str) == json.dumps(shared.as_dict(), default=str)  # NaN equals itself
+    if isinstance(own, np.ndarray) and isinstance(shared, np.ndarray):
+        return np.array_equal(own, shared, equal_nan=own.dtype.kind == "f")
     return bool(own == shared or (own != own and shared != shared))

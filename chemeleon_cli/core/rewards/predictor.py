@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
-from chemeleon_cli.core.rewards.base import RewardComponent
+from chemeleon_cli.core.rewards.base import RewardComponent, clip_mistakes
 from chemeleon_cli.core.scoring.needs import FindModel, Needs
 from chemeleon_cli.errors import UserError, did_you_mean
 
@@ -49,9 +49,7 @@ class PredictorReward(RewardComponent):
         targets = predictor_targets(self.predictor, find_model)
         if targets is not None and (text := self._without_target(targets)):
             return [("target_name", text)]
-        if self.clip_min is not None and self.clip_max is not None and self.clip_min >= self.clip_max:
-            return [("clip_min", f"found {self.clip_min:g}; expected less than clip_max, {self.clip_max:g}")]
-        return []
+        return clip_mistakes(self.clip_min, self.clip_max)
 
     def prepare(self, context: ScoringContext) -> None:
         """Check the target, which is not known earlier for a predictor that had to be downloaded.
@@ -82,7 +80,7 @@ def predictor_mistake(name: str, find_model: FindModel) -> str | None:
     try:
         find_model(name, "predictor")
     except UserError as error:
-        return f"{error.message}; {error.hint}" if error.hint else error.message
+        return error.in_one_line
     return None
 
 

@@ -78,7 +78,7 @@ class ReinforceReward(EnergySettings):
 
     def needs(self) -> Needs:
         """What must be loaded for all components."""
-        needs = Needs(hull=UNCHARTED in (*self.guards, *self.refused))
+        needs = Needs()
         for component in self.components:
             needs |= component.needs()
         return needs

@@ -29,8 +29,8 @@ from chemeleon_cli.errors import UserError
 
 
 class Candidates:
-    """B crystals to be scored. Every fact about them (`valid`, `novel`, `e_above_hull`, ...) has B rows, on the CPU,
-    with NaN, False or None for missing values.
+    """B crystals to be scored. Every fact about them (`valid`, `novel`, `e_above_hull`, ...) but `rows` and `crystals`
+    has B rows, on the CPU, with NaN, False or None for missing values.
 
     Attributes:
         structures: as generated; None if there is no structure. An impossible one may contain NaN.

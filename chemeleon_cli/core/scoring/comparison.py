@@ -109,9 +109,7 @@ def at_most(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGVTALRM, before)
 
 
-def parallel(
-    function: Callable[..., Any], jobs: Iterable[tuple[Any, ...]], crystals: int
-) -> Iterator[Any]:
+def parallel(function: Callable[..., Any], jobs: Iterable[tuple[Any, ...]], crystals: int) -> Iterator[Any]:
     """Yield function(*job) of each job in order.
 
     Worker processes are used if there are enough crystals to repay their start, or if this is not the main thread,

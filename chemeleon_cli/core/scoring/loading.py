@@ -85,10 +85,7 @@ def load_context(
         predictors,
         {name: load_references(cast("Encoder", encoder), folders[name], device) for name in needs.references},
         device,
-        {
-            name: load_training_set(folders[name]) if name is None else load_known(folders[name])
-            for name in needs.known
-        },
+        {name: load_training_set(folders[name]) if name is None else load_known(folders[name]) for name in needs.known},
         matching=settings.matching or DEFAULT_MATCHING,
         energy_model=energy_model,
         hull=hull,
@@ -189,7 +186,7 @@ def _folders(needs: Needs, training_data: str | Path | None) -> dict[str | None,
             raise UserError(
                 "the generator's checkpoint does not record its training set, and a reward that needs a reference "
                 "set names none",
-                "name a data folder: --set reward.components.0.reference_dataset=DIR (0: the component's number)",
+                "name a data folder as `reference_dataset` of creativity or of a diversity, or another generator",
             )
         folders[name] = folder
     return folders

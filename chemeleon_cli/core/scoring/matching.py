@@ -48,9 +48,7 @@ def matcher_groups(
     label = list(range(len(structures)))  # of the first crystal in the same group
     neighbours: list[list[int]] = [[] for _ in structures]
     jobs = (([Cell.of(structures[i]) for i in rows], settings) for rows in several.values())  # type: ignore[arg-type]
-    for rows, found in zip(
-        several.values(), parallel(_components, jobs, sum(map(len, several.values()))), strict=True
-    ):
+    for rows, found in zip(several.values(), parallel(_components, jobs, sum(map(len, several.values()))), strict=True):
         for i, (first, near) in zip(rows, found, strict=True):
             label[i] = -1 if first is None else rows[first]
             neighbours[i] = [rows[k] for k in near]

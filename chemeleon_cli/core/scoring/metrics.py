@@ -159,9 +159,7 @@ def reconstruct(vae: VAE, table: Table, batch_size: int) -> dict[str, float]:
     return reconstruction_report(originals, decoded)
 
 
-def reconstruction_report(
-    originals: Sequence[Structure], decoded: Sequence[Structure | None]
-) -> dict[str, float]:
+def reconstruction_report(originals: Sequence[Structure], decoded: Sequence[Structure | None]) -> dict[str, float]:
     """Metrics of the crystals that an autoencoder reconstructs.
 
     Args:

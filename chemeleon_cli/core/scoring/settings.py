@@ -85,6 +85,8 @@ class EnergySettings(Section):
         name, named = self.energy_model, self._scale()
         if name is None and self.relax is not None:
             mistakes.append(("relax", "found a section; expected null where energy_model is null"))
+        if name is None and self.energy_scale is not None:
+            mistakes.append(("energy_scale", f"found '{self.energy_scale}'; expected null where energy_model is null"))
         if name is not None and named is None and not Path(name).expanduser().is_file():
             text = f"found '{name}'; expected one of {', '.join(POTENTIALS)}, or a MACE model file"
             mistakes.append(("energy_model", text + did_you_mean(name, POTENTIALS)))
@@ -98,7 +100,7 @@ class EnergySettings(Section):
                     return [*mistakes, ("hull", f"found '{self.hull}'; expected null where energy_model is null")]
                 check_scales(named or self.energy_scale or UNKNOWN_SCALE, manifest.energy_scale)
             except UserError as error:
-                mistakes.append(("hull", f"{error.message}; {error.hint}" if error.hint else error.message))
+                mistakes.append(("hull", error.in_one_line))
         return mistakes
 
     def check_scale(self) -> list[tuple[str, str]]:
