@@ -30,15 +30,10 @@ def program_cases(crystal: Crystal) -> Iterator[Case]:
 def vesta(crystal: Crystal) -> list[str]:
     one = crystal.setting
     columns = _columns(
-        crystal,
-        lambda x: f"{x:.6f}    ",
-        label=_labels(crystal),
-        occupancy="   1.0   ",
-        fract="",
-        adp_type="Biso ",
-        B_iso_or_equiv="1.000000",
+        crystal, lambda x: f"{x:.6f}    ",
+        label=_labels(crystal), occupancy="   1.0   ", fract="", adp_type="Biso ", B_iso_or_equiv="1.000000",
         type_symbol=_symbols(crystal),
-    )
+    )  # fmt: skip
     return [
         "",
         "#======================================================================",
@@ -61,16 +56,10 @@ def icsd(crystal: Crystal) -> list[str]:
     one = crystal.setting
     symbols = [_charged(site.symbol, "{symbol}{size}{sign}") for site in crystal.sites]
     columns = _columns(
-        crystal,
-        lambda x: f"{x:.5g}" if x in (0, 0.25, 0.5) else f"{x:.5f}(3)",
-        label=_labels(crystal),
-        type_symbol=symbols,
-        symmetry_multiplicity=_multiplicities(crystal),
-        Wyckoff_symbol="a",
-        fract="",
-        occupancy="1.",
-        attached_hydrogens="0",
-    )
+        crystal, lambda x: f"{x:.5g}" if x in (0, 0.25, 0.5) else f"{x:.5f}(3)",
+        label=_labels(crystal), type_symbol=symbols, symmetry_multiplicity=_multiplicities(crystal),
+        Wyckoff_symbol="a", fract="", occupancy="1.", attached_hydrogens="0",
+    )  # fmt: skip
     letter = {"1": " S", "2": " Z", "H": " H", "R": " R"}.get(one.origin, "")
     return [
         "#(C) 2020 by a database",
@@ -101,13 +90,9 @@ def icsd(crystal: Crystal) -> list[str]:
 def cod(crystal: Crystal) -> list[str]:
     one = crystal.setting
     columns = _columns(
-        crystal,
-        lambda x: f"{x:.6f}",
-        label=_labels(crystal),
-        fract="",
-        occupancy="1.00000",
-        U_iso_or_equiv="?",
-    )
+        crystal, lambda x: f"{x:.6f}",
+        label=_labels(crystal), fract="", occupancy="1.00000", U_iso_or_equiv="?",
+    )  # fmt: skip
     origin = f" :{one.origin}" if one.origin else ""
     return [
         "#------------------------------------------------------------------------------",
@@ -175,16 +160,10 @@ def _findsym(crystal: Crystal, operations: list[str]) -> list[str]:
         "1": " (origin choice 1)", "2": " (origin choice 2)", "H": " (hexagonal axes)", "R": " (rhombohedral axes)",
     }  # fmt: skip
     columns = _columns(
-        crystal,
-        lambda x: f"{x:.5f}",
-        label=_labels(crystal),
-        type_symbol=_symbols(crystal),
-        symmetry_multiplicity=_multiplicities(crystal),
-        Wyckoff_label="a",
-        fract="",
-        occupancy="1.00000",
-        fract_symmform="Dx,Dy,Dz",
-    )
+        crystal, lambda x: f"{x:.5f}",
+        label=_labels(crystal), type_symbol=_symbols(crystal), symmetry_multiplicity=_multiplicities(crystal),
+        Wyckoff_label="a", fract="", occupancy="1.00000", fract_symmform="Dx,Dy,Dz",
+    )  # fmt: skip
     return [
         "# CIF file created by FINDSYM, version 7.1",
         "",
@@ -204,15 +183,10 @@ def _findsym(crystal: Crystal, operations: list[str]) -> list[str]:
 def aflow(crystal: Crystal) -> list[str]:
     one = crystal.setting
     columns = _columns(
-        crystal,
-        lambda x: f"{x:.5f}",
-        label=_labels(crystal),
-        type_symbol=_symbols(crystal),
-        symmetry_multiplicity=_multiplicities(crystal),
-        Wyckoff_label="a",
-        fract="",
-        occupancy="1.00000",
-    )
+        crystal, lambda x: f"{x:.5f}",
+        label=_labels(crystal), type_symbol=_symbols(crystal), symmetry_multiplicity=_multiplicities(crystal),
+        Wyckoff_label="a", fract="", occupancy="1.00000",
+    )  # fmt: skip
     operations = _operations(one, "_space_group_symop_operation_xyz", "{n} {}", 1)
     return [
         "# AFLOW.org Repositories",
@@ -234,15 +208,10 @@ def aflow(crystal: Crystal) -> list[str]:
 def materials_studio(crystal: Crystal) -> list[str]:
     one = crystal.setting
     columns = _columns(
-        crystal,
-        lambda x: f"{x:.5f}  ",
-        label=_labels(crystal),
-        type_symbol=[f"{site.symbol}   " for site in crystal.sites],
-        fract="",
-        U_iso_or_equiv="0.00000 ",
-        adp_type="Uiso ",
-        occupancy="1.00",
-    )
+        crystal, lambda x: f"{x:.5f}  ",
+        label=_labels(crystal), type_symbol=[f"{site.symbol}   " for site in crystal.sites], fract="",
+        U_iso_or_equiv="0.00000 ", adp_type="Uiso ", occupancy="1.00",
+    )  # fmt: skip
     return [
         "data_salt",
         "_audit_creation_date              2020-01-01",
@@ -258,15 +227,10 @@ def materials_studio(crystal: Crystal) -> list[str]:
 def topas(crystal: Crystal) -> list[str]:
     one = crystal.setting
     columns = _columns(
-        crystal,
-        lambda x: number(x, 6),
-        label=_labels(crystal),
-        type_symbol=[_charged(site.symbol, "{symbol}{sign}{size}") for site in crystal.sites],
-        symmetry_multiplicity=_multiplicities(crystal),
-        fract="",
-        occupancy="1",
-        B_iso_or_equiv="1.2(1)",
-    )
+        crystal, lambda x: number(x, 6),
+        label=_labels(crystal), type_symbol=[_charged(site.symbol, "{symbol}{sign}{size}") for site in crystal.sites],
+        symmetry_multiplicity=_multiplicities(crystal), fract="", occupancy="1", B_iso_or_equiv="1.2(1)",
+    )  # fmt: skip
     origin = {"1": ":1", "2": ":2", "H": ":H", "R": ":R"}.get(one.origin, "")
     return [
         "data_",
@@ -280,16 +244,10 @@ def topas(crystal: Crystal) -> list[str]:
 def jana(crystal: Crystal) -> list[str]:
     one = crystal.setting
     columns = _columns(
-        crystal,
-        lambda x: number(x, 6),
-        label=_labels(crystal),
-        type_symbol=_symbols(crystal),
-        fract="",
-        adp_type="Uani",
-        U_iso_or_equiv="0.0112(3)",
-        site_symmetry_multiplicity=_multiplicities(crystal),
-        occupancy="1",
-    )
+        crystal, lambda x: number(x, 6),
+        label=_labels(crystal), type_symbol=_symbols(crystal), fract="", adp_type="Uani", U_iso_or_equiv="0.0112(3)",
+        site_symmetry_multiplicity=_multiplicities(crystal), occupancy="1",
+    )  # fmt: skip
     operations = _operations(one, "_space_group_symop_operation_xyz", "  {n}   {}", 1)
     return [
         "#\\#CIF_1.1",
@@ -309,16 +267,12 @@ def jana(crystal: Crystal) -> list[str]:
 def gsas(crystal: Crystal) -> list[str]:
     one = crystal.setting
     columns = _columns(
-        crystal,
-        lambda x: f"{x:.5f}",
+        crystal, lambda x: f"{x:.5f}",
         label=[f"{label}  " for label in _labels(crystal)],
-        type_symbol=[_charged(site.symbol, "{symbol}{sign}{size}") for site in crystal.sites],
-        fract="",
-        occupancy="1.000",
-        adp_type="Uiso",
-        U_iso_or_equiv="0.010",
+        type_symbol=[_charged(site.symbol, "{symbol}{sign}{size}") for site in crystal.sites], fract="",
+        occupancy="1.000", adp_type="Uiso", U_iso_or_equiv="0.010",
         site_symmetry_multiplicity=_multiplicities(crystal),
-    )
+    )  # fmt: skip
     return [
         "data_salt_publ",
         "_pd_block_id 2020|salt",
@@ -338,13 +292,9 @@ def gsas(crystal: Crystal) -> list[str]:
 def crystalmaker(crystal: Crystal) -> list[str]:
     one = crystal.setting
     columns = _columns(
-        crystal,
-        lambda x: f"{x:.4f}",
-        label=_labels(crystal),
-        type_symbol=_symbols(crystal),
-        occupancy="1.0000",
-        fract="",
-    )
+        crystal, lambda x: f"{x:.4f}",
+        label=_labels(crystal), type_symbol=_symbols(crystal), occupancy="1.0000", fract="",
+    )  # fmt: skip
     return [
         "data_global",
         "_chemical_name_common salt",
@@ -378,12 +328,9 @@ def capitals(crystal: Crystal) -> list[str]:
     """Every tag in capitals, tabs between columns."""
     one = crystal.setting
     columns = _columns(
-        crystal,
-        lambda x: number(x, 7),
-        label=_labels(crystal),
-        type_symbol=_symbols(crystal),
-        fract="",
-    )
+        crystal, lambda x: number(x, 7),
+        label=_labels(crystal), type_symbol=_symbols(crystal), fract="",
+    )  # fmt: skip
     operations = _operations(one, "_symmetry_equiv_pos_as_xyz", "'{}'", 0)
     lines = ["data_SALT", *cell_lines(crystal.cell), *operations, *loop("_atom_site_", columns)]
     return [line.upper() if line.startswith(("_", "loop_")) else line.replace(" ", "\t") for line in lines]
@@ -393,12 +340,9 @@ def dotted(crystal: Crystal) -> list[str]:
     """The tags of DDLm dictionaries: `_atom_site.fract_x`."""
     one = crystal.setting
     columns = _columns(
-        crystal,
-        lambda x: number(x, 7),
-        label=_labels(crystal),
-        type_symbol=_symbols(crystal),
-        fract="",
-    )
+        crystal, lambda x: number(x, 7),
+        label=_labels(crystal), type_symbol=_symbols(crystal), fract="",
+    )  # fmt: skip
     return [
         "#\\#CIF_2.0",
         "data_salt",
@@ -413,14 +357,10 @@ def pymatgen_symmetric(crystal: Crystal) -> list[str]:
     one = crystal.setting
     symbols = [_charged(site.symbol, "{symbol}{size}{sign}") for site in crystal.sites]
     columns = _columns(
-        crystal,
-        lambda x: f"{x:.8f}",
-        type_symbol=symbols,
-        label=[f"{site.symbol}{i}" for i, site in enumerate(crystal.sites)],
-        symmetry_multiplicity=_multiplicities(crystal),
-        fract="",
-        occupancy="1",
-    )
+        crystal, lambda x: f"{x:.8f}",
+        type_symbol=symbols, label=[f"{site.symbol}{i}" for i, site in enumerate(crystal.sites)],
+        symmetry_multiplicity=_multiplicities(crystal), fract="", occupancy="1",
+    )  # fmt: skip
     operations = _operations(one, " _symmetry_equiv_pos_as_xyz", "  {n}  '{}'", 0)
     return [
         "# generated using pymatgen",
