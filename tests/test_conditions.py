@@ -20,7 +20,7 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from chemeleon_cli.app import app
-from chemeleon_cli.core.conditions.base import NO_CONDITIONS, ConditionBatch, drop_conditions
+from chemeleon_cli.core.conditions.base import NO_CONDITIONS, ConditionBatch, drop_conditions, is_given
 from chemeleon_cli.core.conditions.composition import formula_unit
 from chemeleon_cli.core.conditions.kinds import KINDS, fit_conditions, from_settings, to_settings
 from chemeleon_cli.core.conditions.requests import encode_requests
@@ -673,3 +673,10 @@ def test_a_mistake_in_the_conditions_of_a_recipe(
     with pytest.raises(UserError) as caught:
         load("r.yaml", RECIPES["train-ldm"], find_model=lambda name, kind: tmp_path)
     assert words in caught.value.message
+
+
+def test_what_is_given_is_told_for_tensors_of_any_shape():
+    values = torch.tensor([[torch.nan, torch.nan], [1.0, torch.nan], [0.0, 2.0]])
+    assert is_given(values).tolist() == [False, True, True]
+    assert is_given(values[:, 1]).tolist() == [False, False, True]
+    assert is_given(torch.tensor([[0, 0], [0, 3]])).tolist() == [False, True]

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chemeleon_cli.core.arguments import LARGEST
 from chemeleon_cli.core.potentials.loading import POTENTIALS
 from chemeleon_cli.errors import UserError
 from chemeleon_cli.recipe import document as documents
@@ -91,6 +92,11 @@ BAD = {
         "seed: 1\n",
         TrainVae,
         "1: data: found nothing; expected a value: the crystals to learn from",
+    ),
+    "a size that no checkpoint may have": (
+        VAE + f"model:\n  latent_dim: {LARGEST + 1}\n",
+        TrainVae,
+        f"3: model.latent_dim: found {LARGEST + 1}; expected at most {LARGEST}",
     ),
     "text for a number": (
         VAE + "training:\n  max_steps: many\n",

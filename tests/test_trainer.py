@@ -348,6 +348,30 @@ def test_losses_that_are_not_finite_end_a_run_and_one_of_them_does_not(tmp_path:
     assert all(v.isfinite().all() for v in load_file(tmp_path / "all/checkpoints/last/model.safetensors").values())
 
 
+def test_a_short_run_ends_with_the_reason_where_no_update_was_made(tmp_path: Path, data: Path):
+    run, vae, table = make_run(tmp_path / "some", data, max_steps=4)
+    loss_of(run, vae, table, range(1, 4))
+    assert run.step == 4, "one update was made"
+    run, vae, table = make_run(tmp_path / "none", data, max_steps=4)
+    with pytest.raises(UserError, match="step 4: the loss or its gradient was not finite for 4 updates in a row"):
+        loss_of(run, vae, table, range(4))
+
+
+def test_a_validation_that_stopped_the_run_is_made_up_when_it_is_resumed(tmp_path: Path, data: Path):
+    run, vae, table = make_run(tmp_path / "a", data, max_steps=8)
+    train(run, vae, table, stop_at=4)
+    run.step = 4
+    assert not run.validation_is_missing()
+    for missing in (True, False):
+        run.validated_at = None if missing else 4
+        run.save("last")
+        again, _, _ = make_run(tmp_path / "a", data, max_steps=8)
+        again.resume()
+        assert again.validation_is_missing() is missing
+    again.validated({"val/loss": 1.0}, between_steps=True)
+    assert again.step == 4 and not again.validation_is_missing()
+
+
 @pytest.mark.parametrize("ema", [0.9, None])
 def test_a_weight_that_is_not_finite_reaches_no_checkpoint(tmp_path: Path, data: Path, ema: float | None):
     run, vae, table = make_run(tmp_path / "run", data, max_steps=100, ema_decay=ema)

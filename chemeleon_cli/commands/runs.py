@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from chemeleon_cli.core.data.dataset import Table
-    from chemeleon_cli.core.training.trainer import Logger, Run
+    from chemeleon_cli.core.training.metrics_file import Logger
+    from chemeleon_cli.core.training.trainer import Run
     from chemeleon_cli.recipe.base import RunOptions, RunRecipe
 
 

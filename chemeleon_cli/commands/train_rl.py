@@ -103,8 +103,12 @@ def run(recipe: TrainRl, options: RunOptions, console: Console) -> None:
     training.started = began  # max_minutes includes the first validation
     if before is None:
         runs.resume(training, recipe)
-    else:
-        runs.print_validation(0, training, before, training.validated(before, before_training=True), console)
+        if training.validation_is_missing():
+            with training.ema_weights():
+                before = on_first_rank(fabric, lambda: validate(model, recipe, context, sampling))
+    if before is not None:
+        improved = training.validated(before, between_steps=True)
+        runs.print_validation(training.step, training, before, improved, console)
     # every validation samples the same crystals, so it must not compare them with those of earlier validations
     remembering = dataclasses.replace(context, memory=memory)
     unscored: Counter[str] = Counter()

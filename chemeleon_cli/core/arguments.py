@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, TypeVar, get_type_hints
@@ -25,13 +26,15 @@ def call(function: Callable[..., T], arguments: Mapping[str, Any], name: str) ->
         name: of the section that they come from, for errors.
 
     Raises:
-        ValueError: an argument is missing, unknown or of the wrong type, or is an integer below 0 or above LARGEST.
+        ValueError: an argument is missing, unknown or of the wrong type, or a parameter of type
+            int is below 0 or above LARGEST.
     """
     try:
         inspect.signature(function).bind(**arguments)
     except TypeError as error:
         raise ValueError(f"{name}: {error}") from None
-    types = get_type_hints(function.__init__ if inspect.isclass(function) else function, include_extras=True)
+    has_init = inspect.isclass(function) and not dataclasses.is_dataclass(function)  # written by hand
+    types = get_type_hints(function.__init__ if has_init else function, include_extras=True)
     for key, value in arguments.items():
         try:
             TypeAdapter(Whole if types.get(key) is int else types.get(key, Any), config=_STRICT).validate_python(value)

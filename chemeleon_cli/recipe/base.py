@@ -24,6 +24,8 @@ from chemeleon_cli.errors import UserError, did_you_mean
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
+Size = Annotated[int, Field(ge=1, le=10_000)]
+"""Of a part of a model; a checkpoint with more is refused (`core.arguments.LARGEST`)."""
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 
@@ -46,9 +48,12 @@ def mistake(text: str) -> PydanticCustomError:
     return PydanticCustomError("mistake", "{text}", {"text": text})
 
 
-def several(section: str, mistakes: Iterable[tuple[str, str]]) -> ValidationError:
-    """One error that contains every mistake of a section, each given as (field, text)."""
-    lines: Any = [{"type": mistake(text), "loc": (field,), "input": None} for field, text in mistakes]
+def several(section: str, mistakes: Iterable[tuple[str | tuple[str | int, ...], str]]) -> ValidationError:
+    """One error that contains every mistake of a section, each given as (field or path of one, text)."""
+    lines: Any = [
+        {"type": mistake(text), "loc": (where,) if isinstance(where, str) else where, "input": None}
+        for where, text in mistakes
+    ]
     return ValidationError.from_exception_data(section, lines)
 
 
@@ -197,7 +202,18 @@ class DataSection(Section):
     model trained on `[0]` can test one trained on `[1, 2]`. Null: train on all of them."""
 
 
-class TrainingSection(Section):
+class OptimiserSection(Section):
+    """What all training has in common."""
+
+    gradient_clip: Positive = 1.0
+    """Gradients with a larger norm are scaled down to this norm."""
+    patience: Count | None = None
+    """Stop after this many validations without improvement; null: never stop early."""
+    precision: Literal["auto", "float32", "bf16"] = "auto"
+    """Arithmetic of the transformer blocks; `auto` uses bf16 on hardware that is fast at it."""
+
+
+class TrainingSection(OptimiserSection):
     """The length of the training and the settings of the optimiser (AdamW, linear warm-up, then cosine decay)."""
 
     batch_size: Count = 256
@@ -217,17 +233,11 @@ class TrainingSection(Section):
     """The minimum of the learning rate, at the end of its cosine decay, as a fraction of `learning_rate`."""
     weight_decay: NotNegative = 0.01
     """Weight decay of AdamW, per step and unit of learning rate."""
-    gradient_clip: Positive = 1.0
-    """Gradients with a larger norm are scaled down to this norm."""
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = 0.999
     """Decay per step of the exponential moving average (EMA) of the weights, which is saved as the model; null: no
     average."""
     val_every: Count = 500
     """Number of steps between two validations. The best one so far is saved as the checkpoint `best`."""
-    patience: Count | None = None
-    """Stop after this many validations without improvement; null: never stop early."""
-    precision: Literal["auto", "float32", "bf16"] = "auto"
-    """Arithmetic of the transformer blocks; `auto` uses bf16 on hardware that is fast at it."""
 
 
 class SamplerSection(Section):

@@ -30,6 +30,7 @@ from chemeleon_cli.recipe.base import (
     RunRecipe,
     SamplerSection,
     Section,
+    Size,
     TrainingSection,
     UserPath,
     VaeName,
@@ -49,21 +50,21 @@ def _divides(value: int, info: ValidationInfo) -> int:
     return value
 
 
-Heads = Annotated[Count, Field(validate_default=True), AfterValidator(_divides)]
+Heads = Annotated[Size, Field(validate_default=True), AfterValidator(_divides)]
 
 
 class VaeModel(Section):
     """The size of the autoencoder."""
 
-    hidden_dim: Count = 256
+    hidden_dim: Size = 256
     """Width of the transformers."""
     num_heads: Heads = 8
     """Attention heads; `hidden_dim` must be a multiple of their number."""
-    encoder_layers: Count = 4
+    encoder_layers: Size = 4
     """Transformer layers of the encoder, which turns crystals into latents."""
-    decoder_layers: Count = 4
+    decoder_layers: Size = 4
     """Transformer layers of the decoder, which turns latents into crystals."""
-    latent_dim: Count = 16
+    latent_dim: Size = 16
     """Latent numbers per atom."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Fraction of activations that are set to zero in training."""
@@ -121,9 +122,9 @@ class LdmModel(Section):
 
     kind: Literal["dit"] = "dit"
     """The network: `dit`, a diffusion transformer."""
-    hidden_dim: Count = 256
+    hidden_dim: Size = 256
     """Width of the transformer."""
-    num_blocks: Count = 6
+    num_blocks: Size = 6
     """Transformer blocks."""
     num_heads: Heads = 8
     """Attention heads; `hidden_dim` must be a multiple of their number."""
@@ -132,7 +133,7 @@ class LdmModel(Section):
 class DiffusionSection(Section):
     """The noise that the denoiser learns to remove."""
 
-    timesteps: Annotated[int, Field(ge=2)] = 1000
+    timesteps: Annotated[int, Field(ge=2, le=10_000)] = 1000
     """Diffusion steps from the latents of a crystal to pure noise."""
     beta_start: Annotated[float, Field(gt=0, lt=1)] = 1e-4
     """Variance of the noise of the first step; it grows linearly to that of the last."""
@@ -258,7 +259,7 @@ class TrainPredictor(RunRecipe):
     labels are few, because the predictor then need not learn the periodic table from them."""
     model: PredictorModel = PredictorModel()
     """The head."""
-    origins: Count = 4
+    origins: Size = 4
     """Largest number of origins that a prediction is averaged over. An origin is an atom of the crystal's rarest
     element, to which the cell is shifted."""
     training: TrainingSection = TrainingSection()

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from chemeleon_cli.core.rewards import BUILT_IN, ReinforceReward
 from chemeleon_cli.recipe.base import (
     Count,
     LdmName,
     NotNegative,
+    OptimiserSection,
     Positive,
     RunName,
     RunRecipe,
     SamplerSection,
     Section,
     mistake,
+    several,
 )
 from chemeleon_cli.recipe.conditions import RequestedValue
 
@@ -26,12 +28,12 @@ def _look_for_files(reward: ReinforceReward, info: ValidationInfo) -> ReinforceR
     mistakes = reward.check(info.context) if info.context else []
     if mistakes:
         tags = {component: tag for tag, component in BUILT_IN.items()}
-        lines = []
+        placed = []
         for path, text in mistakes:
             if path[0] == "components":
                 path = (*path[:2], tags[type(reward.components[int(path[1])])], *path[2:])
-            lines.append({"type": mistake(text), "loc": path, "input": None})
-        raise ValidationError.from_exception_data("reward", lines)
+            placed.append((path, text))
+        raise several("reward", placed)
     return reward
 
 
@@ -99,7 +101,7 @@ class RlSamplerSection(SamplerSection):
         return value
 
 
-class RlTrainingSection(Section):
+class RlTrainingSection(OptimiserSection):
     """The length of the training and the settings of the optimiser (AdamW, linear warm-up, then a constant learning
     rate)."""
 
@@ -113,20 +115,14 @@ class RlTrainingSection(Section):
     """Number of steps in which the learning rate rises linearly from zero."""
     weight_decay: NotNegative = 0.0
     """Weight decay of AdamW."""
-    gradient_clip: Positive = 1.0
-    """Gradients with a larger norm are scaled down to this norm."""
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Decay per update of the exponential moving average (EMA) of the weights, which is saved as the model; null: no
     average."""
-    precision: Literal["auto", "float32", "bf16"] = "auto"
-    """Arithmetic of the transformer blocks; `auto` uses bf16 on hardware that is fast at it."""
     val_every: Count = 10
     """Number of steps between two validations. Each samples crystals from the same seed and scores them without
     normalising the rewards."""
     val_samples: Count = 256
     """Number of crystals sampled in a validation."""
-    patience: Count | None = None
-    """Stop after this many validations without improvement; null: never stop early."""
     unscored_patience: Count = 10
     """Stop with an error after this many steps in a row in which no crystal could be scored, so nothing is learned."""
 

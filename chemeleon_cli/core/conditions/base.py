@@ -134,7 +134,8 @@ NO_CONDITIONS = ConditionBatch()
 
 def is_given(values: Tensor) -> Tensor:
     """(B,) bool, whether a condition is given for each crystal, from its tensor in `ConditionBatch.values`."""
-    return ~values.isnan() if values.is_floating_point() else (values != 0).reshape(len(values), -1).any(1)
+    given = ~values.isnan() if values.is_floating_point() else values != 0
+    return given.reshape(len(values), -1).any(1)
 
 
 def drop_conditions(batch: ConditionBatch, rates: Mapping[str, float], generator: torch.Generator) -> ConditionBatch:

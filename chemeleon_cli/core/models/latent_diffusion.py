@@ -13,7 +13,7 @@ from torch import Tensor
 
 from chemeleon_cli.core.arguments import call
 from chemeleon_cli.core.conditions.base import NO_CONDITIONS, ConditionBatch
-from chemeleon_cli.core.conditions.kinds import from_settings, to_settings
+from chemeleon_cli.core.conditions.kinds import to_settings
 from chemeleon_cli.core.conditions.requests import Conditions
 from chemeleon_cli.core.data.crystals import atom_mask
 from chemeleon_cli.core.models.build import build, build_denoiser
@@ -52,7 +52,8 @@ class LatentDiffusion(Generator):
         self.schedule = call(Schedule.linear, diffusion, "diffusion")
         self.register_buffer("latent_mean", torch.zeros(self.denoiser.config["latent_dim"]))
         self.register_buffer("latent_std", torch.ones(self.denoiser.config["latent_dim"]))
-        self.conditions = from_settings(self.denoiser.config.get("conditions") or {})
+        embedding = self.denoiser.conditions
+        self.conditions = {} if embedding is None else embedding.conditions
         self.prior = CrystalPrior(sizes, self.conditions)
         self.draw_weights = self.prior.weights  # registered here, by the name that it has in checkpoints
 

@@ -5,8 +5,17 @@ from __future__ import annotations
 import csv
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Protocol
 
 from chemeleon_cli.core.paths import replacing
+
+
+class Logger(Protocol):
+    """A further place to record metrics, in addition to metrics.csv."""
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Record the metrics of a step."""
+        ...
 
 
 class MetricsFile:

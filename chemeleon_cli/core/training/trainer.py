@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from chemeleon_cli.core.models.layers import set_precision
 from chemeleon_cli.core.training import checkpoint
 from chemeleon_cli.core.training.meta import read_object
-from chemeleon_cli.core.training.metrics_file import MetricsFile
+from chemeleon_cli.core.training.metrics_file import Logger, MetricsFile
 from chemeleon_cli.core.training.ranks import average_gradients, largest_of_ranks
 from chemeleon_cli.core.training.resuming import check_recipe
 from chemeleon_cli.core.training.settings import Settings
@@ -48,14 +48,6 @@ MEMORY = "memory."
 LOST_UPDATES = 10
 """Consecutive updates without a finite gradient after which a run ends with an error. A single one may be due to its
 batch; ten in a row are due to the model or the data."""
-
-
-class Logger(Protocol):
-    """A further place to record metrics, in addition to metrics.csv."""
-
-    def log(self, metrics: Mapping[str, float], step: int) -> None:
-        """Record the metrics of a step."""
-        ...
 
 
 class Memory(Protocol):
@@ -89,7 +81,9 @@ class Run:
     Attributes:
         step: number of completed steps.
         saved: number of completed steps in `checkpoints/last`; None if there is none.
+        updates: number of updates since the run was started or resumed.
         lost_updates: consecutive updates that were skipped because their gradient was not finite.
+        validated_at: number of completed steps at the last validation.
     """
 
     def __init__(
@@ -121,7 +115,8 @@ class Run:
         self.ema = {k: p.detach().clone() for k, p in self.trained.items()} if settings.ema_decay else {}
         self.step = 0
         self.saved: int | None = None
-        self.lost_updates = 0
+        self.updates = self.lost_updates = 0
+        self.validated_at: int | None = None
         self.best: float | None = None
         self.bad_validations = 0
         self.minutes_before = 0.0
@@ -136,19 +131,22 @@ class Run:
         """Yield the number of each step until the run is over, then save `last`.
 
         Raises:
-            UserError: the gradient of `LOST_UPDATES` consecutive updates was not finite.
+            UserError: the gradient of `LOST_UPDATES` consecutive updates, or of all of them, was not finite.
         """
         while not self.is_over():
             self.model.train()
             yield self.step
             self.step += 1
-            if self.lost_updates >= min(LOST_UPDATES, self.settings.max_steps):
-                raise UserError(
-                    f"step {self.step}: the loss or its gradient was not finite for {self.lost_updates} updates in a "
-                    f"row; {self.standing()}",
-                    "try a lower learning_rate or precision: float32; is every number of the data finite?",
-                )
+            if self.lost_updates >= LOST_UPDATES:
+                raise self._lost()
+        if self.lost_updates == self.updates and self.updates:
+            raise self._lost()
         self.save("last")
+
+    def _lost(self) -> UserError:
+        text = f"the loss or its gradient was not finite for {self.lost_updates} updates in a row"
+        hint = "try a lower learning_rate or precision: float32; is every number of the data finite?"
+        return UserError(f"step {self.step}: {text}; {self.standing()}", hint)
 
     def is_over(self) -> bool:
         """Whether the steps, the minutes or the patience are used up."""
@@ -200,6 +198,7 @@ class Run:
         norm = nn.utils.clip_grad_norm_(parameters, self.settings.gradient_clip)
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
+        self.updates += 1
         if norm.isfinite():
             self.optimizer.step()
             self.lost_updates = 0
@@ -236,12 +235,17 @@ class Run:
         done = self.step + 1
         return done % self.settings.val_every == 0 or done >= self.settings.max_steps or self.progress() >= 1
 
-    def validated(self, metrics: Mapping[str, float], before_training: bool = False) -> bool:
+    def validation_is_missing(self) -> bool:
+        """Whether the run was stopped by the validation of its last step, which a resumed run does first."""
+        due = self.step % self.settings.val_every == 0 or self.is_over()
+        return due and self.validated_at != self.step
+
+    def validated(self, metrics: Mapping[str, float], between_steps: bool = False) -> bool:
         """Log validation metrics, save `last`, and save `best` if the monitored metric improved.
 
         Args:
             metrics: of the model as it is saved.
-            before_training: whether they are of the initial model instead of the step just done.
+            between_steps: whether no step is under way, as before training and after a resume.
 
         Returns:
             Whether the monitored metric improved.
@@ -253,7 +257,8 @@ class Run:
         value = metrics[self.monitor] * self.sign
         improved = math.isfinite(value) and (self.best is None or value < self.best)
         self.best, self.bad_validations = (value, 0) if improved else (self.best, self.bad_validations + 1)
-        under_way, self.step = self.step, self.step + (not before_training)  # checkpoints count the step just done
+        under_way, self.step = self.step, self.step + (not between_steps)  # checkpoints count the step just done
+        self.validated_at = self.step
         self._write_row(metrics, self.step)
         if improved:
             self.save("best", metrics)
@@ -284,7 +289,7 @@ class Run:
             UserError: a weight is not finite; nothing is written.
         """
         weights = {**self.model.state_dict(), **self.ema}
-        live_and_kept = [*self.trained.items(), *weights.items()]
+        live_and_kept = [*self.model.state_dict().items(), *self.ema.items()]
         broken = next((name for name, weight in live_and_kept if not weight.isfinite().all()), None)
         if broken is not None:
             raise UserError(
@@ -341,7 +346,7 @@ class Run:
         }
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
         self.step, self.best, self.bad_validations = state["step"], state["best"], state["bad_validations"]
-        self.saved = self.step
+        self.saved, self.validated_at = self.step, state.get("validated_at", self.step)
         self.minutes_before = state["minutes"]
         if self.settings.max_minutes is not None:
             self._clock = self.minutes_before / self.settings.max_minutes
@@ -359,7 +364,8 @@ class Run:
             tensors |= {f"{m}.{k}": v for m, v in self.optimizer.state[p].items()}
         if self.memory is not None:
             tensors |= {f"{MEMORY}{k}": v for k, v in self.memory.state().items()}
-        state = {"step": self.step, "best": self.best, "bad_validations": self.bad_validations}
+        state = {"step": self.step, "validated_at": self.validated_at, "best": self.best}
+        state["bad_validations"] = self.bad_validations
         return tensors, {**state, "minutes": self.minutes(), "pending": self._pending}
 
     def _set_weights(self, weights: Mapping[str, Tensor]) -> None:
