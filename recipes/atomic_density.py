@@ -1,7 +1,7 @@
 """A reward of your own: how close a crystal comes to a number of atoms per volume.
 
 Copy this file beside your recipe and change `compute`. It gets all crystals of a step at once and returns a
-number for each, more for better. NaN says "no number"; crystals that cannot exist get the lowest reward of
+number for each, more for better. NaN means "no value"; crystals that cannot exist get the lowest reward of
 their group whatever is returned here.
 """
 

@@ -1,6 +1,6 @@
 """The rewards of crystals. Recipes are checked with these classes, so they import torch only when they compute.
 
-Imports `scoring` and the part of `training` that reads checkpoints without torch; nothing of `rl`. Begin with
+Imports `scoring`, `data` and the part of `training` that reads checkpoints without torch; nothing of `rl`. Begin with
 `base.py`, the base class of all rewards; `sum.py` lists them by name and adds up those of a recipe.
 """
 

@@ -162,10 +162,10 @@ class ReinforceReward(EnergySettings):
                 kind = "refused: " if scores.refused[i] else "guard " if stopped in self.guards else ""
                 found[f"{kind}{stopped}"] += 1
             else:
-                found[self._without_number(candidates, scores, i)] += 1
+                found[self._without_value(candidates, scores, i)] += 1
         return found
 
-    def _without_number(self, candidates: Candidates, scores: Scores, i: int) -> str:
+    def _without_value(self, candidates: Candidates, scores: Scores, i: int) -> str:
         """The first component that has no value for crystal i, and why."""
         for (name, values), component in zip(scores.raw.items(), self.components, strict=True):
             if component.weight and values[i].isnan():
