@@ -80,6 +80,22 @@ def test_a_data_set_of_cgcnn_is_read_as_it_is(tmp_path: Path) -> None:
     assert manifest["unread_tables"] == {}
 
 
+def test_a_table_about_something_else_does_not_compete_with_the_labels(tmp_path: Path) -> None:
+    folder = cifs(tmp_path / "set", "ab")
+    (folder / "labels.csv").write_text("id,gap\na,1.0\nb,2.0\n")
+    (folder / "authors.csv").write_text("name,score\nCurie,3\nBragg,4\n")
+    (folder / "measurements.csv").write_text("date,note\n1912,first,extra\n")
+    rows, manifest, _ = fetch(folder)
+    assert rows == {"a": {"gap": "1.0"}, "b": {"gap": "2.0"}}
+    assert set(manifest["unread_tables"]) == {str(folder / "authors.csv"), str(folder / "measurements.csv")}
+
+
+def test_a_number_as_python_writes_it_suggests_no_unit(tmp_path: Path) -> None:
+    folder = cifs(tmp_path / "set", "ab")
+    (folder / "labels.csv").write_text("id,gap\na,1_000\nb,2_000\n")
+    assert "if the unit is" not in command(folder).output
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [

@@ -125,14 +125,14 @@ def _labels(recipe: FetchData, path: Path) -> tuple[LabelTable | None, Collectio
 
     named = recipe.labels_file
     if _is_remote(recipe) or recipe.source in published.NAMES:
-        return (labels.labels_in(named, path, recipe.id_column) if named else None), (), {}
+        return (labels.labels_in(named, recipe.id_column, None) if named else None), (), {}
     beside = labels.look_beside(path, recipe.id_column, search=not named)
-    table = labels.labels_in(named, path, recipe.id_column) if named else beside.table
+    table = labels.labels_in(named, recipe.id_column, beside.is_id) if named else beside.table
     return table, beside.skipped, beside.unread
 
 
 def _about(table: LabelTable, recipe: FetchData) -> dict[str, Any]:
-    """The entry of the table of labels in the manifest; if it is in the source, its hash is listed with those files."""
+    """The entry of the table of labels in the manifest; in the source, the hash of those files covers it."""
     from chemeleon_cli.core.paths import file_sha256
     from chemeleon_cli.sources.folders import path_of
 

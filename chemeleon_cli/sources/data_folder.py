@@ -15,6 +15,7 @@ import hashlib
 import json
 import random
 import re
+import shlex
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -35,7 +36,7 @@ TEXT = "text, such as "
 """The start of the reason why a column without any number cannot be a label."""
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 _WITH_COMMA = re.compile(r"[-+]?\d+(,\d+)+(\.\d*)?([eE][-+]?\d+)?")
-_WITH_UNIT = re.compile(rf"(?>{_NUMBER.pattern})\s*([^\d\s.,;:+-][^;:]*)")
+_WITH_UNIT = re.compile(rf"(?>{_NUMBER.pattern})\s*([^\d\s.,;:+_-][^;:]*)")
 _PLAIN_YAML = re.compile(r"[^\W\d][\w .()/^*-]*")
 """Text that YAML reads as a string without quotes."""
 
@@ -178,7 +179,7 @@ def what_makes_numbers(column: str, text: str) -> str:
     if with_unit is None:
         return ""
     name, unit = (key if _PLAIN_YAML.fullmatch(key) else json.dumps(key) for key in (column, with_unit[1]))
-    return f"if the unit is {with_unit[1]}: --set 'units={{{name}: {unit}}}'"
+    return f"if the unit is {with_unit[1]}: --set {shlex.quote(f'units={{{name}: {unit}}}')}"
 
 
 def choose_labels(

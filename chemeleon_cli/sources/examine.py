@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from chemeleon_cli.core.data.cif import MAX_SITES, cif_text
 from chemeleon_cli.core.data.limits import MAX_ANGLE, MIN_ANGLE, MIN_DISTANCE, MIN_VOLUME
 from chemeleon_cli.sources.files import structure_of
-from chemeleon_cli.sources.records import Record, is_empty, number
+from chemeleon_cli.sources.records import Record, is_empty, number, unreadable
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -73,8 +73,7 @@ def examine(item: tuple[str, Record], max_atoms: int | None) -> Examined:
                 return Examined(record.id, split, reason)
             formula, cif = structure.composition.reduced_formula, cif_text(structure, "")
         except Exception as error:  # one bad row must not stop the reading of all others
-            text = f"unreadable: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
-            return Examined(record.id, split, text)
+            return Examined(record.id, split, unreadable(error))
     cells = {k.strip(): v for k, v in record.fields.items()}
     numbers = {k: number(v) for k, v in cells.items()}
     labels = {k: v for k, v in numbers.items() if v is not None or is_empty(cells[k])}

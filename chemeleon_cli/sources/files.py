@@ -20,7 +20,7 @@ from chemeleon_cli.sources.folders import sources_of
 from chemeleon_cli.sources.formats import FORMATS, format_of
 from chemeleon_cli.sources.labels import look_beside
 from chemeleon_cli.sources.parallel import ordered_map
-from chemeleon_cli.sources.records import Record, number
+from chemeleon_cli.sources.records import Record, number, unreadable
 from chemeleon_cli.sources.streams import Source, readable, write_lines
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ def structure_of(record: Record) -> tuple[Structure | None, str | None]:
         except Unfit as error:
             return None, str(error)
         except Exception as error:  # parsers raise many kinds of errors; each is the reason of its row
-            return None, f"unreadable: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            return None, unreadable(error)
     farthest = abs(structure.frac_coords).max()
     if farthest > FARTHEST:
         return None, f"coordinates: an atom {farthest:.3g} cells away from the origin"

@@ -58,7 +58,7 @@ def sources_of(path: Path) -> Iterator[Source]:
 
 
 def is_collection(path: Path) -> bool:
-    """Whether a path is a folder or archive of files, and neither a single file nor a data set with its tables."""
+    """Whether a path is a folder or archive of files, and neither a single file nor a folder that is a data set."""
     return is_zip(path) if path.is_file() else path.is_dir() and not _tables_in(path)
 
 

@@ -138,15 +138,17 @@ def _identity(source: Source, rows: list[dict[str, Any]], id_column: str | None,
     if id_column in columns:
         return str(id_column)
     usual = [c for name in LABEL_ID_COLUMNS for c in columns if c.lower() == name]
-    with_ids = [c for c in usual if is_id and any(is_id(row.get(c)) for row in rows)]
+    with_ids = next((c for c in usual if is_id and any(is_id(row.get(c)) for row in rows)), None)
+    if with_ids is not None:
+        return with_ids
     # in columns with other names, numbers do not count as ids: a gap of 1 is not the crystal in 1.cif
-    texts = [c for c in columns if is_id and any(is_id(row.get(c)) and number(row[c]) is None for row in rows)]
-    if not with_ids and len(texts) > 1:
+    texts = [c for c in columns if is_id and any(number(row.get(c)) is None and is_id(row.get(c)) for row in rows)]
+    if len(texts) > 1:
         raise UserError(
             f"{source.name}: columns {shown(texts)} all contain ids of crystals",
             f"choose one: --set id_column='{texts[0]}'",
         )
-    found = [*with_ids, *texts, *usual]
+    found = [*texts, *usual]
     if not found:
         what = f"{source.name}: no column with ids; found {shown(columns)}"
         raise NoLabels(what, f"call it {LABEL_ID_COLUMNS[0]}, or set id_column to its name")
@@ -161,11 +163,13 @@ class Beside:
         table: the labels of its crystals.
         skipped: the names of files without crystals.
         unread: those of them that are not labels either, each with the reason.
+        is_id: whether a cell is the name of a crystal's file; None if crystals are in tables.
     """
 
     table: LabelTable | None = None
     skipped: frozenset[str] = frozenset()
     unread: dict[str, str] = field(default_factory=dict)
+    is_id: IsId | None = None
 
 
 def without_units(items: Iterable[tuple[str, Record]], units: Mapping[str, str]) -> Iterator[tuple[str, Record]]:
@@ -184,13 +188,13 @@ def without_units(items: Iterable[tuple[str, Record]], units: Mapping[str, str])
         yield split, dataclasses.replace(record, fields=fields)
 
 
-def labels_in(file: str, source: Path, id_column: str | None) -> LabelTable:
+def labels_in(file: str, id_column: str | None, is_id: IsId | None) -> LabelTable:
     """The table of labels in a file that the user named.
 
     Args:
         file: the path of the table.
-        source: the path of the crystals.
         id_column: as for `LabelTable`.
+        is_id: as for `LabelTable`.
 
     Raises:
         UserError: as `LabelTable`, or it is a folder.
@@ -199,7 +203,7 @@ def labels_in(file: str, source: Path, id_column: str | None) -> LabelTable:
     if path.is_dir() or is_zip(path):
         raise UserError(f"{path}: is not a table", "expected CSV, Parquet or JSON, a row for each crystal")
     (table,) = sources_of(path)
-    return LabelTable(table, id_column, _ids_in(source))
+    return LabelTable(table, id_column, is_id)
 
 
 def look_beside(path: Path, id_column: str | None = None, search: bool = True) -> Beside:
@@ -222,7 +226,7 @@ def look_beside(path: Path, id_column: str | None = None, search: bool = True) -
             crystals += 1
             continue
         skipped.add(source.name)
-        if not search or source.name.endswith(_NEITHER):
+        if not search or PurePosixPath(source.name).name in _NEITHER:
             continue
         try:
             tables.append(LabelTable(source, id_column, is_id))
@@ -230,13 +234,17 @@ def look_beside(path: Path, id_column: str | None = None, search: bool = True) -
             unread[source.name] = error.message.removeprefix(f"{source.name}: ")
     if not crystals:
         return Beside()  # the error comes when the crystals are read
+    if is_id and len(matching := [table for table in tables if any(map(is_id, table.rows))]) == 1:
+        others = [table for table in tables if table is not matching[0]]
+        unread |= {table.name: "none of its ids is that of a crystal" for table in others}
+        tables = matching
     if len(tables) > 1:
         names = " and ".join(table.summary()["name"] for table in tables[:2])
         raise UserError(
             f"{path}: {names} could both be the labels of its crystals",
             "choose one of them, or merge them into one: --set labels_file=FILE",
         )
-    return Beside(tables[0] if tables else None, frozenset(skipped), unread)
+    return Beside(tables[0] if tables else None, frozenset(skipped), unread, is_id)
 
 
 def _ids_in(path: Path) -> IsId | None:

@@ -81,6 +81,11 @@ def name_of(value: Any, otherwise: str) -> str:
     return otherwise if is_missing else str(value).strip()
 
 
+def unreadable(error: BaseException) -> str:
+    """The reason of a record that a parser failed for."""
+    return f"unreadable: {type(error).__name__}: {one_line(error)}"
+
+
 def one_line(error: BaseException) -> str:
     """The message of an error as one short line."""
     return " ".join(str(error).split())[:200] or type(error).__name__

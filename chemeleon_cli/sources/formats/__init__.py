@@ -20,10 +20,9 @@ from chemeleon_cli.sources.streams import packing_of
 FORMATS: dict[str, Format] = {
     "cif": CIF, "csv": CSV, "parquet": PARQUET, "json": JSON, "extxyz": EXTXYZ, "poscar": POSCAR
 }  # fmt: skip
-KNOWN = (
-    f"files {', '.join(suffix for known in FORMATS.values() for suffix in known.suffixes)}, POSCAR and CONTCAR, "
-    "a folder or a zip of these; .gz, .bz2, .xz too"
-)
+_SUFFIXES = ", ".join(suffix for known in FORMATS.values() for suffix in known.suffixes)
+_PREFIXES = ", ".join(prefix.upper() for known in FORMATS.values() for prefix in known.prefixes)
+KNOWN = f"files {_SUFFIXES} or named {_PREFIXES}; a folder or a zip of these; .gz, .bz2, .xz too"
 
 _BY_SUFFIX = {suffix: name for name, known in FORMATS.items() for suffix in known.suffixes}
 

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 
 from chemeleon_cli.core.data import cif
 from chemeleon_cli.errors import UserError
-from chemeleon_cli.sources.formats.base import Crystals, Format, IsId
+from chemeleon_cli.sources.formats.base import Crystals, Format, IsId, NoLabels
 from chemeleon_cli.sources.formats.tables import columns_of, crystal_column, of_cell
 from chemeleon_cli.sources.records import LABEL_ID_COLUMNS, Record, name_of, number
 from chemeleon_cli.sources.streams import MAX_LINE, Source, lines_of
@@ -102,7 +102,8 @@ def _labels(source: Source, file: BinaryIO, is_id: IsId | None) -> Iterator[dict
         header = ["id", *targets]
     for n, row in enumerate(rows, 1):
         if len(row) != len(header):
-            raise UserError(f"{source.name}: row {n} has {len(row)} cells, its header {len(header)}", "mend the table")
+            kind = UserError if is_header(header) else NoLabels
+            raise kind(f"{source.name}: row {n} has {len(row)} cells, its header {len(header)}", "mend the table")
         yield dict(zip(header, row, strict=True))
 
 
