@@ -17,6 +17,7 @@ from chemeleon_cli.app import app
 from chemeleon_cli.core.data.cif import cif_text
 from chemeleon_cli.sources import examine, picture, published
 from chemeleon_cli.sources import files as crystal_files
+from chemeleon_cli.sources.published_sets import NAMES
 
 PAGE = (Path(__file__).parent.parent / "docs" / "data.md").read_text(encoding="utf-8")
 COMMANDS = re.findall(r"^    chemeleon (.*)$", PAGE, re.MULTILINE)
@@ -81,7 +82,7 @@ def test_the_table_of_sets_is_the_programs() -> None:
         [cell.strip(" `") for cell in line.split("|")[1:-1]] for line in PAGE.splitlines() if line.startswith("| `")
     ]
     sets = {cells[0]: cells for cells in rows if len(cells) == 6 and cells[0] != "--source"}
-    assert set(sets) == set(published.NAMES)
+    assert set(sets) == set(NAMES)
     for name, known in published.SETS.items():
         crystals, download, _, licence, labels = sets[name][1:]
         assert (crystals, download) == (f"{known.crystals:,}", f"{known.megabytes} MB")

@@ -155,10 +155,9 @@ def test_every_figure_of_the_manifest_is_true(table: Path) -> None:
 
 
 def test_predictors_take_the_statistics_that_the_manifest_has_for_train(table: Path) -> None:
-    from chemeleon_cli.commands.train_predictor import set_statistics, with_labels
     from chemeleon_cli.core.data.dataset import load_split
+    from chemeleon_cli.core.models.predictor import labelled
     from chemeleon_cli.core.models.vae import VAE
-    from chemeleon_cli.recipe.models import TrainPredictor
 
     folder = fetch(table)
     train = load_split(str(folder), "train", 20)
@@ -166,8 +165,7 @@ def test_predictors_take_the_statistics_that_the_manifest_has_for_train(table: P
     encoder = VAE(hidden_dim=8, num_heads=1, encoder_layers=1, decoder_layers=1, latent_dim=2, dropout=0.0).encoder
     targets = ["gap", "e_form"]
     model = make_predictor(encoder.config, targets)
-    recipe = TrainPredictor.model_validate({"data": {"path": str(folder)}, "vae": "x", "targets": targets})
-    set_statistics(model, recipe, with_labels(train, targets))
+    model.standardise(labelled(train, targets), [None, None], [None, None])
     for k, name in enumerate(targets):
         known = manifest_of(folder)["labels"][name]["splits"]["train"]
         assert float(model.mean[k]) == pytest.approx(known["mean"], rel=1e-6)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from chemeleon_cli import __version__
 from chemeleon_cli.core.paths import SPLITS, writable
 from chemeleon_cli.errors import UserError
+from chemeleon_cli.sources.published_sets import NAMES
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -121,10 +122,10 @@ def _wanted(recipe: FetchData, gathered: Gathered) -> dict[str, str]:
 
 def _labels(recipe: FetchData, path: Path) -> tuple[LabelTable | None, Collection[str], dict[str, str]]:
     """The table of labels, the files of the source without crystals, and the tables that are not used, with reasons."""
-    from chemeleon_cli.sources import labels, published
+    from chemeleon_cli.sources import labels
 
     named = recipe.labels_file
-    if _is_remote(recipe) or recipe.source in published.NAMES:
+    if _is_remote(recipe) or recipe.source in NAMES:
         return (labels.labels_in(named, recipe.id_column, None) if named else None), (), {}
     beside = labels.look_beside(path, recipe.id_column, search=not named)
     table = labels.labels_in(named, recipe.id_column, beside.is_id) if named else beside.table
@@ -155,7 +156,7 @@ def _items(
     if _is_remote(recipe):
         found = materials_project.fetch(recipe.query, recipe.fields, download, api_key, report)
         return (("", record) for record in found)
-    if recipe.source in published.NAMES:
+    if recipe.source in NAMES:
         return published.read_set(recipe.source, report)
     if by == "source":
         return files.read_splits(path, recipe.id_column, skipped)
@@ -205,7 +206,7 @@ def _origin(recipe: FetchData, path: Path, unread: dict[str, str]) -> dict[str, 
     }
     if _is_remote(recipe):
         return origin | {"licence": LICENCE, "credit": "Jain et al., APL Materials 1, 011002 (2013)"}
-    if recipe.source in published.NAMES:
+    if recipe.source in NAMES:
         origin["columns"] = {**published.columns_of(recipe.source), **recipe.labels}
         return origin | published.terms(recipe.source) | {"source_files": published.provenance(recipe.source)}
     return origin | {"source_files": _hashes(path), "left_out_files": dict(sorted(folders.left_out(path).items()))}
@@ -264,7 +265,6 @@ def _is_split(recipe: FetchData, path: Path) -> bool:
     """Whether the source is a data set with splits, or consists of tables called train, val and test."""
     from chemeleon_cli.core.paths import split_path
     from chemeleon_cli.sources.folders import is_zip, sources_of
-    from chemeleon_cli.sources.published import NAMES
 
     if recipe.source in NAMES or split_path(path, "train") is not None:
         return True

@@ -5,14 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 from chemeleon_cli.commands import runs
-from chemeleon_cli.errors import UserError
 from chemeleon_cli.sources.checkpoints import find_model
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from rich.console import Console
-    from torch import Tensor
 
     from chemeleon_cli.core.data.dataset import Table
     from chemeleon_cli.core.models.predictor import Predictor
@@ -26,7 +24,7 @@ def run(recipe: TrainPredictor, options: RunOptions, console: Console) -> None:
 
     from chemeleon_cli.core.data.batches import BatchOrder, augment
     from chemeleon_cli.core.data.dataset import load_split
-    from chemeleon_cli.core.models.predictor import Predictor
+    from chemeleon_cli.core.models.predictor import Predictor, labelled, validate
     from chemeleon_cli.core.models.vae import VAE
     from chemeleon_cli.core.training import checkpoint
     from chemeleon_cli.core.training.settings import Settings
@@ -38,7 +36,7 @@ def run(recipe: TrainPredictor, options: RunOptions, console: Console) -> None:
     if test is not None:
         console.print(f"test: {len(test)} crystals from {test.path}", highlight=False)
         runs.print_skipped(test.rejected, console)
-    train, val = (with_labels(table, list(recipe.targets)) for table in (train, val))
+    train, val = (labelled(table, list(recipe.targets)) for table in (train, val))
     vae_folder = find_model(recipe.vae, "vae")
     vae, vae_meta = checkpoint.load(vae_folder, "vae")
     encoder = cast(VAE, vae).encoder
@@ -54,8 +52,9 @@ def run(recipe: TrainPredictor, options: RunOptions, console: Console) -> None:
     )
     model.encoder.load_state_dict(encoder.state_dict())
     model.encoder.requires_grad_(recipe.encoder == "finetune")
-    set_statistics(model, recipe, train)
-    weights = torch.tensor([t.loss_weight for t in recipe.targets.values()], device=fabric.device)
+    targets = recipe.targets.values()
+    model.standardise(train, [target.mean for target in targets], [target.std for target in targets])
+    weights = torch.tensor([t.loss_weight for t in targets], device=fabric.device)
     settings = Settings(**recipe.training.model_dump(exclude={"batch_size"}))
     meta = runs.describe(recipe, train.summary(), [checkpoint.parent(vae_folder, vae_meta)])
     folder, logger = runs.open_folder(recipe, options, fabric, meta)
@@ -83,47 +82,6 @@ def run(recipe: TrainPredictor, options: RunOptions, console: Console) -> None:
             if table is not None:
                 results |= report(cast(Predictor, best), recipe, train, table, split, folder, console)
         runs.finish(folder, results, console)
-
-
-def with_labels(table: Table, targets: list[str]) -> Table:
-    """The rows that have at least one of the targets.
-
-    Raises:
-        UserError: a target is not among the labels, or has no number at all.
-    """
-    import torch
-
-    for name in targets:
-        if name not in table.properties or bool(table.properties[name].isnan().all()):
-            known = ", ".join(table.properties) or "none"
-            raise UserError(f"{table.path}: no numbers in a column '{name}'; labels there: {known}", "change targets:")
-    known = torch.stack([~table.properties[name].isnan() for name in targets]).any(0)
-    return table.select(known.nonzero().flatten())
-
-
-def set_statistics(model: Predictor, recipe: TrainPredictor, train: Table) -> None:
-    """Mean and std of each target: the recipe's where it gives them, else those of the train split."""
-    import torch
-
-    for k, (name, target) in enumerate(recipe.targets.items()):
-        values = train.properties[name]
-        known = values[~values.isnan()]
-        model.mean[k] = torch.as_tensor(target.mean) if target.mean is not None else known.mean()
-        spread = torch.as_tensor(target.std) if target.std is not None else known.std(correction=0)
-        model.std[k] = spread if spread > 0 else 1.0
-
-
-def validate(model: Predictor, table: Table, weights: Tensor) -> dict[str, float]:
-    """Mean absolute error of each target in its unit, and their weighted sum in standard deviations."""
-    from chemeleon_cli.core.models.predictor import predict_table
-
-    prediction = predict_table(model, table)
-    metrics, loss = {}, 0.0
-    for k, name in enumerate(model.targets):
-        mae = (prediction[:, k] - table.properties[name]).abs().nanmean()
-        metrics[f"val/{name}_mae"] = mae.item()
-        loss += weights[k].item() * (mae / model.std[k].cpu()).item()
-    return {"val/loss": loss, **metrics}
 
 
 def report(

@@ -10,8 +10,6 @@ from chemeleon_cli.sources.checkpoints import find_model
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from chemeleon_cli.core.data.dataset import Table
-    from chemeleon_cli.core.models.vae import VAE
     from chemeleon_cli.recipe.base import RunOptions
     from chemeleon_cli.recipe.models import TrainVae
 
@@ -21,7 +19,7 @@ def run(recipe: TrainVae, options: RunOptions, console: Console) -> None:
     import torch
 
     from chemeleon_cli.core.data.batches import BatchOrder, augment, deform
-    from chemeleon_cli.core.models.vae import VAE
+    from chemeleon_cli.core.models.vae import VAE, validate
     from chemeleon_cli.core.scoring.metrics import reconstruct
     from chemeleon_cli.core.training import checkpoint
     from chemeleon_cli.core.training.settings import Settings
@@ -61,21 +59,3 @@ def run(recipe: TrainVae, options: RunOptions, console: Console) -> None:
         for name, value in report.items():
             console.print(f"  {name:<24} {value:.5g}", highlight=False)
         runs.finish(folder, {f"val/{name}": value for name, value in report.items()}, console)
-
-
-def validate(
-    vae: VAE, table: Table, weights: dict[str, float], latent_noise: float, batch_size: int
-) -> dict[str, float]:
-    """Mean loss terms over a table, at the crystals' canonical origin, with seeded noise."""
-    import torch
-
-    from chemeleon_cli.core.data.batches import in_batches
-
-    generator = torch.Generator().manual_seed(0)
-    device = next(vae.parameters()).device
-    totals: dict[str, float] = dict.fromkeys(weights, 0.0)
-    for rows, crystals in in_batches(table, batch_size):
-        for name, term in vae.loss(crystals.to(device), generator, latent_noise).items():
-            totals[name] += term.item() * len(rows) / len(table)
-    loss = sum(weights[name] * value for name, value in totals.items())
-    return {"val/loss": loss, **{f"val/{name}": value for name, value in totals.items()}}

@@ -11,10 +11,9 @@ from chemeleon_cli.errors import did_you_mean
 from chemeleon_cli.recipe.base import Count, Recipe, Section, Share, mistake
 from chemeleon_cli.recipe.document import shown
 from chemeleon_cli.recipe.errors import API_KEY, names_a_key
+from chemeleon_cli.sources.published_sets import NAMES as PUBLISHED_SETS
 
 MATERIALS_PROJECT = "materials-project"
-PUBLISHED = ("starter", "mp-20", "perov-5", "carbon-24", "alex-mp-20")
-"""The data sets that `source` can name; `sources.published` downloads them."""
 
 
 class SplitSection(Section):
@@ -74,7 +73,7 @@ class FetchData(Recipe):
     @field_validator("source")
     @classmethod
     def _is_there(cls, source: str, info: ValidationInfo) -> str:
-        names = (MATERIALS_PROJECT, *PUBLISHED)
+        names = (MATERIALS_PROJECT, *PUBLISHED_SETS)
         if info.context and source not in names and not os.path.exists(os.path.expanduser(source)):
             meant = did_you_mean(source, names)
             raise mistake(f"found '{source}'; expected a file or folder, or one of {', '.join(names)}{meant}")

@@ -18,6 +18,7 @@ from chemeleon_cli.core.data.elements import STATISTICS, composition_statistics,
 from chemeleon_cli.core.models.build import build
 from chemeleon_cli.core.models.layers import masked_mean
 from chemeleon_cli.core.models.vae import Encoder
+from chemeleon_cli.errors import UserError
 
 
 class Predictor(nn.Module):
@@ -85,6 +86,22 @@ class Predictor(nn.Module):
             self.encoder.eval()
         return self
 
+    def standardise(self, table: Table, mean: Sequence[float | None], std: Sequence[float | None]) -> None:
+        """Set the mean and the standard deviation of each target.
+
+        Args:
+            table: crystals with labels, which give what is None below.
+            mean: K means in the targets' units.
+            std: K standard deviations in the targets' units; zero becomes one.
+        """
+        for k, name in enumerate(self.targets):
+            values = table.properties[name]
+            known = values[~values.isnan()]
+            given_mean, given_std = mean[k], std[k]
+            self.mean[k] = known.mean() if given_mean is None else given_mean
+            spread = known.std(correction=0).item() if given_std is None else given_std
+            self.std[k] = spread if spread > 0 else 1.0
+
     def forward(self, crystals: Crystals) -> Tensor:
         """Standardised predictions (B, K) at the given origins."""
         posterior = self.encoder(crystals)
@@ -137,3 +154,37 @@ def predict_table(model: Predictor, table: Table) -> Tensor:
     for rows, crystals in in_batches(table, 256):
         out[rows] = model.predict(crystals.to(model.mean.device)).cpu()
     return out
+
+
+def labelled(table: Table, targets: Sequence[str]) -> Table:
+    """The rows that have at least one of the targets.
+
+    Raises:
+        UserError: a target is not among the labels, or has no value at all.
+    """
+    for name in targets:
+        if name not in table.properties or bool(table.properties[name].isnan().all()):
+            known = ", ".join(table.properties) or "none"
+            raise UserError(f"{table.path}: no numbers in a column '{name}'; labels there: {known}", "change targets:")
+    known = torch.stack([~table.properties[name].isnan() for name in targets]).any(0)
+    return table.select(known.nonzero().flatten())
+
+
+def validate(model: Predictor, table: Table, weights: Tensor) -> dict[str, float]:
+    """Mean absolute error of each target in its unit, and their weighted sum in standard deviations.
+
+    Args:
+        model: in evaluation mode.
+        table: crystals with labels; missing ones are NaN.
+        weights: (K,) weight of each target.
+
+    Returns:
+        `val/loss`, and `val/<target>_mae` of each target.
+    """
+    prediction = predict_table(model, table)
+    metrics, loss = {}, 0.0
+    for k, name in enumerate(model.targets):
+        mae = (prediction[:, k] - table.properties[name]).abs().nanmean()
+        metrics[f"val/{name}_mae"] = mae.item()
+        loss += weights[k].item() * (mae / model.std[k].cpu()).item()
+    return {"val/loss": loss, **metrics}

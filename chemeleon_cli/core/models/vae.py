@@ -10,6 +10,7 @@ predictors average over origins.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from chemeleon_cli.core.data.batches import in_batches
 from chemeleon_cli.core.data.crystals import Crystals, atom_mask, lattice_from_parameters, wrap
+from chemeleon_cli.core.data.dataset import Table
 from chemeleon_cli.core.data.limits import MAX_Z
 from chemeleon_cli.core.models.layers import Transformer, masked_mean, mlp, periodic_features
 
@@ -223,6 +226,31 @@ class VAE(nn.Module):
             "angles": torch.deg2rad(out.angles - crystals.angles).square().mean(),
             "kl": kl[mask].mean(),
         }
+
+
+def validate(
+    vae: VAE, table: Table, weights: Mapping[str, float], latent_noise: float, batch_size: int
+) -> dict[str, float]:
+    """Mean loss terms over a table, at the crystals' canonical origin, with seeded noise.
+
+    Args:
+        vae: in evaluation mode, without gradients (as `Run.ema_weights` gives it).
+        table: crystals that it was not trained on.
+        weights: the weight of each term of `VAE.loss`.
+        latent_noise: as for `VAE.loss`.
+        batch_size: crystals at a time.
+
+    Returns:
+        `val/loss`, and `val/<term>` of each term.
+    """
+    generator = torch.Generator().manual_seed(0)
+    device = next(vae.parameters()).device
+    totals: dict[str, float] = dict.fromkeys(weights, 0.0)
+    for rows, crystals in in_batches(table, batch_size):
+        for name, term in vae.loss(crystals.to(device), generator, latent_noise).items():
+            totals[name] += term.item() * len(rows) / len(table)
+    loss = sum(weights[name] * value for name, value in totals.items())
+    return {"val/loss": loss, **{f"val/{name}": value for name, value in totals.items()}}
 
 
 def cell_features(crystals: Crystals) -> Tensor:
